@@ -1,0 +1,54 @@
+"""Every name scvenn writes to or reads from a MuData or a registry."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names of slots; nothing else of a user's data is written.
+
+    ``mdata.uns`` also receives ``_scvi_uuid`` and ``_scvi_manager_uuid``, by which scvi-tools
+    recognises a MuData that was set up.
+    """
+
+    # tensors of a minibatch
+    OBSERVED = "observed"
+    BATCH = "batch"
+    LABELS = "labels"
+
+    # entries of a field's state registry
+    COLUMN_NAMES = "column_names"
+    CATEGORIES = "categories"
+    SOURCE = "source"
+
+    # mdata.uns: which model wrote the embeddings, with which versions
+    UNS = "scvenn"
+
+    @staticmethod
+    def x(modality: str) -> str:
+        """Registry key of a modality's matrix; prefixed so that no modality name can clash."""
+        return f"X_{modality}"
+
+    @staticmethod
+    def shared(prefix: str = "X") -> str:
+        """``obsm`` key of the shared embedding, in the MuData and in each modality."""
+        return f"{prefix}_shared"
+
+    @staticmethod
+    def private(modality: str | None = None, prefix: str = "X") -> str:
+        """``obsm`` key of a private embedding; without a modality, the key inside that modality."""
+        return f"{prefix}_private" if modality is None else f"{prefix}_private_{modality}"
+
+    @staticmethod
+    def log_likelihood(encode: tuple[str, ...], decode: str) -> str:
+        """Column of the history: the log-likelihood of ``decode`` given what was encoded."""
+        return f"log_likelihood_{'+'.join(encode)}->{decode}"
+
+    @staticmethod
+    def kl_private(modality: str) -> str:
+        """Column of the history: the KL of a private posterior from its prior."""
+        return f"kl_private_{modality}"
+
+    KL_SHARED = "kl_shared"
+    LABEL_LOG_LIKELIHOOD = "log_likelihood_labels"
+    LABEL_ACCURACY = "accuracy_labels"
+    CROSS_VIEW = "log_likelihood_cross_view"

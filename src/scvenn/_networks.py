@@ -1,0 +1,93 @@
+"""The two networks of a modality: its encoder and its decoder.
+
+Shapes: ``B`` cells, ``D`` features, ``H`` hidden units, ``K`` latent dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scvi.nn import FCLayers
+from torch import Tensor, nn
+
+from scvenn._gaussians import Gaussian
+
+# As in the paper's code: no posterior is infinitely sure of itself.
+_MIN_VARIANCE = 1e-8
+
+
+def _hidden_layers(
+    n_in: int, *, n_hidden: int, n_layers: int, n_batch: int, dropout: float
+) -> FCLayers:
+    """Layers as in the paper's code: linear, LeakyReLU, no normalisation over cells.
+
+    Without batch norm a cell's result never depends on the other cells of its minibatch, among
+    them those in which this modality was not measured.
+    """
+    return FCLayers(
+        n_in=n_in,
+        n_out=n_hidden,
+        n_cat_list=[n_batch],
+        n_layers=n_layers,
+        n_hidden=n_hidden,
+        dropout_rate=dropout,
+        use_batch_norm=False,
+        activation_fn=nn.LeakyReLU,
+    )
+
+
+class Encoder(nn.Module):
+    """q(shared, private | x) of one modality: two diagonal Gaussians from one hidden layer.
+
+    Parameters
+    ----------
+    n_features, n_shared, n_private
+        D and the sizes K of the two latents.
+    n_hidden, **layers
+        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
+        batches they see (1 or less: none).
+    """
+
+    def __init__(
+        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
+    ) -> None:
+        super().__init__()
+        self.hidden = _hidden_layers(n_features, n_hidden=n_hidden, **layers)
+        self.shared = nn.Linear(n_hidden, 2 * n_shared)
+        self.private = nn.Linear(n_hidden, 2 * n_private)
+
+    def forward(self, x: Tensor, batch: Tensor) -> tuple[Gaussian, Gaussian]:
+        """Posteriors of shared and private, (B, K) each, from x (B, D) and batch (B, 1)."""
+        hidden = self.hidden(x, batch)  # (B, H)
+        return _gaussian(self.shared(hidden)), _gaussian(self.private(hidden))
+
+
+def _gaussian(parameters: Tensor) -> Gaussian:
+    loc, raw_scale = parameters.chunk(2, dim=-1)  # (B, 2K) -> 2 x (B, K)
+    return Gaussian(loc, F.softplus(raw_scale).square() + _MIN_VARIANCE)
+
+
+class Decoder(nn.Module):
+    """From shared and private to the raw parameter of each feature of one modality.
+
+    Parameters
+    ----------
+    n_features, n_shared, n_private
+        D and the sizes K of the two latents.
+    n_hidden, **layers
+        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
+        batches they see (1 or less: none).
+    """
+
+    def __init__(
+        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
+    ) -> None:
+        super().__init__()
+        self.hidden = _hidden_layers(n_shared + n_private, n_hidden=n_hidden, **layers)
+        self.out = nn.Linear(n_hidden, n_features)
+
+    def forward(self, shared: Tensor, private: Tensor, batch: Tensor) -> Tensor:
+        """Raw parameters, (R, D), from latents (R, K) and batch (R, 1)."""
+        return self.out(self.hidden(torch.cat([shared, private], dim=-1), batch))
