@@ -51,4 +51,3 @@ class Keys:
     KL_SHARED = "kl_shared"
     LABEL_LOG_LIKELIHOOD = "log_likelihood_labels"
     LABEL_ACCURACY = "accuracy_labels"
-    CROSS_VIEW = "log_likelihood_cross_view"

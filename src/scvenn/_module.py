@@ -1,0 +1,455 @@
+"""The network behind every model: encode once, decode once, score the terms of an objective.
+
+Shapes: ``B`` cells, ``D`` features, ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
+by the name of a modality, or by a tuple of names where posteriors are multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+
+from scvenn._gaussians import (
+    Gaussian,
+    kl_to_standard_normal,
+    mean_of_experts,
+    product_of_experts,
+    rsample,
+)
+from scvenn._keys import Keys
+from scvenn._networks import Decoder, Encoder
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.objective import Objective, Term
+
+Subset = tuple[str, ...]
+
+
+class View(NamedTuple):
+    """One modality of a minibatch, with harmless values where nothing was measured."""
+
+    x: Tensor  # (B, D)
+    measured: Tensor  # entries that count: (B, D), or (B, 1) where a cell has all or none
+    library: Tensor  # (B, 1)
+    observed: Tensor  # (B,)
+
+
+class SharedPrivateVAE(BaseModuleClass):
+    r"""Multimodal VAE with latents z = [shared, private of each modality].
+
+    The loss of a cell with observed modalities :math:`O` is
+
+    .. math::
+
+        L = \sum_t w_t \Big[ -\!\! \sum_{m \in D_t \cap O} \log p(x_m \mid s, p_m)
+            + \beta \Big( \mathrm{KL}[q(s \mid x_{S_t}) \,\|\, N(0, I)]
+            + \!\! \sum_{j \in S_t \cap D_t} \mathrm{KL}[q(p_j \mid x_j) \,\|\, N(0, I)] \Big)
+            - \lambda \log p(y \mid s) \Big],
+        \qquad S_t = E_t \cap O
+
+    A term with empty :math:`S_t` is skipped. :math:`w_t` is 1 for ``"sum"`` and 1 over the number
+    of terms left for ``"mean"``. Märtens & Yau (MLCB 2023), sections 2 and 3.
+
+    Parameters
+    ----------
+    objective
+        The terms; see :class:`~scvenn.Objective`.
+    likelihoods
+        Name of the likelihood of each modality; gives the stored order of the modalities.
+    stats
+        Summary of each modality's training data.
+    n_shared, n_private
+        Latent sizes.
+    n_hidden, n_layers, dropout_rate
+        Of the hidden layers of every network.
+    n_batch
+        Number of batches the decoders see.
+    encode_covariates
+        Whether the encoders see the batch, too.
+    n_classes
+        Number of label classes; 0 for no label head.
+    label_weight
+        :math:`\lambda`, the weight of the labels' log-likelihood.
+    absent_private
+        What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        likelihoods: Mapping[str, str],
+        stats: Mapping[str, FeatureStats],
+        *,
+        n_shared: int,
+        n_private: Mapping[str, int],
+        n_hidden: int,
+        n_layers: int,
+        dropout_rate: float,
+        n_batch: int,
+        encode_covariates: bool,
+        n_classes: int,
+        label_weight: float,
+        absent_private: Literal["zero", "prior"],
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.modalities = list(likelihoods)
+        self.n_private = dict(n_private)
+        self.n_classes = n_classes
+        self.label_weight = label_weight
+        self.absent_private = absent_private
+        self._index = {m: i for i, m in enumerate(self.modalities)}
+
+        layers: dict[str, Any] = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout": dropout_rate,
+        }
+        encoders, decoders, scored = [], [], []
+        for m in self.modalities:
+            sizes = (len(stats[m].mean), n_shared, n_private[m])
+            encoders.append(Encoder(*sizes, n_batch=n_batch if encode_covariates else 0, **layers))
+            decoders.append(Decoder(*sizes, n_batch=n_batch, **layers))
+            scored.append(LIKELIHOODS[likelihoods[m]](stats[m]))
+        # lists, as a ModuleDict refuses names such as "type" or "a.b"
+        self.encoders = nn.ModuleList(encoders)
+        self.decoders = nn.ModuleList(decoders)
+        self.likelihoods = nn.ModuleList(scored)
+        # The first class has logit 0: two classes are then exactly a Bernoulli.
+        self.label_head = nn.Linear(n_shared, n_classes - 1) if n_classes else None
+
+        trained = {(term.encode, m) for term in objective.terms for m in term.decode}
+        # Cross-view pairs the objective leaves out are still worth watching.
+        self._watched = [
+            Term((a,), (b,))
+            for a, b in permutations(self.modalities, 2)
+            if ((a,), b) not in trained
+        ]
+
+    # ----------------------------------------------------------------- inference
+
+    def _views(self, tensors: dict[str, Tensor], modalities: Sequence[str]) -> dict[str, View]:
+        """Read modalities from a minibatch so that no unobserved value can reach a result."""
+        views = {}
+        for m in modalities:
+            likelihood = self.likelihoods[self._index[m]]
+            x = tensors[Keys.x(m)].float()  # (B, D)
+            observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
+            measured = observed.unsqueeze(-1)  # (B, 1)
+            if likelihood.allows_missing:
+                measured = measured & ~x.isnan()  # (B, D)
+            x = torch.where(measured, x, likelihood.mean_)
+            # integer counts: the largest of 1 and the sum changes only cells without any count
+            library = torch.where(
+                observed.unsqueeze(-1), x.sum(-1, keepdim=True).clamp(min=1), likelihood.library_
+            )
+            views[m] = View(x, measured, library, observed)
+        return views
+
+    def _encode(self, views: dict[str, View], batch: Tensor) -> dict[str, tuple[Gaussian, Gaussian]]:
+        """Posteriors (shared, private) of each modality."""
+        encoded = {}
+        for m, view in views.items():
+            x = self.likelihoods[self._index[m]].encoder_input(view.x)
+            encoded[m] = self.encoders[self._index[m]](x, batch)
+        return encoded
+
+    def _experts(
+        self,
+        encoded: Mapping[str, tuple[Gaussian, Gaussian]],
+        views: Mapping[str, View],
+        subset: Sequence[str],
+    ) -> tuple[Gaussian, Tensor]:
+        """Stack the shared posteriors of a subset, (E, B, K), and where they exist, (E, B)."""
+        experts = Gaussian(
+            torch.stack([encoded[m][0].loc for m in subset]),
+            torch.stack([encoded[m][0].var for m in subset]),
+        )
+        return experts, torch.stack([views[m].observed for m in subset])
+
+    def _get_inference_input(
+        self, tensors: dict[str, Tensor], full_forward_pass: bool = False
+    ) -> dict[str, Any]:
+        return {"views": self._views(tensors, self.modalities), "batch": tensors[Keys.BATCH]}
+
+    def inference(self, views: dict[str, View], batch: Tensor) -> dict[str, Any]:
+        """Encode each modality once; one shared posterior and sample for each encoded subset."""
+        encoded = self._encode(views, batch)
+        subsets = dict.fromkeys(term.encode for term in (*self.objective.terms, *self._watched))
+        shared = {
+            subset: product_of_experts(
+                *self._experts(encoded, views, subset), prior_expert=self.objective.prior_expert
+            )
+            for subset in subsets
+        }
+        private = {m: encoded[m][1] for m in self.modalities}
+        return {
+            "views": views,
+            "shared": shared,
+            "private": private,
+            "z_shared": {subset: rsample(q) for subset, q in shared.items()},  # (B, K) each
+            "z_private": {m: rsample(q) for m, q in private.items()},
+        }
+
+    # ----------------------------------------------------------------- generative
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {
+            "z_shared": inference_outputs["z_shared"],
+            "z_private": inference_outputs["z_private"],
+            "batch": tensors[Keys.BATCH],
+        }
+
+    def generative(
+        self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], batch: Tensor
+    ) -> dict[str, Any]:
+        """Run each decoder once, on the stacked latents of all terms that decode its modality."""
+        decode = lambda m, terms: self._decode(m, terms, z_shared, z_private, batch)  # noqa: E731
+        with torch.no_grad():
+            watched = {m: decode(m, self._watched) for m in self.modalities}
+        return {
+            "raw": {m: decode(m, self.objective.terms) for m in self.modalities},  # (T, B, D)
+            "raw_watched": watched,
+        }
+
+    def _decode(
+        self,
+        modality: str,
+        terms: Sequence[Term],
+        z_shared: dict[Subset, Tensor],
+        z_private: dict[str, Tensor],
+        batch: Tensor,
+    ) -> Tensor | None:
+        """Output of one decoder for those of the terms that decode it, (T, B, D)."""
+        terms = [term for term in terms if modality in term.decode]
+        if not terms:
+            return None
+        shared, private = [], []
+        for term in terms:
+            sample = z_shared[term.encode]
+            shared.append(sample.detach() if modality in term.detach_shared else sample)
+            private.append(
+                self._absent(z_private[modality])
+                if term.is_cross_view(modality)
+                else z_private[modality]
+            )
+        n_terms, n_cells = len(terms), len(batch)
+        raw = self.decoders[self._index[modality]](
+            torch.cat(shared), torch.cat(private), batch.repeat(n_terms, 1)
+        )  # (T * B, D)
+        return raw.view(n_terms, n_cells, -1)
+
+    def _absent(self, private: Tensor) -> Tensor:
+        """What stands in for a private latent that was not encoded."""
+        if self.absent_private == "prior":
+            return torch.randn_like(private)
+        return torch.zeros_like(private)
+
+    def _label_log_probs(self, shared: Tensor) -> Tensor:
+        """Log-probability of each class, (B, n_classes), from shared latents (B, K)."""
+        logits = F.pad(self.label_head(shared), (1, 0))  # type: ignore[misc]
+        return logits.log_softmax(-1)
+
+    # ----------------------------------------------------------------- loss
+
+    def _log_likelihoods(
+        self, raw: Mapping[str, Tensor | None], views: dict[str, View], terms: Sequence[Term]
+    ) -> dict[tuple[int, str], Tensor]:
+        """Log-likelihood (B,) of each modality of each term; 0 where it was not measured."""
+        scores = {}
+        for m, output in raw.items():
+            if output is None:
+                continue
+            view = views[m]
+            values = self.likelihoods[self._index[m]].log_prob(output, view.x, view.library)
+            per_cell = torch.where(view.measured, values, 0.0).sum(-1)  # (T, B, D) -> (T, B)
+            decoding = [t for t, term in enumerate(terms) if m in term.decode]
+            scores.update({(t, m): row for t, row in zip(decoding, per_cell, strict=True)})
+        return scores
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: float = 1.0,
+    ) -> LossOutput:
+        """Score the terms; see the equation of the class.
+
+        Returns
+        -------
+        ``loss`` is the mean over cells. ``reconstruction_loss`` and ``kl_local``, (B,), are the
+        parts of the objective without ``kl_weight`` and without labels. ``extra_metrics`` holds
+        tensors (B,) that are NaN for cells they do not concern.
+        """
+        terms, views = self.objective.terms, inference_outputs["views"]
+        scores = self._log_likelihoods(generative_outputs["raw"], views, terms)
+        kl_shared = {s: kl_to_standard_normal(q) for s, q in inference_outputs["shared"].items()}
+        kl_private = {
+            m: torch.where(views[m].observed, kl_to_standard_normal(q), 0.0)
+            for m, q in inference_outputs["private"].items()
+        }
+        active = {
+            s: torch.stack([views[m].observed for m in s]).any(0)  # (B,)
+            for s in inference_outputs["shared"]
+        }
+        label = self._score_labels(tensors, inference_outputs["z_shared"])
+
+        parts: dict[str, list[Tensor]] = {"reconstruction": [], "kl": [], "label": []}
+        for t, term in enumerate(terms):
+            part = {
+                "reconstruction": -sum(scores[t, m] for m in term.decode),
+                "kl": kl_shared[term.encode]
+                + sum(kl_private[m] for m in term.encode if m in term.decode),
+                "label": -label[term.encode],
+            }
+            for name, value in part.items():
+                parts[name].append(torch.where(active[term.encode], value, 0.0))
+        weight = torch.ones_like(parts["kl"][0])  # (B,)
+        if self.objective.reduction == "mean":
+            n_active = torch.stack([active[term.encode] for term in terms]).sum(0)
+            weight = 1.0 / n_active.clamp(min=1)
+        reconstruction, kl, label_loss = (
+            weight * torch.stack(parts[name]).sum(0)  # (T, B) -> (B,)
+            for name in ("reconstruction", "kl", "label")
+        )
+        loss = reconstruction + kl_weight * kl + self.label_weight * label_loss
+        return LossOutput(
+            loss=loss.mean(),
+            reconstruction_loss=reconstruction,
+            kl_local=kl,
+            n_obs_minibatch=len(loss),
+            extra_metrics=self._metrics(
+                tensors, inference_outputs, generative_outputs, scores, kl_shared, kl_private, active
+            ),
+        )
+
+    def _score_labels(
+        self, tensors: dict[str, Tensor], z_shared: dict[Subset, Tensor]
+    ) -> dict[Subset, Tensor]:
+        """Log-likelihood (B,) of each cell's label given each shared sample; 0 if unlabelled."""
+        codes = tensors[Keys.LABELS].view(-1).long()  # (B,); -1 is unlabelled
+        if self.label_head is None:
+            nothing = torch.zeros(len(codes), device=codes.device)
+            return dict.fromkeys(z_shared, nothing)
+        return {
+            subset: torch.where(
+                codes >= 0,
+                self._label_log_probs(z).gather(1, codes.clamp(min=0).unsqueeze(1)).squeeze(1),
+                0.0,
+            )
+            for subset, z in z_shared.items()
+        }
+
+    @torch.no_grad()
+    def _metrics(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        scores: dict[tuple[int, str], Tensor],
+        kl_shared: dict[Subset, Tensor],
+        kl_private: dict[str, Tensor],
+        active: dict[Subset, Tensor],
+    ) -> dict[str, Tensor]:
+        """What the history records, (B,) each; NaN for cells that a record does not concern."""
+        views = inference_outputs["views"]
+        subsets = self.objective.encode_sets
+
+        def where(condition: Tensor, value: Tensor) -> Tensor:
+            return torch.where(condition, value.detach(), torch.nan)
+
+        metrics = {
+            Keys.KL_SHARED: torch.stack([where(active[s], kl_shared[s]) for s in subsets]).nanmean(0),
+            **{
+                Keys.kl_private(m): where(view.observed, kl_private[m])
+                for m, view in views.items()
+            },
+        }
+        watched = self._log_likelihoods(generative_outputs["raw_watched"], views, self._watched)
+        for terms, values in ((self.objective.terms, scores), (self._watched, watched)):
+            for (t, m), value in values.items():
+                encode = terms[t].encode
+                metrics[Keys.log_likelihood(encode, m)] = where(
+                    active[encode] & views[m].observed, value
+                )
+        if self.label_head is not None:
+            codes = tensors[Keys.LABELS].view(-1).long()
+            shared = torch.stack([inference_outputs["z_shared"][s] for s in subsets])  # (S, B, K)
+            known = (codes >= 0) & torch.stack([active[s] for s in subsets])  # (S, B)
+            log_probs = self._label_log_probs(shared)  # (S, B, n_classes)
+            picked = log_probs.gather(2, codes.clamp(min=0).expand(known.shape).unsqueeze(2))
+            right = (log_probs.argmax(-1) == codes).float()
+            metrics[Keys.LABEL_LOG_LIKELIHOOD] = where(known, picked.squeeze(2)).nanmean(0)
+            metrics[Keys.LABEL_ACCURACY] = where(known, right).nanmean(0)
+        return metrics
+
+    # ----------------------------------------------------------------- read-outs
+
+    @torch.inference_mode()
+    @auto_move_data
+    def embed(
+        self, tensors: dict[str, Tensor], sources: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Posterior means given some modalities.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch that holds the sources.
+        sources
+            Modalities to encode.
+
+        Returns
+        -------
+        The shared latent, (B, K), NaN where no source was observed; and the private latent of each
+        source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
+        shared one is the mean of the sources' product, else the mean of the experts' means.
+        """
+        views = self._views(tensors, sources)
+        encoded = self._encode(views, tensors[Keys.BATCH])
+        experts, observed = self._experts(encoded, views, sources)
+        if self.objective.pools_experts:
+            shared = product_of_experts(
+                experts, observed, prior_expert=self.objective.prior_expert
+            ).loc
+        else:
+            shared = mean_of_experts(experts, observed)
+        shared = torch.where(observed.any(0).unsqueeze(-1), shared, torch.nan)
+        private = {
+            m: torch.where(views[m].observed.unsqueeze(-1), encoded[m][1].loc, torch.nan)
+            for m in sources
+        }
+        return shared, private
+
+    @torch.inference_mode()
+    @auto_move_data
+    def predict(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
+        """Mean of a modality given the posterior means of the sources.
+
+        The private latent of the target is used where the target is a source that was observed;
+        elsewhere the prediction is cross-view, with a private latent of zero. Counts are scaled by
+        the cell's own library size where the target was observed, else by the training median.
+
+        Returns
+        -------
+        Shape (B, D), on the scale of the data; NaN where no source was observed.
+        """
+        shared, private = self.embed(tensors, sources)
+        z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
+        raw = self.decoders[self._index[target]](
+            shared, z_private.nan_to_num(0.0), tensors[Keys.BATCH]
+        )
+        library = self._views(tensors, [target])[target].library
+        return self.likelihoods[self._index[target]].mean(raw, library)
+
+    def sample(self, *args: Any, **kwargs: Any) -> None:
+        """Not offered: predictions are means."""
+        raise NotImplementedError("scvenn models predict means; use model.predict(source, target).")
