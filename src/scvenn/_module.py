@@ -211,13 +211,11 @@ class SharedPrivateVAE(BaseModuleClass):
         self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], batch: Tensor
     ) -> dict[str, Any]:
         """Run each decoder once, on the stacked latents of all terms that decode its modality."""
-        decode = lambda m, terms: self._decode(m, terms, z_shared, z_private, batch)  # noqa: E731
+        latents = (z_shared, z_private, batch)
+        raw = {m: self._decode(m, self.objective.terms, *latents) for m in self.modalities}
         with torch.no_grad():
-            watched = {m: decode(m, self._watched) for m in self.modalities}
-        return {
-            "raw": {m: decode(m, self.objective.terms) for m in self.modalities},  # (T, B, D)
-            "raw_watched": watched,
-        }
+            watched = {m: self._decode(m, self._watched, *latents) for m in self.modalities}
+        return {"raw": raw, "raw_watched": watched}  # (T, B, D) each
 
     def _decode(
         self,
