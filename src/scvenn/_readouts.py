@@ -1,0 +1,335 @@
+"""What a trained model tells: embeddings of cells and predictions across modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scvenn._keys import Keys
+
+
+class ReadoutsMixin:
+    """Read-outs of :class:`~scvenn.SharedPrivateModel`.
+
+    Every method takes the training data (``mdata=None``) or a new MuData, which may hold fewer
+    modalities, other cells in any order, and more features in any order: cells and features are
+    matched by name. Nothing is written but by :meth:`write_embeddings`.
+    """
+
+    module: Any
+    adata: Any
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities the model knows, in the order in which they were set up."""
+        return list(self.module.modalities)
+
+    # ----------------------------------------------------------------- embeddings
+
+    def get_shared_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        from_modalities: str | Sequence[str] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Shared latent of each cell.
+
+        Models that multiply posteriors in training (MVAE, MoPoE-VAE) give the mean of the product
+        over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means.
+
+        Parameters
+        ----------
+        mdata
+            Data to embed; None for the training data.
+        from_modalities
+            Read only these modalities; None for all.
+        indices
+            Positions in ``mdata.obs_names``; None for all cells.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        Array (n_cells, n_shared) in the order of ``mdata.obs_names``, or of ``indices``. A row is
+        NaN where none of the modalities was measured.
+
+        Raises
+        ------
+        ValueError
+            If a modality is unknown, or the data cannot be matched to the training data.
+
+        Examples
+        --------
+        >>> model.get_shared_representation(from_modalities="rna")  # doctest: +SKIP
+        """
+        sources = self._known(from_modalities)
+        return self._embed(mdata, sources, indices, batch_size, "Shared embedding")[0]
+
+    def get_private_representation(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Private latent of one modality in each cell.
+
+        Parameters
+        ----------
+        modality
+            Which modality.
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+
+        Returns
+        -------
+        Array (n_cells, n_private). A row is NaN where the modality was not measured.
+
+        Raises
+        ------
+        ValueError
+            If the modality is unknown, or the data cannot be matched to the training data.
+        """
+        sources = self._known(modality)
+        return self._embed(mdata, sources, indices, batch_size, "Private embedding")[1][modality]
+
+    def get_latent_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Shared and all private latents side by side.
+
+        Parameters
+        ----------
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+
+        Returns
+        -------
+        Array (n_cells, n_shared + n_private of each modality in turn); NaN where not measured.
+        """
+        shared, private = self._embed(
+            mdata, self.modalities, indices, batch_size, "Latent representation"
+        )
+        return np.hstack([shared, *private.values()])
+
+    def write_embeddings(
+        self,
+        mdata: MuData | None = None,
+        *,
+        key_prefix: str = "X",
+        batch_size: int | None = None,
+    ) -> None:
+        """Write all embeddings where scanpy finds them.
+
+        ``mdata.obsm`` gets ``X_shared`` and ``X_private_<modality>``, ``mdata[<modality>].obsm``
+        gets ``X_shared`` and ``X_private``, ``mdata.uns["scvenn"]`` the model and the versions
+        behind them. Rows of cells that lack a modality are NaN in its private embedding; those in
+        the modality's own ``obsm`` never are.
+
+        Parameters
+        ----------
+        mdata
+            Data to embed and write to; None for the training data.
+        key_prefix
+            Replaces the ``X`` of the keys.
+        batch_size
+            Cells per forward pass.
+
+        Raises
+        ------
+        ValueError
+            If the MuData is a view, or cannot be matched to the training data.
+        """
+        mdata = self._given(mdata)
+        if mdata.is_view:
+            raise ValueError(
+                "write_embeddings() found a view of a MuData, which would not keep what is "
+                "written. Pass a copy: mdata = mdata.copy()."
+            )
+        shared, private = self._embed(mdata, self.modalities, None, batch_size, "Embeddings")
+        mdata.obsm[Keys.shared(key_prefix)] = shared
+        for m in self.modalities:
+            if m not in mdata.mod:
+                continue
+            mdata.obsm[Keys.private(m, key_prefix)] = private[m]
+            adata = mdata.mod[m]
+            rows = mdata.obs_names.get_indexer(adata.obs_names)
+            adata.obsm[Keys.shared(key_prefix)] = shared[rows]
+            adata.obsm[Keys.private(prefix=key_prefix)] = private[m][rows]
+        mdata.uns[Keys.UNS] = {
+            "model": type(self).__name__,
+            "key_prefix": key_prefix,
+            "modalities": self.modalities,
+            "versions": self.versions_,  # type: ignore[attr-defined]
+        }
+
+    # ----------------------------------------------------------------- predictions
+
+    def predict(
+        self,
+        source: str | Sequence[str],
+        target: str,
+        mdata: MuData | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Mean of one modality given one or several.
+
+        Decodes the mean of the shared latent of the sources. Without the target among them the
+        prediction is *cross-view*: its private latent is zero, so that it holds only what is
+        shared. With it, the prediction is *same-view* in the cells where the target was measured.
+
+        Parameters
+        ----------
+        source
+            One or more modalities to read.
+        target
+            Modality to predict.
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+        features
+            Names of the target's features to return, in this order; None for all.
+        return_numpy
+            Whether to return an array instead of a DataFrame.
+
+        Returns
+        -------
+        Cells by features, on the scale of the data; DataFrames are indexed by ``obs_names`` and
+        named by the target's ``var_names``. Counts are scaled to the cell's own library size
+        where the target was measured, elsewhere to the median of training. Rows are NaN where no
+        source was measured.
+
+        Raises
+        ------
+        ValueError
+            If a modality or feature is unknown, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> model.predict("rna", "atac")  # doctest: +SKIP
+        """
+        sources = self._known(source)
+        (target,) = self._known(target)
+        names = pd.Index(self._feature_names(target))
+        columns = np.arange(len(names)) if features is None else names.get_indexer(list(features))
+        if (columns < 0).any():
+            unknown = [f for f, c in zip(features or [], columns, strict=True) if c < 0]
+            raise ValueError(
+                f"features={unknown[:5]}{'…' if len(unknown) > 5 else ''} ({len(unknown)} in all) "
+                f"not found among the {len(names)} features of {target!r}, such as "
+                f"{list(names[:3])}."
+            )
+        mdata, temporary = self._readable(mdata)
+        loader = self._minibatches(
+            mdata, {*sources, target}, indices, batch_size, f"Predicting {target}"
+        )
+        chunks = [
+            _numpy(self.module.predict(tensors, sources, target)[:, columns]) for tensors in loader
+        ]
+        obs_names = mdata.obs_names if indices is None else mdata.obs_names[np.asarray(indices)]
+        self._release(mdata, temporary)
+        values = np.concatenate(chunks) if chunks else np.empty((0, len(columns)), np.float32)
+        if return_numpy:
+            return values
+        return pd.DataFrame(values, index=obs_names, columns=names[columns])
+
+    # ----------------------------------------------------------------- helpers
+
+    def _known(self, modalities: str | Sequence[str] | None) -> list[str]:
+        """Check names of modalities; None means all."""
+        if modalities is None:
+            return self.modalities
+        names = [modalities] if isinstance(modalities, str) else list(modalities)
+        if not names or not set(names) <= set(self.modalities) or len(set(names)) < len(names):
+            raise ValueError(
+                f"Expected one or more of the model's modalities {self.modalities}, each once; "
+                f"found {names}."
+            )
+        return names
+
+    def _feature_names(self, modality: str) -> np.ndarray:
+        return self.get_var_names()[modality]  # type: ignore[attr-defined]
+
+    def _given(self, mdata: MuData | None) -> MuData:
+        """Return the data asked for, after checking that there is a trained model to read it."""
+        if mdata is None:
+            mdata = self.adata
+        if mdata is None:
+            raise ValueError(
+                "This model was loaded without data. Pass mdata, or load it with "
+                "load(dir_path, mdata)."
+            )
+        self._check_if_trained(warn=True)  # type: ignore[attr-defined]
+        return mdata
+
+    def _readable(self, mdata: MuData | None) -> tuple[MuData, bool]:
+        """Return registered data, and whether it is a copy of a view made for this reading."""
+        mdata = self._given(mdata)
+        temporary = isinstance(mdata, MuData) and mdata.is_view
+        if temporary:
+            mdata = mdata.copy()
+        self._validate_anndata(mdata)  # type: ignore[attr-defined]
+        return mdata, temporary
+
+    def _release(self, mdata: MuData, temporary: bool) -> None:
+        """Forget a temporary copy, which scvi-tools would otherwise keep alive."""
+        if temporary:
+            self.deregister_manager(mdata)  # type: ignore[attr-defined]
+
+    def _minibatches(
+        self,
+        mdata: MuData,
+        modalities: set[str],
+        indices: Sequence[int] | np.ndarray | None,
+        batch_size: int | None,
+        description: str,
+    ) -> Iterator[dict[str, Tensor]]:
+        """Minibatches that hold only the given modalities, with a bar if it takes long."""
+        keys = [Keys.x(m) for m in self.modalities if m in modalities]
+        loader = self._make_data_loader(  # type: ignore[attr-defined]
+            adata=mdata,
+            indices=indices,
+            batch_size=batch_size,
+            data_and_attributes=[*keys, Keys.OBSERVED, Keys.BATCH],
+        )
+        yield from tqdm(loader, desc=description, leave=False, delay=2)
+
+    def _embed(
+        self,
+        mdata: MuData | None,
+        sources: Sequence[str],
+        indices: Sequence[int] | np.ndarray | None,
+        batch_size: int | None,
+        description: str,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Shared embedding given the sources, and the private one of each, in one pass."""
+        mdata, temporary = self._readable(mdata)
+        shared: list[np.ndarray] = []
+        private: dict[str, list[np.ndarray]] = {m: [] for m in sources}
+        for tensors in self._minibatches(mdata, set(sources), indices, batch_size, description):
+            z_shared, z_private = self.module.embed(tensors, sources)
+            shared.append(_numpy(z_shared))
+            for m, z in z_private.items():
+                private[m].append(_numpy(z))
+        self._release(mdata, temporary)
+        return np.concatenate(shared), {m: np.concatenate(z) for m, z in private.items()}
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
