@@ -20,6 +20,9 @@ class Keys:
     CATEGORIES = "categories"
     SOURCE = "source"
 
+    # scvi-tools' mark on a MuData that was set up
+    SCVI_UUID = "_scvi_uuid"
+
     # mdata.uns: which model wrote the embeddings, with which versions
     UNS = "scvenn"
 

@@ -1,0 +1,580 @@
+"""The one model class: set-up, construction, training, saving and loading."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import mudata
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
+from scvi.module.base import LossOutput
+from scvi.train import TrainingPlan
+
+from scvenn._checks import check_mudata, choose_modalities
+from scvenn._keys import Keys
+from scvenn._module import SharedPrivateVAE
+from scvenn._readouts import ReadoutsMixin
+from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.objective import Objective, Recipe
+
+logger = logging.getLogger("scvenn")
+
+_VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
+
+
+class _HistoryPlan(TrainingPlan):
+    """scvi-tools' plan, which also records what concerns some cells of a minibatch only."""
+
+    @torch.inference_mode()
+    def compute_and_log_metrics(
+        self, loss_output: LossOutput, metrics: dict[str, Any], mode: str
+    ) -> None:
+        super().compute_and_log_metrics(
+            LossOutput(
+                loss=loss_output.loss,
+                reconstruction_loss=loss_output.reconstruction_loss,
+                kl_local=loss_output.kl_local,
+                n_obs_minibatch=loss_output.n_obs_minibatch,
+            ),
+            metrics,
+            mode,
+        )
+        for name, values in loss_output.extra_metrics.items():
+            known = ~values.isnan()  # (B,)
+            # averaged over the epoch with the number of cells as weight, so 0 cells count nothing
+            self.log(
+                f"{name}_{mode}",
+                torch.where(known, values, 0.0).sum() / known.sum().clamp(min=1),
+                on_step=False,
+                on_epoch=True,
+                batch_size=int(known.sum()),
+                sync_dist=self.use_sync_dist,
+            )
+
+
+class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass):
+    """Multimodal VAE with shared and private latents, for an objective of your own.
+
+    The ready-made objectives have classes of their own: :class:`~scvenn.MVAE`,
+    :class:`~scvenn.MMVAE`, :class:`~scvenn.MoPoEVAE` and :class:`~scvenn.MMVAEpp`.
+
+    Parameters
+    ----------
+    adata
+        MuData with two or more modalities. One that was not set up with :meth:`setup_mudata` is
+        set up with its defaults.
+    registry
+        For loading; leave it out.
+    objective
+        The terms to train. Only for this class: the others have their own.
+    n_shared
+        Size of the shared latent.
+    n_private
+        Size of the private latents: one number, or one for each modality by name.
+    n_hidden
+        Width of the hidden layers of every network.
+    n_layers
+        Number of hidden layers of every network.
+    dropout_rate
+        Dropout in the hidden layers.
+    label_weight
+        Weight of the labels' log-likelihood; ``"auto"`` is the largest modality's number of
+        features. Used only with ``setup_mudata(labels_key=...)``.
+    encode_covariates
+        Whether the encoders see the batch as the decoders do.
+    absent_private
+        What a cross-view decoder gets for its private latent while training: ``"zero"`` or a
+        sample of the ``"prior"``. Predictions always use zero.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is not a MuData.
+    ValueError
+        If the data cannot be set up, an argument is out of range, or the objective does not fit
+        the modalities.
+
+    Examples
+    --------
+    >>> import scvenn
+    >>> mdata = scvenn.datasets.simulate_counts(n_obs=50, n_features=20)
+    >>> rna_leads = scvenn.Objective(
+    ...     terms=(
+    ...         scvenn.Term(encode=("rna",), decode=("rna", "atac")),
+    ...         scvenn.Term(encode=("atac",), decode=("atac",), detach_shared=("atac",)),
+    ...     ),
+    ... )
+    >>> model = scvenn.SharedPrivateModel(mdata, objective=rna_leads)
+
+    Notes
+    -----
+    Source: Märtens & Yau, "Disentangling shared and private latent factors in multimodal
+    Variational Autoencoders", MLCB 2023, arXiv 2403.06338.
+    """
+
+    _module_cls = SharedPrivateVAE
+    _training_plan_cls = _HistoryPlan
+    _recipe: ClassVar[Recipe | None] = None
+
+    # How each MuData (by scvi-tools' uuid) was last set up, by whichever of the classes.
+    _last_setup: ClassVar[dict[str, tuple[AlignedManager, dict[str, Any]]]] = {}
+
+    def __init__(
+        self,
+        adata: MuData | None = None,
+        registry: dict | None = None,
+        *,
+        objective: Objective | None = None,
+        n_shared: int = 10,
+        n_private: int | Mapping[str, int] = 10,
+        n_hidden: int = 128,
+        n_layers: int = 1,
+        dropout_rate: float = 0.0,
+        label_weight: float | Literal["auto"] = "auto",
+        encode_covariates: bool = False,
+        absent_private: Literal["zero", "prior"] = "zero",
+    ) -> None:
+        if adata is not None:
+            self._find_or_make_setup(adata)
+        super().__init__(adata, registry)
+
+        fields = self.registry_["field_registries"]
+        names: list[str] = fields[Keys.OBSERVED]["state_registry"]["modalities"]
+        states = {m: fields[Keys.x(m)]["state_registry"] for m in names}
+        n_classes = len(fields[Keys.LABELS]["state_registry"][Keys.CATEGORIES])
+
+        if (objective is None) == (self._recipe is None):
+            raise ValueError(
+                f"{type(self).__name__} has its own objective: leave out objective=..., or use "
+                "scvenn.SharedPrivateModel."
+                if self._recipe is not None
+                else "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), "
+                "or use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
+            )
+        chosen = type(self)._recipe(names) if type(self)._recipe else objective  # type: ignore[misc]
+        chosen.validate(names)
+        sizes = _private_sizes(n_private, names)
+        _check_positive(n_shared=n_shared, n_hidden=n_hidden, n_layers=n_layers)
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
+        if absent_private not in ("zero", "prior"):
+            raise ValueError(f"absent_private={absent_private!r}: expected 'zero' or 'prior'.")
+        if label_weight == "auto":
+            weight = float(max(len(state[Keys.COLUMN_NAMES]) for state in states.values()))
+        elif isinstance(label_weight, int | float) and label_weight >= 0:
+            weight = float(label_weight)
+        else:
+            raise ValueError(
+                f"label_weight={label_weight!r}: expected 'auto' or a number that is not negative."
+            )
+
+        self.module = SharedPrivateVAE(
+            chosen,
+            {m: state["likelihood"] for m, state in states.items()},
+            {
+                m: FeatureStats(state["mean"], state["scale"], state["library"])
+                for m, state in states.items()
+            },
+            n_shared=n_shared,
+            n_private=sizes,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            dropout_rate=dropout_rate,
+            n_batch=len(fields[Keys.BATCH]["state_registry"][Keys.CATEGORIES]),
+            encode_covariates=encode_covariates,
+            n_classes=n_classes,
+            label_weight=weight,
+            absent_private=absent_private,
+        )
+        self._model_summary_string = (
+            f"{type(self).__name__} of {', '.join(names)}: n_shared {n_shared}, "
+            f"n_private {sizes}, n_hidden {n_hidden}, n_layers {n_layers}"
+            + (f", {n_classes} label classes" if n_classes else "")
+        )
+        self.versions_ = {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _VERSIONS_OF},
+        }
+        self.init_params_ = self._get_init_params(locals())
+
+    # ----------------------------------------------------------------- set-up
+
+    @classmethod
+    def setup_anndata(cls, adata: AnnData, *args: Any, **kwargs: Any) -> None:
+        """Not offered: scvenn reads MuData.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            f"{cls.__name__} reads a MuData with two or more modalities, not an AnnData. Put them "
+            "together with mudata.MuData({'rna': ..., 'atac': ...}) and call "
+            f"{cls.__name__}.setup_mudata(mdata)."
+        )
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        *,
+        modalities: Sequence[str] | None = None,
+        layers: Mapping[str, str | None] | None = None,
+        likelihoods: Mapping[str, str] | Literal["auto"] = "auto",
+        labels_key: str | None = None,
+        unlabeled_category: Any = None,
+        batch_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Say what is to be read from a MuData; needed only where the defaults do not fit.
+
+        Cells are matched by ``obs_names``; a cell may lack some of the modalities. Nothing is
+        changed but ``mdata.uns["_scvi_uuid"]`` and ``mdata.uns["_scvi_manager_uuid"]``. The set-up
+        holds for all scvenn classes until another one is made.
+
+        Parameters
+        ----------
+        mdata
+            Data to set up.
+        modalities
+            Names in ``mdata.mod``; None for all.
+        layers
+            Layer to read instead of ``.X``, by modality.
+        likelihoods
+            ``"normal"``, ``"bernoulli"``, ``"poisson"`` or ``"nb"`` by modality. Where none is
+            given, it is inferred from the values and logged: only 0 and 1 is ``"bernoulli"``, other
+            non-negative integers ``"nb"``, anything else ``"normal"``.
+        labels_key
+            Column of ``mdata.obs``, or of the modalities' ``obs``, with classes that the shared
+            latent shall tell apart.
+        unlabeled_category
+            Value of that column that means "not known", as NaN does.
+        batch_key
+            Column with the batch, which the decoders see.
+        **kwargs
+            Used by scvi-tools when a model is loaded.
+
+        Raises
+        ------
+        TypeError
+            If ``mdata`` is not a MuData, or a matrix is not one of numbers.
+        ValueError
+            If names are unknown or repeated, cells do not overlap, or values do not fit the
+            likelihood.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=50, n_features=20)
+        >>> scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"atac": "poisson"})
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        source_registry = kwargs.get("source_registry")
+        check_mudata(mdata)
+        if source_registry is None:
+            names = choose_modalities(mdata, modalities)
+        else:  # new data may lack some of the modalities
+            names = source_registry["field_registries"][Keys.OBSERVED]["state_registry"][
+                "modalities"
+            ]
+        chosen_layers = _by_modality(layers, names, "layers")
+        chosen_likelihoods = _by_modality(
+            None if likelihoods == "auto" else likelihoods, names, "likelihoods"
+        )
+        for m, likelihood in chosen_likelihoods.items():
+            if likelihood not in LIKELIHOODS:
+                raise ValueError(
+                    f"likelihoods={{{m!r}: {likelihood!r}}}: expected one of {list(LIKELIHOODS)}."
+                )
+        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
+        if known is not None and known[0].adata is not mdata:
+            del mdata.uns[Keys.SCVI_UUID]  # a copy: it must not be taken for its original
+
+        manager = AlignedManager(
+            [
+                *(
+                    ModalityField(m, chosen_layers.get(m), chosen_likelihoods.get(m))
+                    for m in names
+                ),
+                ObservedField(names),
+                ColumnField(Keys.BATCH, batch_key),
+                ColumnField(Keys.LABELS, labels_key, unlabeled_category),
+            ],
+            setup_method_args=setup_method_args,
+        )
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)
+        cls._last_setup[manager.adata_uuid] = (manager, setup_method_args["setup_args"])
+
+    @classmethod
+    def _find_or_make_setup(cls, mdata: MuData) -> None:
+        """Make sure this class has a set-up of this very MuData."""
+        check_mudata(mdata)
+        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
+        if known is None:
+            cls.setup_mudata(mdata)
+            return
+        manager, arguments = known
+        own = cls._setup_adata_manager_store.get(manager.adata_uuid)
+        if manager.adata is not mdata or own is None or own.adata is not mdata:
+            cls.setup_mudata(mdata, **arguments)
+
+    # ----------------------------------------------------------------- training
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        write_obsm: bool = True,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train with scvi-tools' runner, then write the embeddings.
+
+        ``model.history`` holds, per epoch and for training and validation cells, the loss, the KL
+        of the shared and private latents, and the log-likelihood (nats per cell) of each modality
+        given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
+        latent of ``rna`` predicts ``atac`` in cells that were not trained on.
+
+        Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
+        CPU they are then bit-equal.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes through the training cells; None for about as many as the number of cells
+            needs (see ``model.default_max_epochs(...)``).
+        accelerator, devices
+            Where to train; see :class:`scvi.train.Trainer`.
+        train_size, validation_size, shuffle_set_split
+            How cells are split; see :class:`scvi.dataloaders.DataSplitter`.
+        batch_size
+            Cells per step.
+        early_stopping
+            Whether to stop when ``elbo_validation`` no longer falls, once the weight of the KL
+            has reached 1.
+        write_obsm
+            Whether to end with :meth:`write_embeddings`.
+        datasplitter_kwargs
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+        plan_kwargs
+            Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
+            runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
+            first half of ``max_epochs``.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If the model has no data, or ``max_epochs`` or ``batch_size`` is below 1.
+        """
+        if self.adata is None:
+            raise ValueError(
+                "This model was loaded without data. Load it with load(dir_path, mdata) to train."
+            )
+        if max_epochs is None:
+            max_epochs = default_max_epochs(self.adata.n_obs, train_size, batch_size)
+        _check_positive(max_epochs=max_epochs, batch_size=batch_size)
+        plan = {
+            "lr": 1e-3,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "n_epochs_kl_warmup": max(1, max_epochs // 2),
+            **(plan_kwargs or {}),
+        }
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"])
+        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        with self.adata_manager.keep_aligned():
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                datasplitter_kwargs=datasplitter_kwargs,
+                plan_kwargs=plan,
+                **trainer_kwargs,
+            )
+        if write_obsm:
+            self.write_embeddings()
+
+    # ----------------------------------------------------------------- saving and loading
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
+        """Feature names of each modality, in the order of the model's own arrays."""
+        fields = self.registry_["field_registries"]
+        return {
+            m: fields[Keys.x(m)]["state_registry"][Keys.COLUMN_NAMES]
+            for m in self.module.modalities
+        }
+
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model to a folder.
+
+        Files are written to a temporary folder beside it and then moved, so that a model that was
+        there before is never left half overwritten.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to create.
+        prefix
+            Put before the names of the files.
+        overwrite
+            Whether the folder may exist; files of the same name are then replaced.
+        save_anndata
+            Whether to save the MuData as well.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder exists and ``overwrite`` is False.
+        """
+        folder = Path(dir_path)
+        if folder.exists() and not overwrite:
+            raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
+            super().save(
+                draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs
+            )
+            folder.mkdir(exist_ok=True)
+            for file in Path(draft).iterdir():
+                os.replace(file, folder / file.name)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: MuData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> SharedPrivateModel:
+        """Load a model that was saved with :meth:`save`.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        adata
+            MuData to read from; it needs no set-up, may hold other cells, fewer modalities, and
+            features in another order. None takes the one saved with the model, if there is one.
+            False loads the model without data.
+        accelerator, device
+            Where to put the model.
+        prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        The model, ready for its read-outs.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model in the folder.
+        ValueError
+            If the file is damaged or holds a model of another class, or the data does not fit.
+        """
+        folder = Path(dir_path)
+        file = folder / f"{prefix or ''}model.pt"
+        if not file.is_file():
+            raise FileNotFoundError(f"No model found: {file} does not exist.")
+        if not zipfile.is_zipfile(file):
+            raise ValueError(
+                f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} "
+                "bytes). It may have been cut off while it was copied; copy or save it again."
+            )
+        saved_by = cls.load_registry(str(folder), prefix).get("model_name")
+        if saved_by != cls.__name__:
+            raise ValueError(
+                f"{file} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
+                f"that class: {saved_by}.load({str(folder)!r})."
+            )
+        saved_data = folder / f"{prefix or ''}mdata.h5mu"
+        if adata is None and saved_data.is_file():
+            adata = mudata.read_h5mu(saved_data)
+        model = super().load(
+            str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
+        )
+        if isinstance(adata, MuData | AnnData):
+            model._validate_anndata(adata)
+        return model
+
+
+def default_max_epochs(n_obs: int, train_size: float = 0.9, batch_size: int = 128) -> int:
+    """Epochs that train long enough on few cells and not too long on many."""
+    steps_per_epoch = max(1, round(n_obs * train_size / batch_size))
+    return int(np.clip(round(_DEFAULT_STEPS / steps_per_epoch), 20, 400))
+
+
+_DEFAULT_STEPS = 8000
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
+
+
+def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) -> dict[str, int]:
+    """One latent size for each modality."""
+    if not isinstance(n_private, Mapping):
+        n_private = dict.fromkeys(modalities, n_private)
+    if set(n_private) != set(modalities):
+        raise ValueError(
+            f"n_private={dict(n_private)}: expected a size for each of {modalities}, and no other."
+        )
+    _check_positive(**{f"n_private[{m!r}]": size for m, size in n_private.items()})
+    return {m: n_private[m] for m in modalities}
+
+
+def _by_modality(value: Any, modalities: list[str], argument: str) -> dict[str, Any]:
+    """An argument given by modality, after checking its keys."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{argument}={value!r}: expected a dictionary such as {{{modalities[0]!r}: ...}}."
+        )
+    if unknown := [m for m in value if m not in modalities]:
+        raise ValueError(
+            f"{argument}={dict(value)}: {unknown} not found among the modalities {modalities}."
+        )
+    return dict(value)
