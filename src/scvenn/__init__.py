@@ -1,0 +1,31 @@
+"""What two or more modalities of the same cells share, and what each keeps to itself.
+
+>>> import scvenn
+>>> mdata = scvenn.datasets.simulate_counts(n_obs=50, n_features=20, n_shared_features=10)
+>>> model = scvenn.MMVAEpp(mdata)
+>>> model.train(max_epochs=1, enable_progress_bar=False)
+>>> mdata.obsm["X_shared"].shape
+(50, 10)
+"""
+
+from importlib.metadata import version
+
+from scvenn import datasets
+from scvenn._model import SharedPrivateModel
+from scvenn._settings import paper_setting
+from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE
+from scvenn.objective import Objective, Term
+
+__version__ = version("scvenn")
+
+__all__ = [
+    "MMVAE",
+    "MVAE",
+    "MMVAEpp",
+    "MoPoEVAE",
+    "Objective",
+    "SharedPrivateModel",
+    "Term",
+    "datasets",
+    "paper_setting",
+]
