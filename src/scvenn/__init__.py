@@ -12,8 +12,7 @@ from importlib.metadata import version
 
 from scvenn import datasets
 from scvenn._model import SharedPrivateModel
-from scvenn._settings import paper_setting
-from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE
+from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
 from scvenn.objective import Objective, Term
 
 __version__ = version("scvenn")

@@ -172,6 +172,14 @@ class SharedPrivateVAE(BaseModuleClass):
         )
         return experts, torch.stack([views[m].observed for m in subset])
 
+    def _private(self, expert: Gaussian) -> Gaussian:
+        """Posterior of a private latent: its one expert, with the prior if that is an expert."""
+        if not self.objective.prior_expert:
+            return expert
+        always = torch.ones_like(expert.loc[None, :, 0], dtype=torch.bool)  # (1, B)
+        alone = Gaussian(expert.loc[None], expert.var[None])  # (1, B, K)
+        return product_of_experts(alone, always, prior_expert=True)
+
     def _get_inference_input(
         self, tensors: dict[str, Tensor], full_forward_pass: bool = False
     ) -> dict[str, Any]:
@@ -187,7 +195,7 @@ class SharedPrivateVAE(BaseModuleClass):
             )
             for subset in subsets
         }
-        private = {m: encoded[m][1] for m in self.modalities}
+        private = {m: self._private(encoded[m][1]) for m in self.modalities}
         return {
             "views": views,
             "shared": shared,
@@ -422,7 +430,9 @@ class SharedPrivateVAE(BaseModuleClass):
             shared = mean_of_experts(experts, observed)
         shared = torch.where(observed.any(0).unsqueeze(-1), shared, torch.nan)
         private = {
-            m: torch.where(views[m].observed.unsqueeze(-1), encoded[m][1].loc, torch.nan)
+            m: torch.where(
+                views[m].observed.unsqueeze(-1), self._private(encoded[m][1]).loc, torch.nan
+            )
             for m in sources
         }
         return shared, private

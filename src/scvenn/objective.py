@@ -86,7 +86,8 @@ class Objective:
     terms
         The ELBOs.
     prior_expert
-        Whether N(0, I) is one expert of every product of shared posteriors.
+        Whether N(0, I) is one expert of every posterior, of the shared latent and of the private
+        ones.
     reduction
         ``"sum"`` or ``"mean"`` over the terms. A term none of whose encoded modalities is observed
         in a cell is skipped for that cell; ``"mean"`` then averages over the terms that are left.
