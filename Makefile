@@ -1,0 +1,43 @@
+# make demo            train on a built-in simulation, print a table, write demo/
+# make demo DATA=x.h5mu   the same with your file
+# make test            the whole test suite
+# make lint types      style and type checks
+#
+# Each sets up .venv first. PYTHON=python3.12 chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+DATA ?=
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d%02d" % sys.version_info[:2])')
+ifeq ($(shell test "$(VERSION)" -ge 311 2>/dev/null && echo ok),)
+$(error $(PYTHON) is not Python 3.11 or newer; choose another one with PYTHON=python3.12)
+endif
+
+# The tested set of packages for this Python, where there is one.
+CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
+BIN := .venv/bin
+READY := .venv/.ready-$(VERSION)
+
+.PHONY: demo test lint types clean
+
+demo: $(READY)
+	$(BIN)/python benchmarks/demo.py $(DATA)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo
