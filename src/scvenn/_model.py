@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import os
 import platform
 import tempfile
@@ -28,8 +27,6 @@ from scvenn._readouts import ReadoutsMixin
 from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.objective import Objective, Recipe
-
-logger = logging.getLogger("scvenn")
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
@@ -363,8 +360,8 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         Parameters
         ----------
         max_epochs
-            Passes through the training cells; None for about as many as the number of cells
-            needs (see ``model.default_max_epochs(...)``).
+            Passes through the training cells; None for about 2,000 steps in all, but no fewer
+            than 20 epochs and no more than 400.
         accelerator, devices
             Where to train; see :class:`scvi.train.Trainer`.
         train_size, validation_size, shuffle_set_split
@@ -395,7 +392,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
         if max_epochs is None:
-            max_epochs = default_max_epochs(self.adata.n_obs, train_size, batch_size)
+            max_epochs = _default_max_epochs(self.adata.n_obs, train_size, batch_size)
         _check_positive(max_epochs=max_epochs, batch_size=batch_size)
         plan = {
             "lr": 1e-3,
@@ -538,13 +535,14 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         return model
 
 
-def default_max_epochs(n_obs: int, train_size: float = 0.9, batch_size: int = 128) -> int:
-    """Epochs that train long enough on few cells and not too long on many."""
+def _default_max_epochs(n_obs: int, train_size: float, batch_size: int) -> int:
+    """Epochs that make about 2,000 steps, at least 20 and at most 400.
+
+    More overfit: private features are then predicted across views with negative R2, and the noise
+    scale that same-view and cross-view terms have in common gets too small for the latter.
+    """
     steps_per_epoch = max(1, round(n_obs * train_size / batch_size))
-    return int(np.clip(round(_DEFAULT_STEPS / steps_per_epoch), 20, 400))
-
-
-_DEFAULT_STEPS = 8000
+    return int(np.clip(round(2000 / steps_per_epoch), 20, 400))
 
 
 def _check_positive(**values: Any) -> None:

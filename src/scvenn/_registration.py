@@ -35,7 +35,8 @@ from scvenn._checks import (
 from scvenn._keys import Keys
 from scvenn.likelihoods import LIKELIHOODS
 
-logger = logging.getLogger("scvenn")
+# below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
+logger = logging.getLogger("scvi.scvenn")
 
 
 class _Field(BaseAnnDataField):

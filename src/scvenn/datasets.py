@@ -24,7 +24,7 @@ from requests.exceptions import RequestException
 
 __all__ = ["citeseq_mosaic", "cll", "pbmc_multiome", "simulate_counts", "simulate_gp"]
 
-logger = logging.getLogger("scvenn")
+logger = logging.getLogger("scvi.scvenn")
 
 # --------------------------------------------------------------------------------------------
 # Simulations

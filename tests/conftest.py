@@ -1,0 +1,85 @@
+"""Fixtures: small data, complete and incomplete, and models trained on it once."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import scvenn
+
+MODELS = {
+    "MVAE": scvenn.MVAE,
+    "MMVAE": scvenn.MMVAE,
+    "MoPoEVAE": scvenn.MoPoEVAE,
+    "MMVAEpp": scvenn.MMVAEpp,
+}
+
+# two workers share two cores; one thread each is fastest and repeatable
+torch.set_num_threads(1)
+warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+
+QUIET = {"enable_progress_bar": False}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Nothing that a test writes by a relative path stays behind."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    import scvi
+
+    scvi.settings.seed = 0
+
+
+@pytest.fixture(params=list(MODELS))
+def model_class(request):
+    return MODELS[request.param]
+
+
+def three_modalities(*, missing, n_obs=150, seed=0):
+    """rna (nb), meth (normal, 5 % NaN where something is missing) and peaks (bernoulli)."""
+    mdata = scvenn.datasets.simulate_counts(
+        n_obs,
+        modalities={"rna": "nb", "meth": "normal", "peaks": "bernoulli"},
+        n_features=20,
+        n_shared_features=10,
+        n_types=3,
+        missing=missing,
+        n_batches=2,
+        seed=seed,
+    )
+    if missing:
+        x = mdata["meth"].X
+        x[np.random.default_rng(seed).random(x.shape) < 0.05] = np.nan
+    return mdata
+
+
+@pytest.fixture(params=[0.0, 0.3], ids=["complete", "incomplete"])
+def mdata(request):
+    """Three modalities, with and without missing cells and entries."""
+    return three_modalities(missing=request.param)
+
+
+@pytest.fixture
+def incomplete():
+    return three_modalities(missing=0.3)
+
+
+@pytest.fixture
+def small():
+    """Two modalities of 60 cells, all paired: the cheapest data a model can be built on."""
+    return scvenn.datasets.simulate_counts(60, n_features=12, n_shared_features=6, n_types=2)
+
+
+def data_file(name):
+    """A file of the folder SCVENN_DATA; skip the test where there is none."""
+    folder = os.environ.get("SCVENN_DATA", "")
+    path = os.path.join(folder, name)
+    if not folder or not os.path.isfile(path):
+        pytest.skip(f"{name} is not in the folder named by SCVENN_DATA ({folder or 'not set'})")
+    return path

@@ -1,0 +1,86 @@
+"""Products and mixtures of diagonal Gaussians."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal, kl_divergence
+
+from scvenn._gaussians import (
+    Gaussian,
+    kl_to_standard_normal,
+    mean_of_experts,
+    product_of_experts,
+    rsample,
+)
+
+seeds = st.integers(0, 2**16)
+
+
+def draw(seed, n_experts, n_cells=4, size=3):
+    generator = torch.Generator().manual_seed(seed)
+    loc = torch.randn(n_experts, n_cells, size, generator=generator)
+    var = torch.rand(n_experts, n_cells, size, generator=generator) + 0.1
+    observed = torch.rand(n_experts, n_cells, generator=generator) < 0.6
+    return Gaussian(loc, var), observed
+
+
+@given(seeds, st.integers(1, 5))
+def test_the_log_densities_of_a_product_add_up(seed, n_experts):
+    experts, observed = draw(seed, n_experts)
+    product = product_of_experts(experts, observed, prior_expert=True)
+    x, y = torch.zeros(4, 3), torch.ones(4, 3)
+
+    def contrast(gaussian):  # free of the constant of the product
+        density = Normal(gaussian.loc, gaussian.var.sqrt())
+        return density.log_prob(x) - density.log_prob(y)
+
+    prior = contrast(Gaussian(torch.zeros(4, 3), torch.ones(4, 3)))
+    parts = torch.where(observed.unsqueeze(-1), contrast(experts), 0.0).sum(0) + prior
+    torch.testing.assert_close(contrast(product), parts, rtol=1e-3, atol=1e-3)
+
+
+@given(seeds, st.booleans())
+def test_an_unobserved_expert_changes_nothing(seed, prior_expert):
+    experts, observed = draw(seed, 3)
+    garbage = Gaussian(
+        torch.where(observed.unsqueeze(-1), experts.loc, torch.inf),
+        torch.where(observed.unsqueeze(-1), experts.var, 1e-30),
+    )
+    for pooled in (
+        lambda e: product_of_experts(e, observed, prior_expert=prior_expert).loc,
+        lambda e: product_of_experts(e, observed, prior_expert=prior_expert).var,
+        lambda e: mean_of_experts(e, observed),
+    ):
+        assert torch.equal(pooled(experts), pooled(garbage))
+
+
+@given(seeds)
+def test_one_expert_is_its_own_product(seed):
+    experts, _ = draw(seed, 1)
+    product = product_of_experts(experts, torch.ones(1, 4, dtype=torch.bool))
+    torch.testing.assert_close(product.loc, experts.loc[0])
+    torch.testing.assert_close(product.var, experts.var[0])
+
+
+def test_a_product_of_nothing_is_the_prior():
+    experts, _ = draw(0, 2)
+    for prior_expert in (True, False):
+        product = product_of_experts(
+            experts, torch.zeros(2, 4, dtype=torch.bool), prior_expert=prior_expert
+        )
+        assert not product.loc.any()
+        assert (product.var == 1).all()
+
+
+@given(seeds)
+def test_kl_equals_torchs(seed):
+    (loc, var), _ = draw(seed, 1)
+    expected = kl_divergence(Normal(loc, var.sqrt()), Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(kl_to_standard_normal(Gaussian(loc, var)), expected)
+
+
+def test_samples_have_the_gaussians_moments():
+    gaussian = Gaussian(torch.full((20_000, 1), 2.0), torch.full((20_000, 1), 9.0))
+    sample = rsample(gaussian)
+    assert abs(sample.mean() - 2) < 0.1
+    assert abs(sample.std() - 3) < 0.1

@@ -1,0 +1,118 @@
+"""One contract for every likelihood, and what is special of each."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+
+B, D = 6, 4
+VALUES = {
+    "normal": lambda rng: rng.normal(3, 2, (B, D)),
+    "bernoulli": lambda rng: rng.integers(0, 2, (B, D)),
+    "poisson": lambda rng: rng.poisson(3, (B, D)),
+    "nb": lambda rng: rng.poisson(3, (B, D)),
+}
+each = pytest.mark.parametrize("name", list(LIKELIHOODS))
+
+
+def build(name, seed=0):
+    rng = np.random.default_rng(seed)
+    x = VALUES[name](rng).astype(np.float32)
+    stats = FeatureStats(x.mean(0), x.std(0) + 0.1, float(np.median(x.sum(1))))
+    tensor = torch.as_tensor(x)
+    library = tensor.sum(-1, keepdim=True).clamp(min=1)
+    raw = torch.as_tensor(rng.normal(size=(3, B, D)), dtype=torch.float32)  # three terms
+    return LIKELIHOODS[name](stats), tensor, library, raw
+
+
+@each
+def test_log_prob_has_a_value_for_each_term_cell_and_feature(name):
+    likelihood, x, library, raw = build(name)
+    assert likelihood.log_prob(raw, x, library).shape == (3, B, D)
+    assert likelihood.mean(raw, library).shape == (3, B, D)
+    assert likelihood.encoder_input(x).shape == (B, D)
+
+
+@each
+@given(seed=st.integers(0, 1000))
+def test_values_and_gradients_are_finite(name, seed):
+    likelihood, x, library, raw = build(name, seed)
+    raw = (10 * raw).requires_grad_()
+    value = likelihood.log_prob(raw, x, library).sum()
+    value.backward()
+    assert value.isfinite()
+    assert raw.grad.isfinite().all()
+    for parameter in likelihood.parameters():
+        assert parameter.grad.isfinite().all()
+
+
+@each
+def test_terms_are_scored_independently(name):
+    likelihood, x, library, raw = build(name)
+    together = likelihood.log_prob(raw, x, library)
+    torch.testing.assert_close(together[1], likelihood.log_prob(raw[1], x, library))
+
+
+@each
+def test_the_mean_is_the_mean_of_the_distribution(name):
+    """Probabilities over a fine grid of values sum to 1 and average to the stated mean."""
+    likelihood, _, _, raw = build(name)
+    library = torch.full((B, 1), 12.0)
+    if name == "normal":
+        mean, scale = likelihood.mean_, likelihood.scale_
+        grid = [mean + scale * t for t in torch.linspace(-15, 15, 6001).tolist()]
+        width = scale * 30 / 6000
+    else:
+        top = 1 if name == "bernoulli" else 400
+        grid, width = [torch.full((D,), float(v)) for v in range(top + 1)], torch.ones(D)
+    # the density of a standardised value is scale times that of the value
+    jacobian = likelihood.scale_ if name == "normal" else torch.ones(D)
+    total, average = torch.zeros(B, D), torch.zeros(B, D)
+    for x in grid:
+        log_prob = likelihood.log_prob(raw[0], x.expand(B, D), library)
+        mass = log_prob.exp() * width / jacobian
+        total += mass
+        average += mass * x
+    torch.testing.assert_close(total, torch.ones(B, D), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(average, likelihood.mean(raw[0], library), rtol=2e-3, atol=2e-3)
+
+
+@each
+def test_domains(name):
+    inside = {
+        "normal": [True, True, True, True],
+        "bernoulli": [False, True, True, False],
+        "poisson": [False, True, True, True],
+        "nb": [False, True, True, True],
+    }[name]
+    values = np.array([-0.31, 0.0, 1.0, 7.0])
+    assert LIKELIHOODS[name].in_domain(values).tolist() == inside
+    assert LIKELIHOODS[name].in_domain(np.array([0.5])).tolist() == [name == "normal"]
+
+
+def test_normal_is_blind_to_the_units_of_the_data():
+    likelihood, x, library, raw = build("normal")
+    stats = FeatureStats(
+        1000 * likelihood.mean_.numpy() + 5, 1000 * likelihood.scale_.numpy(), 1.0
+    )
+    scaled = LIKELIHOODS["normal"](stats)
+    torch.testing.assert_close(
+        scaled.log_prob(raw, 1000 * x + 5, library),
+        likelihood.log_prob(raw, x, library),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    torch.testing.assert_close(
+        scaled.mean(raw, library), 1000 * likelihood.mean(raw, library) + 5, rtol=1e-4, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("name", ["poisson", "nb"])
+def test_means_of_counts_sum_to_the_library(name):
+    likelihood, _, library, raw = build(name)
+    torch.testing.assert_close(
+        likelihood.mean(raw, library).sum(-1, keepdim=True), library.expand(3, B, 1)
+    )
