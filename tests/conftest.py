@@ -83,3 +83,11 @@ def data_file(name):
     if not folder or not os.path.isfile(path):
         pytest.skip(f"{name} is not in the folder named by SCVENN_DATA ({folder or 'not set'})")
     return path
+
+
+def shuffled(mdata, modality, seed=1):
+    """The same MuData, with the rows of one modality in another order."""
+    new = mdata.copy()
+    order = np.random.default_rng(seed).permutation(new[modality].n_obs)
+    new.mod[modality] = new[modality][order].copy()
+    return new

@@ -28,8 +28,11 @@ class Keys:
 
     @staticmethod
     def x(modality: str) -> str:
-        """Registry key of a modality's matrix; prefixed so that no modality name can clash."""
-        return f"X_{modality}"
+        """Registry key of a modality's matrix.
+
+        Prefixed so that no modality name can clash, and without the dots scvi-tools refuses.
+        """
+        return "X_" + modality.replace("%", "%25").replace(".", "%2E")
 
     @staticmethod
     def shared(prefix: str = "X") -> str:

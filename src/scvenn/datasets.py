@@ -279,8 +279,11 @@ def _with_truth(
 
 def _mudata(modalities: Mapping[str, AnnData]) -> MuData:
     """A MuData whose ``obs`` and ``var`` copy nothing from the modalities."""
-    with mudata.set_options(pull_on_update=False):
-        return MuData(dict(modalities))
+    # mudata 0.3 copies them unless it is told not to; 0.4 never does
+    if hasattr(mudata, "set_options"):
+        with mudata.set_options(pull_on_update=False):
+            return MuData(dict(modalities))
+    return MuData(dict(modalities))
 
 
 # --------------------------------------------------------------------------------------------
