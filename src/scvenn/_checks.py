@@ -35,8 +35,15 @@ def some(names: Sequence[Any], n: int = 5) -> str:
 # --------------------------------------------------------------------------------------------
 
 
-def check_mudata(mdata: object) -> None:
+def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     """Refuse what is not an in-memory MuData with unambiguous names.
+
+    Parameters
+    ----------
+    mdata
+        What a user passed.
+    may_be_view
+        Whether a view will do, as where data is only read.
 
     Raises
     ------
@@ -52,7 +59,7 @@ def check_mudata(mdata: object) -> None:
         )
     if not isinstance(mdata, MuData):
         raise TypeError(f"Expected a MuData, found {type(mdata).__name__}.")
-    if mdata.is_view:
+    if mdata.is_view and not may_be_view:
         raise ValueError(
             "This MuData is a view of another one. Pass a copy instead: mdata = mdata.copy()."
         )

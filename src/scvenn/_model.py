@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
@@ -59,6 +60,15 @@ class _HistoryPlan(TrainingPlan):
                 batch_size=int(known.sum()),
                 sync_dist=self.use_sync_dist,
             )
+
+
+class _Splitter(DataSplitter):
+    """scvi-tools' splitter, for which Lightning need not have validation cells."""
+
+    def val_dataloader(self) -> Any:
+        """Loader of the validation cells; none where there are no such cells."""
+        loader = super().val_dataloader()
+        return [] if loader is None else loader
 
 
 class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass):
@@ -123,6 +133,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
 
     _module_cls = SharedPrivateVAE
     _training_plan_cls = _HistoryPlan
+    _data_splitter_cls = _Splitter
     _recipe: ClassVar[Recipe | None] = None
 
     # How each MuData (by scvi-tools' uuid) was last set up, by whichever of the classes.
@@ -280,37 +291,19 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         source_registry = kwargs.get("source_registry")
-        check_mudata(mdata)
+        check_mudata(mdata, may_be_view=False)
         if source_registry is None:
             names = choose_modalities(mdata, modalities)
         else:  # new data may lack some of the modalities
             names = source_registry["field_registries"][Keys.OBSERVED]["state_registry"][
                 "modalities"
             ]
-        chosen_layers = _by_modality(layers, names, "layers")
-        chosen_likelihoods = _by_modality(
-            None if likelihoods == "auto" else likelihoods, names, "likelihoods"
-        )
-        for m, likelihood in chosen_likelihoods.items():
-            if likelihood not in LIKELIHOODS:
-                raise ValueError(
-                    f"likelihoods={{{m!r}: {likelihood!r}}}: expected one of {list(LIKELIHOODS)}."
-                )
         known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
         if known is not None and known[0].adata is not mdata:
             del mdata.uns[Keys.SCVI_UUID]  # a copy: it must not be taken for its original
 
         manager = AlignedManager(
-            [
-                *(
-                    ModalityField(m, chosen_layers.get(m), chosen_likelihoods.get(m))
-                    for m in names
-                ),
-                ObservedField(names),
-                ColumnField(Keys.BATCH, batch_key),
-                ColumnField(Keys.LABELS, labels_key, unlabeled_category),
-            ],
-            setup_method_args=setup_method_args,
+            _fields(names, **setup_method_args["setup_args"]), setup_method_args
         )
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
@@ -319,7 +312,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
     @classmethod
     def _find_or_make_setup(cls, mdata: MuData) -> None:
         """Make sure this class has a set-up of this very MuData."""
-        check_mudata(mdata)
+        check_mudata(mdata, may_be_view=False)
         known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
         if known is None:
             cls.setup_mudata(mdata)
@@ -328,6 +321,27 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         own = cls._setup_adata_manager_store.get(manager.adata_uuid)
         if manager.adata is not mdata or own is None or own.adata is not mdata:
             cls.setup_mudata(mdata, **arguments)
+
+    # ----------------------------------------------------------------- data to read
+
+    def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
+        """Return the data to read: what was passed, or the model's own."""
+        if adata is not None:
+            check_mudata(adata, may_be_view=True)
+            return adata
+        if self.adata is None:
+            raise ValueError(
+                "This model was loaded without data. Pass mdata, or load it with "
+                "load(dir_path, mdata)."
+            )
+        return self.adata
+
+    def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
+        """Manager of the model's own data, or of other data, which is only read."""
+        if adata is self.adata:
+            return self.adata_manager
+        fields = _fields(self.modalities, **self.registry_["setup_args"])
+        return AlignedManager.reading(fields, self.registry_, adata)
 
     # ----------------------------------------------------------------- training
 
@@ -391,9 +405,11 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
             raise ValueError(
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
+        _check_positive(batch_size=batch_size)
+        steps_per_epoch = max(1, round(self.adata.n_obs * train_size / batch_size))
         if max_epochs is None:
-            max_epochs = _default_max_epochs(self.adata.n_obs, train_size, batch_size)
-        _check_positive(max_epochs=max_epochs, batch_size=batch_size)
+            max_epochs = _default_max_epochs(steps_per_epoch)
+        _check_positive(max_epochs=max_epochs)
         plan = {
             "lr": 1e-3,
             "eps": 1e-8,
@@ -404,6 +420,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"])
         trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
         with self.adata_manager.keep_aligned():
             super().train(
                 max_epochs=max_epochs,
@@ -530,18 +547,22 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         model = super().load(
             str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
         )
-        if isinstance(adata, MuData | AnnData):
-            model._validate_anndata(adata)
+        if adata is not None and adata is not False:
+            cls.setup_mudata(
+                adata, source_registry=model.registry_, **model.registry_["setup_args"]
+            )
+            model._adata = adata
+            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
+            model._register_manager_for_instance(model.adata_manager)
         return model
 
 
-def _default_max_epochs(n_obs: int, train_size: float, batch_size: int) -> int:
+def _default_max_epochs(steps_per_epoch: int) -> int:
     """Epochs that make about 2,000 steps, at least 20 and at most 400.
 
     More overfit: private features are then predicted across views with negative R2, and the noise
     scale that same-view and cross-view terms have in common gets too small for the latter.
     """
-    steps_per_epoch = max(1, round(n_obs * train_size / batch_size))
     return int(np.clip(round(2000 / steps_per_epoch), 20, 400))
 
 
@@ -561,6 +582,34 @@ def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) ->
         )
     _check_positive(**{f"n_private[{m!r}]": size for m, size in n_private.items()})
     return {m: n_private[m] for m in modalities}
+
+
+def _fields(
+    names: list[str],
+    *,
+    layers: Mapping[str, str | None] | None,
+    likelihoods: Mapping[str, str] | Literal["auto"],
+    labels_key: str | None,
+    unlabeled_category: Any,
+    batch_key: str | None,
+    modalities: Sequence[str] | None,
+) -> list[Any]:
+    """What the arguments of a set-up say is to be read."""
+    layer = _by_modality(layers, names, "layers")
+    likelihood = _by_modality(
+        None if likelihoods == "auto" else likelihoods, names, "likelihoods"
+    )
+    for m, name in likelihood.items():
+        if name not in LIKELIHOODS:
+            raise ValueError(
+                f"likelihoods={{{m!r}: {name!r}}}: expected one of {list(LIKELIHOODS)}."
+            )
+    return [
+        *(ModalityField(m, layer.get(m), likelihood.get(m)) for m in names),
+        ObservedField(names),
+        ColumnField(Keys.BATCH, batch_key),
+        ColumnField(Keys.LABELS, labels_key, unlabeled_category),
+    ]
 
 
 def _by_modality(value: Any, modalities: list[str], argument: str) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class SharedPrivateVAE(BaseModuleClass):
         super().__init__()
         self.objective = objective
         self.modalities = list(likelihoods)
+        self.n_shared = n_shared
         self.n_private = dict(n_private)
         self.n_classes = n_classes
         self.label_weight = label_weight

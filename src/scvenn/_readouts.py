@@ -235,19 +235,17 @@ class ReadoutsMixin:
                 f"not found among the {len(names)} features of {target!r}, such as "
                 f"{list(names[:3])}."
             )
-        mdata, temporary = self._readable(mdata)
+        mdata = self._given(mdata)
+        rows = _rows(mdata, indices)
+        values = np.empty((len(rows), len(columns)), np.float32)
         loader = self._minibatches(
-            mdata, {*sources, target}, indices, batch_size, f"Predicting {target}"
+            mdata, {*sources, target}, rows, batch_size, f"Predicting {target}"
         )
-        chunks = [
-            _numpy(self.module.predict(tensors, sources, target)[:, columns]) for tensors in loader
-        ]
-        obs_names = mdata.obs_names if indices is None else mdata.obs_names[np.asarray(indices)]
-        self._release(mdata, temporary)
-        values = np.concatenate(chunks) if chunks else np.empty((0, len(columns)), np.float32)
+        for part, tensors in loader:
+            values[part] = _numpy(self.module.predict(tensors, sources, target)[:, columns])
         if return_numpy:
             return values
-        return pd.DataFrame(values, index=obs_names, columns=names[columns])
+        return pd.DataFrame(values, index=mdata.obs_names[rows], columns=names[columns])
 
     # ----------------------------------------------------------------- helpers
 
@@ -268,47 +266,31 @@ class ReadoutsMixin:
 
     def _given(self, mdata: MuData | None) -> MuData:
         """Return the data asked for, after checking that there is a trained model to read it."""
-        if mdata is None:
-            mdata = self.adata
-        if mdata is None:
-            raise ValueError(
-                "This model was loaded without data. Pass mdata, or load it with "
-                "load(dir_path, mdata)."
-            )
+        mdata = self._validate_anndata(mdata)  # type: ignore[attr-defined]
         self._check_if_trained(warn=True)  # type: ignore[attr-defined]
         return mdata
-
-    def _readable(self, mdata: MuData | None) -> tuple[MuData, bool]:
-        """Return registered data, and whether it is a copy of a view made for this reading."""
-        mdata = self._given(mdata)
-        temporary = isinstance(mdata, MuData) and mdata.is_view
-        if temporary:
-            mdata = mdata.copy()
-        self._validate_anndata(mdata)  # type: ignore[attr-defined]
-        return mdata, temporary
-
-    def _release(self, mdata: MuData, temporary: bool) -> None:
-        """Forget a temporary copy, which scvi-tools would otherwise keep alive."""
-        if temporary:
-            self.deregister_manager(mdata)  # type: ignore[attr-defined]
 
     def _minibatches(
         self,
         mdata: MuData,
         modalities: set[str],
-        indices: Sequence[int] | np.ndarray | None,
+        rows: np.ndarray,
         batch_size: int | None,
         description: str,
-    ) -> Iterator[dict[str, Tensor]]:
-        """Minibatches that hold only the given modalities, with a bar if it takes long."""
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Minibatches of the given modalities and where their results go; a bar if it takes long."""
         keys = [Keys.x(m) for m in self.modalities if m in modalities]
         loader = self._make_data_loader(  # type: ignore[attr-defined]
             adata=mdata,
-            indices=indices,
+            indices=rows,
             batch_size=batch_size,
             data_and_attributes=[*keys, Keys.OBSERVED, Keys.BATCH],
         )
-        yield from tqdm(loader, desc=description, leave=False, delay=2)
+        done = 0
+        for tensors in tqdm(loader, desc=description, leave=False, delay=2):
+            n_cells = len(tensors[Keys.OBSERVED])
+            yield slice(done, done + n_cells), tensors
+            done += n_cells
 
     def _embed(
         self,
@@ -319,16 +301,33 @@ class ReadoutsMixin:
         description: str,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Shared embedding given the sources, and the private one of each, in one pass."""
-        mdata, temporary = self._readable(mdata)
-        shared: list[np.ndarray] = []
-        private: dict[str, list[np.ndarray]] = {m: [] for m in sources}
-        for tensors in self._minibatches(mdata, set(sources), indices, batch_size, description):
+        mdata = self._given(mdata)
+        rows = _rows(mdata, indices)
+        shared = np.empty((len(rows), self.module.n_shared), np.float32)
+        private = {
+            m: np.empty((len(rows), self.module.n_private[m]), np.float32) for m in sources
+        }
+        loader = self._minibatches(mdata, set(sources), rows, batch_size, description)
+        for part, tensors in loader:
             z_shared, z_private = self.module.embed(tensors, sources)
-            shared.append(_numpy(z_shared))
+            shared[part] = _numpy(z_shared)
             for m, z in z_private.items():
-                private[m].append(_numpy(z))
-        self._release(mdata, temporary)
-        return np.concatenate(shared), {m: np.concatenate(z) for m, z in private.items()}
+                private[m][part] = _numpy(z)
+        return shared, private
+
+
+def _rows(mdata: MuData, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    """Positions of the cells asked for; ``indices`` may be a boolean mask as well."""
+    every = np.arange(mdata.n_obs)
+    if indices is None:
+        return every
+    chosen = np.asarray(indices)
+    try:
+        return every[chosen] if chosen.size else every[:0]
+    except IndexError as error:
+        raise ValueError(
+            f"indices must be positions or a mask of the {mdata.n_obs} cells: {error}."
+        ) from error
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -23,7 +23,6 @@ from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
 from scvi.data.fields import BaseAnnDataField
 
 from scvenn._checks import (
-    check_mudata,
     check_names,
     check_values,
     expression,
@@ -308,18 +307,32 @@ class AlignedManager(AnnDataManager):
         )
         self._kept: dict[str, Any] | None = None
 
-    def register_fields(
-        self, adata: MuData, source_registry: dict | None = None, **transfer_kwargs: Any
-    ) -> None:
-        check_mudata(adata)
-        super().register_fields(adata, source_registry, **transfer_kwargs)
+    @classmethod
+    def reading(cls, fields: list[_Field], registry: dict, mdata: MuData) -> AlignedManager:
+        """A manager of data that was not set up, read as the registry says.
+
+        The data is checked, and neither marked nor kept anywhere.
+        """
+        manager = cls(fields)
+        manager._registry = registry
+        for field in fields:
+            field.transfer_field(manager.state(field.registry_key), mdata)
+        manager.adata = mdata
+        return manager
+
+    def state(self, registry_key: str) -> dict:
+        """What a field remembers."""
+        return self._registry["field_registries"][registry_key]["state_registry"]
+
+    def validate(self) -> None:
+        """Do nothing: a set-up for another model changes nothing of what is read here."""
 
     def get_from_registry(self, registry_key: str) -> Any:
         """Values of a field, one row for each of ``mdata.obs_names``."""
         if self._kept is not None and registry_key in self._kept:
             return self._kept[registry_key]
         field = next(f for f in self.fields if f.registry_key == registry_key)
-        values = field.read(self.adata, self.get_state_registry(registry_key))
+        values = field.read(self.adata, self.state(registry_key))
         if self._kept is not None:
             self._kept[registry_key] = values
         return values

@@ -1,0 +1,360 @@
+"""Embeddings and predictions, on training data and on new data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from mudata import MuData
+
+import scvenn
+from tests.conftest import MODELS, QUIET, shuffled, three_modalities
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request):
+    """One trained model of each class on incomplete data with batches."""
+    import scvi
+
+    scvi.settings.seed = 0
+    mdata = three_modalities(missing=0.3)
+    MODELS[request.param].setup_mudata(mdata, batch_key="batch")
+    model = MODELS[request.param](mdata, n_shared=3, n_private={"rna": 2, "meth": 4, "peaks": 1})
+    model.train(3, **QUIET)
+    return model
+
+
+def measured(mdata, *modalities):
+    """In which cells at least one of the modalities was measured."""
+    return np.any([mdata.obs_names.isin(mdata[m].obs_names) for m in modalities], axis=0)
+
+
+def finite_rows(array):
+    """Which rows are finite; none may be so in part."""
+    finite = np.isfinite(array)
+    assert (finite.all(1) == finite.any(1)).all()
+    return finite.all(1)
+
+
+def test_every_cell_has_a_shared_embedding(model):
+    shared = model.get_shared_representation()
+    assert shared.shape == (model.adata.n_obs, 3)
+    assert np.isfinite(shared).all()
+
+
+@pytest.mark.parametrize("sources", [["rna"], ["peaks", "rna"], ["meth"]])
+def test_shared_embeddings_from_some_modalities(model, sources):
+    shared = model.get_shared_representation(from_modalities=sources)
+    np.testing.assert_array_equal(finite_rows(shared), measured(model.adata, *sources))
+
+
+def test_one_modality_may_be_named_without_a_list(model):
+    np.testing.assert_array_equal(
+        model.get_shared_representation(from_modalities="rna"),
+        model.get_shared_representation(from_modalities=["rna"]),
+    )
+
+
+def test_the_order_of_the_sources_does_not_matter(model):
+    np.testing.assert_allclose(
+        model.get_shared_representation(from_modalities=["rna", "peaks"]),
+        model.get_shared_representation(from_modalities=["peaks", "rna"]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_mixtures_average_the_means_of_the_experts(model):
+    if model.module.objective.pools_experts:
+        pytest.skip("this model multiplies its experts")
+    each = [model.get_shared_representation(from_modalities=m) for m in model.modalities]
+    np.testing.assert_allclose(
+        model.get_shared_representation(), np.nanmean(each, axis=0), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("modality", "size"), [("rna", 2), ("meth", 4), ("peaks", 1)])
+def test_private_embeddings_are_nan_where_not_measured(model, modality, size):
+    private = model.get_private_representation(modality)
+    assert private.shape == (model.adata.n_obs, size)
+    np.testing.assert_array_equal(finite_rows(private), measured(model.adata, modality))
+
+
+def test_the_latent_representation_is_all_of_it(model):
+    whole = model.get_latent_representation()
+    parts = [model.get_shared_representation()]
+    parts += [model.get_private_representation(m) for m in model.modalities]
+    np.testing.assert_array_equal(whole, np.hstack(parts))
+
+
+def test_elbo_of_all_and_of_each_cell(model):
+    each = model.get_elbo(return_mean=False)
+    assert each.shape == (model.adata.n_obs,)
+    assert np.isfinite(float(model.get_elbo()))
+
+
+# ------------------------------------------------------------------------------- obsm
+
+
+def test_embeddings_are_where_scanpy_finds_them(model):
+    mdata = model.adata
+    np.testing.assert_array_equal(mdata.obsm["X_shared"], model.get_shared_representation())
+    for m in mdata.mod:
+        private = model.get_private_representation(m)
+        np.testing.assert_array_equal(mdata.obsm[f"X_private_{m}"], private)
+        rows = mdata.obs_names.get_indexer(mdata[m].obs_names)
+        np.testing.assert_array_equal(mdata[m].obsm["X_private"], private[rows])
+        np.testing.assert_array_equal(mdata[m].obsm["X_shared"], mdata.obsm["X_shared"][rows])
+        assert np.isfinite(mdata[m].obsm["X_private"]).all()
+
+
+def test_scanpy_clusters_the_shared_embedding(model):
+    mdata = model.adata.copy()
+    sc.pp.neighbors(mdata, use_rep="X_shared")
+    sc.tl.leiden(mdata, flavor="igraph", n_iterations=2)
+    assert mdata.obs["leiden"].nunique() >= 1
+
+
+def test_embeddings_survive_the_file(model, tmp_path):
+    import mudata
+
+    model.adata.write(tmp_path / "x.h5mu")
+    again = mudata.read_h5mu(tmp_path / "x.h5mu")
+    np.testing.assert_array_equal(again.obsm["X_shared"], model.adata.obsm["X_shared"])
+    assert again.uns["scvenn"]["model"] == type(model).__name__
+
+
+def test_a_prefix_of_ones_own(model):
+    mdata = three_modalities(missing=0.3)
+    slots = set(mdata.obsm)
+    model.write_embeddings(mdata, key_prefix="mine")
+    assert set(mdata.obsm) - slots == {
+        "mine_shared",
+        "mine_private_rna",
+        "mine_private_meth",
+        "mine_private_peaks",
+    }
+
+
+def test_writing_to_a_view_is_refused(model):
+    with pytest.raises(ValueError, match=r"mdata.copy\(\)"):
+        model.write_embeddings(model.adata[:10])
+
+
+# ------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("target", ["rna", "meth", "peaks"])
+@pytest.mark.parametrize("source", ["rna", ["meth", "peaks"]])
+def test_predictions_are_named_and_nan_where_no_source(model, source, target):
+    predicted = model.predict(source, target)
+    assert list(predicted.index) == list(model.adata.obs_names)
+    assert list(predicted.columns) == list(model.adata[target].var_names)
+    sources = [source] if isinstance(source, str) else source
+    np.testing.assert_array_equal(
+        finite_rows(predicted.to_numpy()), measured(model.adata, *sources)
+    )
+
+
+def test_predictions_are_on_the_scale_of_the_data(model):
+    mdata = model.adata
+    counts = model.predict("rna", "rna").dropna()
+    library = mdata["rna"][counts.index].X.toarray().sum(1)
+    np.testing.assert_allclose(counts.sum(1), library, rtol=1e-4)
+    cross = model.predict("meth", "rna").dropna()
+    unmeasured = cross.loc[cross.index.difference(mdata["rna"].obs_names)]
+    median = np.median(mdata["rna"].X.toarray().sum(1))
+    np.testing.assert_allclose(unmeasured.sum(1), median, rtol=1e-4)
+    open_peaks = model.predict("rna", "peaks").dropna().to_numpy()
+    assert ((open_peaks > 0) & (open_peaks < 1)).all()
+
+
+def test_cross_view_predictions_read_nothing_private(model):
+    """Changing the target's own values moves the same-view prediction only."""
+    mdata = model.adata.copy()
+    mdata["meth"].X[:] = np.nanmean(mdata["meth"].X) + 3
+    old, new = (model.predict("rna", "meth", d).to_numpy() for d in (model.adata, mdata))
+    np.testing.assert_array_equal(old, new)
+    old, new = (model.predict("meth", "meth", d).to_numpy() for d in (model.adata, mdata))
+    assert not np.allclose(old, new, equal_nan=True)
+
+
+def test_features_and_cells_can_be_chosen(model):
+    whole = model.predict("rna", "meth")
+    part = model.predict("rna", "meth", features=["meth_7", "meth_2"], indices=[5, 1, 30])
+    pd.testing.assert_frame_equal(part, whole.iloc[[5, 1, 30]][["meth_7", "meth_2"]])
+
+
+def test_a_mask_chooses_cells(model):
+    mask = np.arange(model.adata.n_obs) % 7 == 0
+    pd.testing.assert_frame_equal(
+        model.predict("rna", "meth", indices=mask), model.predict("rna", "meth")[mask]
+    )
+    np.testing.assert_array_equal(
+        model.get_shared_representation(indices=mask), model.get_shared_representation()[mask]
+    )
+
+
+def test_no_cells_give_an_empty_result(model):
+    assert model.get_shared_representation(indices=[]).shape == (0, 3)
+    assert model.get_private_representation("meth", indices=[]).shape == (0, 4)
+    assert model.predict("rna", "meth", indices=[]).shape == (0, 20)
+
+
+def test_arrays_on_request(model):
+    array = model.predict("rna", "meth", return_numpy=True)
+    np.testing.assert_array_equal(array, model.predict("rna", "meth").to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.get_shared_representation(from_modalities="adt"), r"found \['adt'\]"),
+        (lambda m: m.get_shared_representation(from_modalities=[]), r"found \[\]"),
+        (lambda m: m.get_private_representation("adt"), r"found \['adt'\]"),
+        (lambda m: m.predict("adt", "rna"), r"found \['adt'\]"),
+        (lambda m: m.predict("rna", "adt"), r"found \['adt'\]"),
+        (lambda m: m.predict("rna", "meth", features=["x"]), r"features=\['x'\].*not found"),
+        (lambda m: m.predict("rna", "meth", indices=[999]), "indices.*150 cells"),
+    ],
+)
+def test_unknown_names_are_refused(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_an_untrained_model_warns(small):
+    with pytest.warns(UserWarning, match="untrained"):
+        scvenn.MMVAEpp(small).get_shared_representation()
+
+
+# ------------------------------------------------------------------------------- new data
+
+
+def test_cells_in_another_order(model):
+    mdata = model.adata[np.random.default_rng(0).permutation(model.adata.n_obs)].copy()
+    rows = model.adata.obs_names.get_indexer(mdata.obs_names)
+    np.testing.assert_allclose(
+        model.get_latent_representation(mdata),
+        model.get_latent_representation()[rows],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_rows_of_a_modality_in_another_order(model):
+    np.testing.assert_array_equal(
+        model.get_latent_representation(shuffled(model.adata, "meth")),
+        model.get_latent_representation(),
+    )
+
+
+def test_a_view_can_be_read(model):
+    np.testing.assert_allclose(
+        model.get_shared_representation(model.adata[10:40]),
+        model.get_shared_representation()[10:40],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_new_data_is_only_read(model):
+    mdata = three_modalities(missing=0.3)
+    model.get_shared_representation(mdata)
+    model.get_elbo(mdata)
+    assert not mdata.uns
+    assert model.adata is not mdata
+
+
+def test_features_in_another_order(model):
+    mods = {m: a.copy() for m, a in model.adata.mod.items()}
+    mods["rna"] = mods["rna"][:, ::-1].copy()
+    mdata = MuData(mods)[model.adata.obs_names].copy()
+    mdata.obs["batch"] = model.adata.obs["batch"]
+    np.testing.assert_array_equal(
+        model.get_latent_representation(mdata), model.get_latent_representation()
+    )
+
+
+def test_more_features_than_known(model):
+    import anndata
+
+    rna = model.adata["rna"]
+    extra = rna[:, :3].copy()
+    extra.var_names = ["new1", "new2", "new3"]
+    mods = {m: a.copy() for m, a in model.adata.mod.items()}
+    mods["rna"] = anndata.concat([extra, rna], axis=1)
+    mdata = MuData(mods)[model.adata.obs_names].copy()
+    mdata.obs["batch"] = model.adata.obs["batch"]
+    np.testing.assert_array_equal(
+        model.get_latent_representation(mdata), model.get_latent_representation()
+    )
+
+
+def test_missing_features_are_listed(model):
+    mdata = model.adata.copy()
+    mdata.mod["rna"] = mdata["rna"][:, 7:].copy()
+    with pytest.raises(ValueError) as error:
+        model.get_shared_representation(mdata)
+    assert "7 of the 20 features" in str(error.value)
+    assert "'rna_0', 'rna_1', 'rna_2'" in str(error.value)
+
+
+def test_fewer_modalities(model):
+    mdata = MuData({"meth": model.adata["meth"].copy()})
+    mdata.obs["batch"] = model.adata.obs["batch"]
+    rows = model.adata.obs_names.get_indexer(mdata.obs_names)
+    np.testing.assert_allclose(
+        model.get_shared_representation(mdata),
+        model.get_shared_representation(from_modalities="meth")[rows],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert np.isnan(model.get_private_representation("rna", mdata)).all()
+    predicted = model.predict("meth", "rna", mdata)
+    assert list(predicted.columns) == list(model.adata["rna"].var_names)
+    model.write_embeddings(mdata)
+    assert "X_private_rna" not in mdata.obsm
+    assert mdata.obsm["X_private_meth"].shape == (mdata.n_obs, 4)
+
+
+def test_no_known_modality_is_refused(model):
+    mdata = MuData({"adt": model.adata["rna"].copy()})
+    with pytest.raises(ValueError, match=r"knows the modalities .* this MuData has \['adt'\]"):
+        model.get_shared_representation(mdata)
+
+
+def test_unseen_batches_are_refused(model):
+    mdata = model.adata.copy()
+    mdata.obs["batch"] = ["batch0", "batch9"] * 75
+    with pytest.raises(ValueError, match=r"trained on the batches 'batch0', 'batch1'.*'batch9'"):
+        model.get_shared_representation(mdata)
+
+
+def test_a_missing_batch_column_is_refused(model):
+    mdata = model.adata.copy()
+    del mdata.obs["batch"]
+    with pytest.raises(ValueError, match="batch_key='batch' not found. Searched"):
+        model.get_shared_representation(mdata)
+
+
+def test_new_values_are_checked(model):
+    mdata = model.adata.copy()
+    mdata["rna"].X.data[0] = -2
+    with pytest.raises(ValueError, match="'rna': likelihood 'nb' needs .* found -2"):
+        model.get_shared_representation(mdata)
+
+
+def test_an_anndata_is_refused(model):
+    with pytest.raises(TypeError, match="Expected a MuData, found an AnnData"):
+        model.get_shared_representation(model.adata["rna"])
+
+
+def test_new_cells_need_no_labels(small):
+    scvenn.MMVAEpp.setup_mudata(small, labels_key="cell_type")
+    model = scvenn.MMVAEpp(small, n_shared=2, n_private=2)
+    model.train(1, **QUIET)
+    new = small.copy()
+    del new.obs["cell_type"]
+    np.testing.assert_array_equal(
+        model.get_shared_representation(new), model.get_shared_representation()
+    )
