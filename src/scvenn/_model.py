@@ -13,62 +13,20 @@ from typing import Any, ClassVar, Literal
 
 import mudata
 import numpy as np
-import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
-from scvi.module.base import LossOutput
-from scvi.train import TrainingPlan
 
 from scvenn._checks import check_mudata, choose_modalities
 from scvenn._keys import Keys
 from scvenn._module import SharedPrivateVAE
 from scvenn._readouts import ReadoutsMixin
 from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
+from scvenn._training import BestEpoch, HistoryPlan, Splitter
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.objective import Objective, Recipe
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
-
-
-class _HistoryPlan(TrainingPlan):
-    """scvi-tools' plan, which also records what concerns some cells of a minibatch only."""
-
-    @torch.inference_mode()
-    def compute_and_log_metrics(
-        self, loss_output: LossOutput, metrics: dict[str, Any], mode: str
-    ) -> None:
-        super().compute_and_log_metrics(
-            LossOutput(
-                loss=loss_output.loss,
-                reconstruction_loss=loss_output.reconstruction_loss,
-                kl_local=loss_output.kl_local,
-                n_obs_minibatch=loss_output.n_obs_minibatch,
-            ),
-            metrics,
-            mode,
-        )
-        for name, values in loss_output.extra_metrics.items():
-            known = ~values.isnan()  # (B,)
-            # averaged over the epoch with the number of cells as weight, so 0 cells count nothing
-            self.log(
-                f"{name}_{mode}",
-                torch.where(known, values, 0.0).sum() / known.sum().clamp(min=1),
-                on_step=False,
-                on_epoch=True,
-                batch_size=int(known.sum()),
-                sync_dist=self.use_sync_dist,
-            )
-
-
-class _Splitter(DataSplitter):
-    """scvi-tools' splitter, for which Lightning need not have validation cells."""
-
-    def val_dataloader(self) -> Any:
-        """Loader of the validation cells; none where there are no such cells."""
-        loader = super().val_dataloader()
-        return [] if loader is None else loader
 
 
 class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass):
@@ -132,8 +90,8 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
     """
 
     _module_cls = SharedPrivateVAE
-    _training_plan_cls = _HistoryPlan
-    _data_splitter_cls = _Splitter
+    _training_plan_cls = HistoryPlan
+    _data_splitter_cls = Splitter
     _recipe: ClassVar[Recipe | None] = None
 
     # How each MuData (by scvi-tools' uuid) was last set up, by whichever of the classes.
@@ -355,7 +313,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         batch_size: int = 128,
-        early_stopping: bool = False,
+        early_stopping: bool = True,
         write_obsm: bool = True,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: dict[str, Any] | None = None,
@@ -374,8 +332,8 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         Parameters
         ----------
         max_epochs
-            Passes through the training cells; None for about 2,000 steps in all, but no fewer
-            than 20 epochs and no more than 400.
+            Most passes through the training cells; None for about 4,000 steps in all, but no
+            fewer than 20 epochs and no more than 400.
         accelerator, devices
             Where to train; see :class:`scvi.train.Trainer`.
         train_size, validation_size, shuffle_set_split
@@ -383,8 +341,9 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         batch_size
             Cells per step.
         early_stopping
-            Whether to stop when ``elbo_validation`` no longer falls, once the weight of the KL
-            has reached 1.
+            Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
+            and to return to the weights of its best epoch. It is watched once the weight of the
+            KL has reached 1, and only where there are validation cells.
         write_obsm
             Whether to end with :meth:`write_embeddings`.
         datasplitter_kwargs
@@ -392,7 +351,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         plan_kwargs
             Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
             runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
-            first half of ``max_epochs``.
+            first tenth of ``max_epochs``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`.
 
@@ -406,34 +365,52 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
         _check_positive(batch_size=batch_size)
-        steps_per_epoch = max(1, round(self.adata.n_obs * train_size / batch_size))
+        split: dict[str, Any] = {
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+        }
+        sizes = Splitter(self.adata_manager, **split, **(datasplitter_kwargs or {}))
+        steps_per_epoch = -(-sizes.n_train // batch_size)
         if max_epochs is None:
             max_epochs = _default_max_epochs(steps_per_epoch)
         _check_positive(max_epochs=max_epochs)
+        tenth = max(1, max_epochs // 10)
         plan = {
             "lr": 1e-3,
             "eps": 1e-8,
             "weight_decay": 0.0,
-            "n_epochs_kl_warmup": max(1, max_epochs // 2),
+            "n_epochs_kl_warmup": tenth,
             **(plan_kwargs or {}),
         }
+        trainer = {
+            "check_val_every_n_epoch": 1,
+            "log_every_n_steps": min(10, steps_per_epoch),
+            "early_stopping_monitor": "validation_loss",
+            "early_stopping_mode": "min",
+            "early_stopping_patience": max(10, tenth),
+            "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
+            **trainer_kwargs,
+        }
+        early_stopping = early_stopping and sizes.n_val > 0
         if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", plan["n_epochs_kl_warmup"])
-        trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        trainer_kwargs.setdefault("log_every_n_steps", min(10, steps_per_epoch))
+            best = BestEpoch(
+                trainer["early_stopping_monitor"],
+                trainer["early_stopping_mode"],
+                trainer["early_stopping_warmup_epochs"],
+            )
+            trainer["callbacks"] = [*(trainer.get("callbacks") or []), best]
         with self.adata_manager.keep_aligned():
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                batch_size=batch_size,
+                **split,
                 early_stopping=early_stopping,
                 datasplitter_kwargs=datasplitter_kwargs,
                 plan_kwargs=plan,
-                **trainer_kwargs,
+                **trainer,
             )
         if write_obsm:
             self.write_embeddings()
@@ -558,12 +535,8 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:
-    """Epochs that make about 2,000 steps, at least 20 and at most 400.
-
-    More overfit: private features are then predicted across views with negative R2, and the noise
-    scale that same-view and cross-view terms have in common gets too small for the latter.
-    """
-    return int(np.clip(round(2000 / steps_per_epoch), 20, 400))
+    """Epochs that make about 4,000 steps, at least 20 and at most 400."""
+    return int(np.clip(round(4000 / steps_per_epoch), 20, 400))
 
 
 def _check_positive(**values: Any) -> None:

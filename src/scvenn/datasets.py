@@ -120,7 +120,7 @@ def simulate_counts(
     modalities: Mapping[str, str] | None = None,
     n_features: int = 200,
     n_shared_features: int = 50,
-    n_types: int = 5,
+    n_types: int = 8,
     n_latent: int = 4,
     depth: float = 5.0,
     missing: float = 0.0,
@@ -194,8 +194,8 @@ def simulate_counts(
     obs_names = np.array([f"cell{i}" for i in range(n_obs)])
     cell_type = rng.integers(n_types, size=n_obs)
     batch = rng.integers(n_batches, size=n_obs)
-    centres = 1.5 * rng.standard_normal((n_types, n_latent))
-    z_shared = centres[cell_type] + 0.3 * rng.standard_normal((n_obs, n_latent))
+    centres = _distant_points(n_types, n_latent, rng)
+    z_shared = centres[cell_type] + 0.1 * rng.standard_normal((n_obs, n_latent))
     measured = rng.random((n_obs, len(chosen))) >= missing
     measured[np.arange(n_obs), rng.integers(len(chosen), size=n_obs)] = True
 
@@ -215,6 +215,17 @@ def simulate_counts(
     mdata.obs["cell_type"] = pd.Categorical([f"type{t}" for t in cell_type[order]])
     mdata.obs["batch"] = pd.Categorical([f"batch{b}" for b in batch[order]])
     return mdata
+
+
+def _distant_points(n_points: int, n_dimensions: int, rng: np.random.Generator) -> np.ndarray:
+    """Points far from each other on a sphere of radius 3: the centres of the cell types."""
+    candidates = rng.standard_normal((50 * n_points, n_dimensions))
+    candidates *= 3 / np.linalg.norm(candidates, axis=1, keepdims=True)
+    chosen = [0]
+    while len(chosen) < n_points:
+        gaps = np.linalg.norm(candidates[:, None] - candidates[chosen], axis=2).min(1)
+        chosen.append(int(gaps.argmax()))
+    return candidates[chosen]
 
 
 def _rates(log_rate: np.ndarray, mean: float, rng: np.random.Generator) -> np.ndarray:

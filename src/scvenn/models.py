@@ -89,9 +89,9 @@ def paper_setting(
     One hidden layer of 128, LeakyReLU, latents of size 2; Adam with learning rate 1e-3, eps 1e-8
     and no weight decay; minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1
     over all epochs; labels weigh 100; while training, the absent private latent is zero (MMVAE,
-    MMVAE++) or a sample of the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on.
-    scvenn's own defaults differ in the latent sizes, the warm-up, the weight of the labels, and
-    the split.
+    MMVAE++) or a sample of the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on,
+    and the last epoch counts. scvenn's own defaults differ in the latent sizes, the warm-up, the
+    weight of the labels, the split, and in stopping early.
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ def paper_setting(
         "max_epochs": max_epochs,
         "batch_size": 128,
         "train_size": 0.8,
+        "early_stopping": False,
         "plan_kwargs": {
             "lr": 1e-3,
             "eps": 1e-8,

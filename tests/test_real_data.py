@@ -1,0 +1,94 @@
+"""Real data: training, embeddings, and scanpy on the result."""
+
+import matplotlib
+import numpy as np
+import pytest
+import scanpy as sc
+import scvi
+
+import scvenn
+from tests.conftest import QUIET, data_file
+
+matplotlib.use("Agg")
+
+
+def scanpy_reads(mdata, colour, tmp_path):
+    """Neighbors, UMAP, Leiden and a plot, as in the README."""
+    sc.pp.neighbors(mdata, use_rep="X_shared")
+    sc.tl.umap(mdata)
+    sc.tl.leiden(mdata, flavor="igraph", n_iterations=2)
+    assert mdata.obs["leiden"].nunique() > 1
+    axes = sc.pl.embedding(mdata, "X_umap", color=[colour, "leiden"], show=False)
+    axes[0].figure.savefig(tmp_path / "umap.png")
+    assert (tmp_path / "umap.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_cll(tmp_path):
+    """Patients that lack one of the two modalities are used and embedded."""
+    data_file("cll.h5mu")
+    mdata = scvenn.datasets.cll()
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, modalities=["rna", "meth"], labels_key="IGHV")
+    model = scvenn.MMVAEpp(mdata)
+    assert model.module.n_classes == 2
+    model.train(30, **QUIET)
+    measured = mdata.obs_names.isin(mdata["rna"].obs_names)
+    measured |= mdata.obs_names.isin(mdata["meth"].obs_names)
+    shared = mdata.obsm["X_shared"]
+    np.testing.assert_array_equal(np.isfinite(shared).all(1), measured)
+    elbo = model.history["elbo_validation"].to_numpy(float).ravel()
+    assert elbo[-1] < elbo[0]
+    patients = mdata[measured].copy()
+    patients.obs["IGHV"] = patients.obs["IGHV"].astype("category")
+    scanpy_reads(patients, "IGHV", tmp_path)
+
+
+@pytest.mark.slow
+def test_cll_with_nan_in_the_mutations():
+    data_file("cll.h5mu")
+    mdata = scvenn.datasets.cll()
+    assert np.isnan(mdata["mutations"].X).any()
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata, n_hidden=32)
+    assert [likelihood.name for likelihood in model.module.likelihoods] == [
+        "normal",
+        "normal",
+        "normal",
+        "bernoulli",
+    ]
+    model.train(3, **QUIET)
+    assert np.isfinite(mdata.obsm["X_shared"]).all()
+
+
+@pytest.mark.slow
+def test_pbmc_multiome(tmp_path):
+    data_file("pbmc10k_multiome_small.h5mu")
+    mdata = scvenn.datasets.pbmc_multiome()
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata)
+    assert [likelihood.name for likelihood in model.module.likelihoods] == ["normal", "nb"]
+    model.train(3, **QUIET)
+    elbo = model.history["elbo_validation"].to_numpy(float).ravel()
+    assert elbo[-1] < elbo[0]
+    some = mdata[np.arange(mdata.n_obs) % 5 == 0].copy()
+    scanpy_reads(some, "celltype", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_mosaic_trains_as_it_is():
+    """800 paired cells, 400 with RNA only, 400 with ADT only: all have a shared embedding."""
+    data_file("citeseq_mosaic.h5mu")
+    mdata = scvenn.datasets.citeseq_mosaic()
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata)
+    model.train(20, **QUIET)
+    assert mdata.obsm["X_shared"].shape == (1600, 10)
+    assert np.isfinite(mdata.obsm["X_shared"]).all()
+    for m in ("rna", "adt"):
+        measured = mdata.obs_names.isin(mdata[m].obs_names)
+        assert measured.sum() == 1200
+        private = mdata.obsm[f"X_private_{m}"]
+        np.testing.assert_array_equal(np.isfinite(private).all(1), measured)
+        assert np.isnan(private[~measured]).all()
