@@ -92,16 +92,12 @@ def cross_view_r2(model: scvenn.SharedPrivateModel) -> list[dict]:
         truth = truth.toarray() if sp.issparse(truth) else np.asarray(truth)
         predicted = model.predict(source, target, indices=cells, return_numpy=True)
         complete = ~np.isnan(truth).any(0)
-        scores = r2_score(
-            truth[:, complete], predicted[:, complete], multioutput="raw_values"
-        )
+        scores = r2_score(truth[:, complete], predicted[:, complete], multioutput="raw_values")
         kind = pd.Series("all", index=mdata[target].var_names)
         if "shared" in mdata[target].var:
             kind = mdata[target].var["shared"].map({True: "shared", False: "private"})
         for features, group in pd.Series(scores).groupby(kind[complete].to_numpy()):
-            rows.append(
-                {"from": source, "to": target, "features": features, "R2": group.median()}
-            )
+            rows.append({"from": source, "to": target, "features": features, "R2": group.median()})
     return rows
 
 

@@ -142,8 +142,12 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
     """Without cross-view decoders and KL, nothing but sg[.] decides about this gradient."""
     module = build("MMVAEpp", supervised=False)
     inputs = module._get_inference_input(
-        {"X_0": tensor("x0"), "X_1": tensor("x1"), "observed": torch.ones(40, 2),
-         "batch": torch.zeros(40, 1)}
+        {
+            "X_0": tensor("x0"),
+            "X_1": tensor("x1"),
+            "observed": torch.ones(40, 2),
+            "batch": torch.zeros(40, 1),
+        }
     )
     outputs = module.inference(**inputs)
     decoded = module.generative(outputs["z_shared"], outputs["z_private"], inputs["batch"])

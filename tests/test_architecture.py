@@ -13,7 +13,8 @@ SOURCE = Path(scvenn.__file__).parent
 FLOORS = [
     {"objective", "_gaussians", "likelihoods", "_keys"},
     {"_networks", "_checks"},
-    {"_readouts", "_module", "_registration", "_training"},
+    {"_module", "_registration", "_training"},
+    {"_readouts", "_setup"},
     {"_model"},
     {"models"},
 ]

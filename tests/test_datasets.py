@@ -37,7 +37,10 @@ def test_gp_features_depend_on_their_own_latent_only():
     mdata = datasets.simulate_gp(600, n_private_features=(10, 10))
     for m in ("view1", "view2"):
         x, shared = mdata[m].X, mdata[m].var["shared"].to_numpy()
-        for z, explained in ((mdata.obsm["z_shared"], shared), (mdata.obsm[f"z_private_{m}"], ~shared)):
+        for z, explained in (
+            (mdata.obsm["z_shared"], shared),
+            (mdata.obsm[f"z_private_{m}"], ~shared),
+        ):
             trees = ExtraTreesRegressor(50, random_state=0).fit(z[:500], x[:500])
             r2 = r2_score(x[500:], trees.predict(z[500:]), multioutput="raw_values")
             assert r2[explained].min() > 0.7
@@ -188,5 +191,7 @@ def test_a_download_equals_the_file_in_the_data_folder(name, monkeypatch):
 def test_cll_labels():
     data_file("cll.h5mu")
     mdata = datasets.cll()
-    both = mdata.obs_names.isin(mdata["rna"].obs_names) & mdata.obs_names.isin(mdata["meth"].obs_names)
+    both = mdata.obs_names.isin(mdata["rna"].obs_names) & mdata.obs_names.isin(
+        mdata["meth"].obs_names
+    )
     assert (both & mdata.obs["IGHV"].notna()).sum() == 126

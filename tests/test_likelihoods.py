@@ -95,9 +95,7 @@ def test_domains(name):
 
 def test_normal_is_blind_to_the_units_of_the_data():
     likelihood, x, library, raw = build("normal")
-    stats = FeatureStats(
-        1000 * likelihood.mean_.numpy() + 5, 1000 * likelihood.scale_.numpy(), 1.0
-    )
+    stats = FeatureStats(1000 * likelihood.mean_.numpy() + 5, 1000 * likelihood.scale_.numpy(), 1.0)
     scaled = LIKELIHOODS["normal"](stats)
     torch.testing.assert_close(
         scaled.log_prob(raw, 1000 * x + 5, library),

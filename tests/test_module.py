@@ -97,9 +97,7 @@ def test_cells_without_label_leave_the_label_term(name):
     without = module(other)[2]
     gap = output.loss - without.loss
     assert gap > 0  # minus a log-probability, times its weight
-    (rec,), (rec_without,) = (
-        o.reconstruction_loss.values() for o in (output, without)
-    )
+    (rec,), (rec_without,) = (o.reconstruction_loss.values() for o in (output, without))
     assert torch.equal(rec, rec_without)
 
 
@@ -147,9 +145,7 @@ def test_sg_keeps_the_gradient_of_the_kl():
     module, tensors = cached("MMVAEpp")
     (kl,) = losses(module, tensors).kl_local.values()
     for encoder in module.encoders:
-        (gradient,) = torch.autograd.grad(
-            kl.sum(), encoder.shared.weight, retain_graph=True
-        )
+        (gradient,) = torch.autograd.grad(kl.sum(), encoder.shared.weight, retain_graph=True)
         assert gradient.any()
 
 
@@ -166,9 +162,7 @@ def test_batch_reaches_decoders_and_on_request_encoders():
         module, tensors = model.module.eval(), minibatch(model)
         other = {**tensors, "batch": 1 - tensors["batch"]}
         sources = module.modalities
-        same = torch.equal(
-            module.embed(tensors, sources)[0], module.embed(other, sources)[0]
-        )
+        same = torch.equal(module.embed(tensors, sources)[0], module.embed(other, sources)[0])
         assert same == (not encode_covariates)
         predicted = [module.predict(t, sources, "rna") for t in (tensors, other)]
         assert not torch.equal(*predicted)

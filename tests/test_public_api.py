@@ -64,7 +64,7 @@ def public_objects():
 
 @pytest.mark.parametrize(("name", "thing"), public_objects())
 def test_every_parameter_is_documented(name, thing):
-    text = inspect.getdoc(thing)
+    text = " ".join((inspect.getdoc(thing) or "").split())
     assert text
     if isinstance(thing, type) and "See :class:`~scvenn.SharedPrivateModel`" in text:
         return  # the four models send readers to the class they share

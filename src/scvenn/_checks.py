@@ -5,7 +5,7 @@ Nothing here writes to the MuData. Matrices are read a few rows at a time; spars
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ _CHUNK = 2048
 _INFERRED = ("bernoulli", "nb", "normal")
 
 
-def some(names: Sequence[Any], n: int = 5) -> str:
+def some(names: Iterable[Any], n: int = 5) -> str:
     """Quote the first ``n`` names, and how many there are."""
-    shown = ", ".join(repr(str(name)) for name in names[:n])
-    return shown if len(names) <= n else f"{shown}, … ({len(names)} in all)"
+    every = list(names)
+    shown = ", ".join(repr(str(name)) for name in every[:n])
+    return shown if len(every) <= n else f"{shown}, … ({len(every)} in all)"
 
 
 # --------------------------------------------------------------------------------------------
@@ -179,7 +180,10 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> np.ndarray
             f"modality {modality!r}: {where} is None. Pass layers={{{modality!r}: <layer>}} with "
             f"one of {list(adata.layers)}."
         )
-    if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)) or matrix.dtype.kind not in "biuf":
+    if (
+        not (isinstance(matrix, np.ndarray) or sp.issparse(matrix))
+        or matrix.dtype.kind not in "biuf"
+    ):
         kind = getattr(matrix, "dtype", "")
         raise TypeError(
             f"modality {modality!r}: {where} is a {type(matrix).__name__} {kind}; expected a "

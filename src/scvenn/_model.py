@@ -13,23 +13,25 @@ from typing import Any, ClassVar, Literal
 
 import mudata
 import numpy as np
-from anndata import AnnData
 from mudata import MuData
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
 
-from scvenn._checks import check_mudata, choose_modalities
+from scvenn._checks import check_mudata
 from scvenn._keys import Keys
 from scvenn._module import SharedPrivateVAE
 from scvenn._readouts import ReadoutsMixin
-from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
+from scvenn._registration import AlignedManager
+from scvenn._setup import SetUpMixin, fields_of
 from scvenn._training import BestEpoch, HistoryPlan, Splitter
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
-from scvenn.objective import Objective, Recipe
+from scvenn.likelihoods import FeatureStats
+from scvenn.objective import Objective
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
-class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass):
+class SharedPrivateModel(
+    SetUpMixin, ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass
+):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 
     The ready-made objectives have classes of their own: :class:`~scvenn.MVAE`,
@@ -92,10 +94,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
     _module_cls = SharedPrivateVAE
     _training_plan_cls = HistoryPlan
     _data_splitter_cls = Splitter
-    _recipe: ClassVar[Recipe | None] = None
-
-    # How each MuData (by scvi-tools' uuid) was last set up, by whichever of the classes.
-    _last_setup: ClassVar[dict[str, tuple[AlignedManager, dict[str, Any]]]] = {}
+    _recipe: ClassVar[staticmethod[[Sequence[str]], Objective] | None] = None
 
     def __init__(
         self,
@@ -121,15 +120,18 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         states = {m: fields[Keys.x(m)]["state_registry"] for m in names}
         n_classes = len(fields[Keys.LABELS]["state_registry"][Keys.CATEGORIES])
 
-        if (objective is None) == (self._recipe is None):
+        recipe = type(self)._recipe
+        if recipe is not None and objective is not None:
             raise ValueError(
                 f"{type(self).__name__} has its own objective: leave out objective=..., or use "
                 "scvenn.SharedPrivateModel."
-                if self._recipe is not None
-                else "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), "
-                "or use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
             )
-        chosen = type(self)._recipe(names) if type(self)._recipe else objective  # type: ignore[misc]
+        chosen = objective if recipe is None else recipe(names)
+        if chosen is None:
+            raise ValueError(
+                "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), or "
+                "use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
+            )
         chosen.validate(names)
         sizes = _private_sizes(n_private, names)
         _check_positive(n_shared=n_shared, n_hidden=n_hidden, n_layers=n_layers)
@@ -175,111 +177,6 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         }
         self.init_params_ = self._get_init_params(locals())
 
-    # ----------------------------------------------------------------- set-up
-
-    @classmethod
-    def setup_anndata(cls, adata: AnnData, *args: Any, **kwargs: Any) -> None:
-        """Not offered: scvenn reads MuData.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(
-            f"{cls.__name__} reads a MuData with two or more modalities, not an AnnData. Put them "
-            "together with mudata.MuData({'rna': ..., 'atac': ...}) and call "
-            f"{cls.__name__}.setup_mudata(mdata)."
-        )
-
-    @classmethod
-    def setup_mudata(
-        cls,
-        mdata: MuData,
-        *,
-        modalities: Sequence[str] | None = None,
-        layers: Mapping[str, str | None] | None = None,
-        likelihoods: Mapping[str, str] | Literal["auto"] = "auto",
-        labels_key: str | None = None,
-        unlabeled_category: Any = None,
-        batch_key: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Say what is to be read from a MuData; needed only where the defaults do not fit.
-
-        Cells are matched by ``obs_names``; a cell may lack some of the modalities. Nothing is
-        changed but ``mdata.uns["_scvi_uuid"]`` and ``mdata.uns["_scvi_manager_uuid"]``. The set-up
-        holds for all scvenn classes until another one is made.
-
-        Parameters
-        ----------
-        mdata
-            Data to set up.
-        modalities
-            Names in ``mdata.mod``; None for all.
-        layers
-            Layer to read instead of ``.X``, by modality.
-        likelihoods
-            ``"normal"``, ``"bernoulli"``, ``"poisson"`` or ``"nb"`` by modality. Where none is
-            given, it is inferred from the values and logged: only 0 and 1 is ``"bernoulli"``, other
-            non-negative integers ``"nb"``, anything else ``"normal"``.
-        labels_key
-            Column of ``mdata.obs``, or of the modalities' ``obs``, with classes that the shared
-            latent shall tell apart.
-        unlabeled_category
-            Value of that column that means "not known", as NaN does.
-        batch_key
-            Column with the batch, which the decoders see.
-        **kwargs
-            Used by scvi-tools when a model is loaded.
-
-        Raises
-        ------
-        TypeError
-            If ``mdata`` is not a MuData, or a matrix is not one of numbers.
-        ValueError
-            If names are unknown or repeated, cells do not overlap, or values do not fit the
-            likelihood.
-
-        Examples
-        --------
-        >>> import scvenn
-        >>> mdata = scvenn.datasets.simulate_counts(n_obs=50, n_features=20)
-        >>> scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"atac": "poisson"})
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        source_registry = kwargs.get("source_registry")
-        check_mudata(mdata, may_be_view=False)
-        if source_registry is None:
-            names = choose_modalities(mdata, modalities)
-        else:  # new data may lack some of the modalities
-            names = source_registry["field_registries"][Keys.OBSERVED]["state_registry"][
-                "modalities"
-            ]
-        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
-        if known is not None and known[0].adata is not mdata:
-            del mdata.uns[Keys.SCVI_UUID]  # a copy: it must not be taken for its original
-
-        manager = AlignedManager(
-            _fields(names, **setup_method_args["setup_args"]), setup_method_args
-        )
-        manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)
-        cls._last_setup[manager.adata_uuid] = (manager, setup_method_args["setup_args"])
-
-    @classmethod
-    def _find_or_make_setup(cls, mdata: MuData) -> None:
-        """Make sure this class has a set-up of this very MuData."""
-        check_mudata(mdata, may_be_view=False)
-        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
-        if known is None:
-            cls.setup_mudata(mdata)
-            return
-        manager, arguments = known
-        own = cls._setup_adata_manager_store.get(manager.adata_uuid)
-        if manager.adata is not mdata or own is None or own.adata is not mdata:
-            cls.setup_mudata(mdata, **arguments)
-
     # ----------------------------------------------------------------- data to read
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
@@ -298,7 +195,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
         """Manager of the model's own data, or of other data, which is only read."""
         if adata is self.adata:
             return self.adata_manager
-        fields = _fields(self.modalities, **self.registry_["setup_args"])
+        fields = fields_of(self.modalities, **self.registry_["setup_args"])
         return AlignedManager.reading(fields, self.registry_, adata)
 
     # ----------------------------------------------------------------- training
@@ -461,9 +358,7 @@ class SharedPrivateModel(ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, Bas
             raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
-            super().save(
-                draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs
-            )
+            super().save(draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs)
             folder.mkdir(exist_ok=True)
             for file in Path(draft).iterdir():
                 os.replace(file, folder / file.name)
@@ -555,46 +450,3 @@ def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) ->
         )
     _check_positive(**{f"n_private[{m!r}]": size for m, size in n_private.items()})
     return {m: n_private[m] for m in modalities}
-
-
-def _fields(
-    names: list[str],
-    *,
-    layers: Mapping[str, str | None] | None,
-    likelihoods: Mapping[str, str] | Literal["auto"],
-    labels_key: str | None,
-    unlabeled_category: Any,
-    batch_key: str | None,
-    modalities: Sequence[str] | None,
-) -> list[Any]:
-    """What the arguments of a set-up say is to be read."""
-    layer = _by_modality(layers, names, "layers")
-    likelihood = _by_modality(
-        None if likelihoods == "auto" else likelihoods, names, "likelihoods"
-    )
-    for m, name in likelihood.items():
-        if name not in LIKELIHOODS:
-            raise ValueError(
-                f"likelihoods={{{m!r}: {name!r}}}: expected one of {list(LIKELIHOODS)}."
-            )
-    return [
-        *(ModalityField(m, layer.get(m), likelihood.get(m)) for m in names),
-        ObservedField(names),
-        ColumnField(Keys.BATCH, batch_key),
-        ColumnField(Keys.LABELS, labels_key, unlabeled_category),
-    ]
-
-
-def _by_modality(value: Any, modalities: list[str], argument: str) -> dict[str, Any]:
-    """An argument given by modality, after checking its keys."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            f"{argument}={value!r}: expected a dictionary such as {{{modalities[0]!r}: ...}}."
-        )
-    if unknown := [m for m in value if m not in modalities]:
-        raise ValueError(
-            f"{argument}={dict(value)}: {unknown} not found among the modalities {modalities}."
-        )
-    return dict(value)

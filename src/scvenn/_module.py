@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from scvenn._gaussians import (
 )
 from scvenn._keys import Keys
 from scvenn._networks import Decoder, Encoder
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
@@ -132,13 +132,16 @@ class SharedPrivateVAE(BaseModuleClass):
             if ((a,), b) not in trained
         ]
 
+    def _likelihood(self, modality: str) -> Likelihood:
+        return cast(Likelihood, self.likelihoods[self._index[modality]])
+
     # ----------------------------------------------------------------- inference
 
     def _views(self, tensors: dict[str, Tensor], modalities: Sequence[str]) -> dict[str, View]:
         """Read modalities from a minibatch so that no unobserved value can reach a result."""
         views = {}
         for m in modalities:
-            likelihood = self.likelihoods[self._index[m]]
+            likelihood = self._likelihood(m)
             x = tensors[Keys.x(m)].float()  # (B, D)
             observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
             measured = observed.unsqueeze(-1)  # (B, 1)
@@ -152,11 +155,13 @@ class SharedPrivateVAE(BaseModuleClass):
             views[m] = View(x, measured, library, observed)
         return views
 
-    def _encode(self, views: dict[str, View], batch: Tensor) -> dict[str, tuple[Gaussian, Gaussian]]:
+    def _encode(
+        self, views: dict[str, View], batch: Tensor
+    ) -> dict[str, tuple[Gaussian, Gaussian]]:
         """Posteriors (shared, private) of each modality."""
         encoded = {}
         for m, view in views.items():
-            x = self.likelihoods[self._index[m]].encoder_input(view.x)
+            x = self._likelihood(m).encoder_input(view.x)
             encoded[m] = self.encoders[self._index[m]](x, batch)
         return encoded
 
@@ -275,7 +280,7 @@ class SharedPrivateVAE(BaseModuleClass):
             if output is None:
                 continue
             view = views[m]
-            values = self.likelihoods[self._index[m]].log_prob(output, view.x, view.library)
+            values = self._likelihood(m).log_prob(output, view.x, view.library)
             per_cell = torch.where(view.measured, values, 0.0).sum(-1)  # (T, B, D) -> (T, B)
             decoding = [t for t, term in enumerate(terms) if m in term.decode]
             scores.update({(t, m): row for t, row in zip(decoding, per_cell, strict=True)})
@@ -334,7 +339,13 @@ class SharedPrivateVAE(BaseModuleClass):
             kl_local=kl,
             n_obs_minibatch=len(loss),
             extra_metrics=self._metrics(
-                tensors, inference_outputs, generative_outputs, scores, kl_shared, kl_private, active
+                tensors,
+                inference_outputs,
+                generative_outputs,
+                scores,
+                kl_shared,
+                kl_private,
+                active,
             ),
         )
 
@@ -374,10 +385,11 @@ class SharedPrivateVAE(BaseModuleClass):
             return torch.where(condition, value.detach(), torch.nan)
 
         metrics = {
-            Keys.KL_SHARED: torch.stack([where(active[s], kl_shared[s]) for s in subsets]).nanmean(0),
+            Keys.KL_SHARED: torch.stack([where(active[s], kl_shared[s]) for s in subsets]).nanmean(
+                0
+            ),
             **{
-                Keys.kl_private(m): where(view.observed, kl_private[m])
-                for m, view in views.items()
+                Keys.kl_private(m): where(view.observed, kl_private[m]) for m, view in views.items()
             },
         }
         watched = self._log_likelihoods(generative_outputs["raw_watched"], views, self._watched)
@@ -457,7 +469,7 @@ class SharedPrivateVAE(BaseModuleClass):
             shared, z_private.nan_to_num(0.0), tensors[Keys.BATCH]
         )
         library = self._views(tensors, [target])[target].library
-        return self.likelihoods[self._index[target]].mean(raw, library)
+        return self._likelihood(target).mean(raw, library)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: predictions are means."""

@@ -278,7 +278,7 @@ class ReadoutsMixin:
         batch_size: int | None,
         description: str,
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Minibatches of the given modalities and where their results go; a bar if it takes long."""
+        """Minibatches of the given modalities, and where their results go; a bar if slow."""
         keys = [Keys.x(m) for m in self.modalities if m in modalities]
         loader = self._make_data_loader(  # type: ignore[attr-defined]
             adata=mdata,
@@ -304,9 +304,7 @@ class ReadoutsMixin:
         mdata = self._given(mdata)
         rows = _rows(mdata, indices)
         shared = np.empty((len(rows), self.module.n_shared), np.float32)
-        private = {
-            m: np.empty((len(rows), self.module.n_private[m]), np.float32) for m in sources
-        }
+        private = {m: np.empty((len(rows), self.module.n_private[m]), np.float32) for m in sources}
         loader = self._minibatches(mdata, set(sources), rows, batch_size, description)
         for part, tensors in loader:
             z_shared, z_private = self.module.embed(tensors, sources)

@@ -42,7 +42,11 @@ class _Field(BaseAnnDataField):
     """Common to our fields: never empty, and checked while they are registered."""
 
     is_empty = False
-    attr_key: str | None = None
+    # the base class declares properties, which instances could not set
+    registry_key: Any = None
+    attr_name: Any = None
+    attr_key: Any = None
+    mod_key: Any = None
 
     def validate_field(self, adata: MuData) -> None:
         """Nothing to do: :meth:`register_field` checks what it reads."""
@@ -79,9 +83,6 @@ class ModalityField(_Field):
         self.attr_name = "X" if layer is None else "layers"
         self.attr_key = layer
         self.mod_key = modality
-
-    # the base class declares these as properties
-    registry_key = attr_name = mod_key = None  # type: ignore[assignment]
 
     def register_field(self, adata: MuData) -> dict:
         mdata, m = adata, self.modality
@@ -188,14 +189,10 @@ class ColumnField(_Field):
 
     attr_name = "obs"
 
-    def __init__(
-        self, registry_key: str, key: str | None, unlabeled_category: Any = None
-    ) -> None:
+    def __init__(self, registry_key: str, key: str | None, unlabeled_category: Any = None) -> None:
         self.registry_key = registry_key
         self.attr_key = key
         self.unlabeled_category = unlabeled_category
-
-    registry_key = None  # type: ignore[assignment]
 
     @property
     def _is_label(self) -> bool:

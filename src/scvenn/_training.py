@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
+from torch.nn import Module
 
 
 class HistoryPlan(TrainingPlan):
@@ -79,10 +80,10 @@ class BestEpoch(Callback):
         value = self.sign * float(trainer.callback_metrics[self.monitor])
         if value < self.best:
             self.best = value
-            state = pl_module.module.state_dict()
+            state = cast(Module, pl_module.module).state_dict()
             self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the best weights back."""
         if self.weights is not None:
-            pl_module.module.load_state_dict(self.weights)
+            cast(Module, pl_module.module).load_state_dict(self.weights)

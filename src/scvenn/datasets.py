@@ -92,12 +92,10 @@ def simulate_gp(
             f"noise={noise} at least 0."
         )
     rng = np.random.default_rng(seed)
-    obs_names = [f"cell{i}" for i in range(n_obs)]
+    obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])
     z_shared = rng.uniform(-2, 2, (n_obs, n_shared))
     modalities, z_private = {}, {}
-    for m, n_p, n_q in zip(
-        ("view1", "view2"), n_shared_features, n_private_features, strict=True
-    ):
+    for m, n_p, n_q in zip(("view1", "view2"), n_shared_features, n_private_features, strict=True):
         z_private[m] = rng.uniform(-2, 2, (n_obs, n_private))
         functions = [_gp_draws(z_shared, n_p, rng), _gp_draws(z_private[m], n_q, rng)]
         signal = np.hstack(functions)
@@ -191,7 +189,7 @@ def simulate_counts(
             f"n_batches={n_batches}: expected numbers of at least 1."
         )
     rng = np.random.default_rng(seed)
-    obs_names = np.array([f"cell{i}" for i in range(n_obs)])
+    obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])
     cell_type = rng.integers(n_types, size=n_obs)
     batch = rng.integers(n_batches, size=n_obs)
     centres = _distant_points(n_types, n_latent, rng)
@@ -211,7 +209,7 @@ def simulate_counts(
         values = _DRAWS[name](log_rate, depth, rng)
         built[m] = _modality(m, values[present], obs_names[present], shared)
     mdata = _with_truth(built, obs_names, z_shared, z_private)
-    order = pd.Index(obs_names).get_indexer(mdata.obs_names)
+    order = obs_names.get_indexer(mdata.obs_names)
     mdata.obs["cell_type"] = pd.Categorical([f"type{t}" for t in cell_type[order]])
     mdata.obs["batch"] = pd.Categorical([f"batch{b}" for b in batch[order]])
     return mdata
@@ -262,26 +260,24 @@ _DRAWS = {
 }
 
 
-def _modality(name: str, values: Any, obs_names: Sequence[str], shared: np.ndarray) -> AnnData:
+def _modality(name: str, values: Any, obs_names: pd.Index, shared: np.ndarray) -> AnnData:
     """An AnnData of float32 whose features are named by modality and number."""
     return AnnData(
         values.astype(np.float32),
-        obs=pd.DataFrame(index=pd.Index(obs_names)),
-        var=pd.DataFrame(
-            {"shared": shared}, index=[f"{name}_{j}" for j in range(values.shape[1])]
-        ),
+        obs=pd.DataFrame(index=obs_names),
+        var=pd.DataFrame({"shared": shared}, index=[f"{name}_{j}" for j in range(values.shape[1])]),
     )
 
 
 def _with_truth(
     modalities: Mapping[str, AnnData],
-    obs_names: Sequence[str],
+    obs_names: pd.Index,
     z_shared: np.ndarray,
     z_private: Mapping[str, np.ndarray],
 ) -> MuData:
     """A MuData with the planted latents, matched to its order of cells."""
     mdata = _mudata(modalities)
-    order = pd.Index(obs_names).get_indexer(mdata.obs_names)
+    order = obs_names.get_indexer(mdata.obs_names)
     mdata.obsm["z_shared"] = z_shared[order].astype(np.float32)
     for m, z in z_private.items():
         mdata.obsm[f"z_private_{m}"] = z[order].astype(np.float32)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-__all__ = ["Objective", "Recipe", "Term", "mmvae", "mmvaepp", "mopoe", "mvae"]
+__all__ = ["Objective", "Term", "mmvae", "mmvaepp", "mopoe", "mvae"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,7 @@ class Objective:
                 f"Objective(terms={self.terms!r}): expected one or more scvenn.Term objects."
             )
         if self.reduction not in ("sum", "mean"):
-            raise ValueError(
-                f"Objective(reduction={self.reduction!r}): expected 'sum' or 'mean'."
-            )
+            raise ValueError(f"Objective(reduction={self.reduction!r}): expected 'sum' or 'mean'.")
 
     @property
     def encode_sets(self) -> tuple[tuple[str, ...], ...]:
@@ -148,9 +146,6 @@ class Objective:
                 )
 
 
-Recipe = Callable[[Sequence[str]], Objective]
-
-
 def mvae(modalities: Sequence[str]) -> Objective:
     """MVAE: the joint ELBO and one ELBO for each modality (paper, eq. 1; Wu & Goodman 2018)."""
     every = tuple(modalities)
@@ -167,9 +162,7 @@ def mmvae(modalities: Sequence[str]) -> Objective:
 def mmvaepp(modalities: Sequence[str]) -> Objective:
     """MMVAE++: as MMVAE, but only cross-view likelihoods move `shared` (paper, section 3.2)."""
     every = tuple(modalities)
-    return Objective(
-        tuple(Term((m,), every, detach_shared=(m,)) for m in every), reduction="mean"
-    )
+    return Objective(tuple(Term((m,), every, detach_shared=(m,)) for m in every), reduction="mean")
 
 
 def mopoe(modalities: Sequence[str]) -> Objective:
