@@ -105,13 +105,13 @@ def test_records_are_means_over_the_cells_they_concern():
 
 def test_the_warm_up_fits_the_epochs(small):
     model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(8, **QUIET)
+    model.train(40, early_stopping=False, **QUIET)
     weights = model.history["kl_weight"].to_numpy(float).ravel()
-    np.testing.assert_allclose(weights, [0, 0.25, 0.5, 0.75, 1, 1, 1, 1])
+    np.testing.assert_allclose(weights, [0, 0.25, 0.5, 0.75] + 36 * [1])
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(1, 400), (7, 286), (72, 28), (7000, 20)])
-def test_default_epochs_make_about_two_thousand_steps(steps, epochs):
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 400), (7, 400), (72, 56), (7000, 20)])
+def test_default_epochs_make_about_four_thousand_steps(steps, epochs):
     assert _default_max_epochs(steps) == epochs
 
 
@@ -121,10 +121,27 @@ def test_training_without_validation_cells(small):
     assert "elbo_train" in model.history
 
 
-def test_early_stopping_waits_for_the_warm_up(small):
+def test_training_stops_early_after_the_warm_up(small):
     model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(30, early_stopping=True, early_stopping_patience=1, **QUIET)
-    assert 15 <= len(model.history["elbo_validation"]) <= 30
+    model.train(50, early_stopping_patience=1, plan_kwargs={"lr": 0.1}, **QUIET)
+    assert 5 < len(model.history["elbo_validation"]) < 50
+
+
+def test_training_returns_to_the_best_epoch(small):
+    """The embeddings are those of a run that ends at the epoch with the best validation loss."""
+    plan = {"lr": 0.05, "n_epochs_kl_warmup": 1}
+    scvi.settings.seed = 0
+    stopped = scvenn.MMVAEpp(small, **SMALL)
+    stopped.train(40, early_stopping_patience=5, plan_kwargs=plan, **QUIET)
+    losses = stopped.history["validation_loss"].to_numpy(float).ravel()
+    best = 1 + losses[1:].argmin()
+    assert best < len(losses) - 1
+    scvi.settings.seed = 0
+    exact = scvenn.MMVAEpp(small, **SMALL)
+    exact.train(int(best) + 1, early_stopping=False, plan_kwargs=plan, **QUIET)
+    np.testing.assert_array_equal(
+        stopped.get_shared_representation(), exact.get_shared_representation()
+    )
 
 
 def test_write_obsm_can_be_left_out(small):

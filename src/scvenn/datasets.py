@@ -117,7 +117,7 @@ def simulate_counts(
     *,
     modalities: Mapping[str, str] | None = None,
     n_features: int = 200,
-    n_shared_features: int = 50,
+    n_shared_features: int | None = None,
     n_types: int = 8,
     n_latent: int = 4,
     depth: float = 5.0,
@@ -146,7 +146,7 @@ def simulate_counts(
     n_features
         Features of each modality.
     n_shared_features
-        How many of them depend on the shared latent.
+        How many of them depend on the shared latent; None for a quarter.
     n_types
         Number of cell types, in ``obs["cell_type"]``.
     n_latent
@@ -172,12 +172,14 @@ def simulate_counts(
 
     Examples
     --------
-    >>> simulate_counts(50, n_features=20, n_shared_features=5).shape
+    >>> simulate_counts(50, n_features=20).shape
     (50, 40)
     """
     chosen = dict(modalities or {"rna": "nb", "atac": "bernoulli"})
     if unknown := {m: name for m, name in chosen.items() if name not in _DRAWS}:
         raise ValueError(f"modalities={unknown}: expected likelihoods among {list(_DRAWS)}.")
+    if n_shared_features is None:
+        n_shared_features = n_features // 4
     if not 0 <= n_shared_features <= n_features or not 0 <= missing < 1:
         raise ValueError(
             f"n_shared_features={n_shared_features} must be between 0 and n_features="
