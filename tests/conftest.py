@@ -1,11 +1,9 @@
 """Fixtures: small data, complete and incomplete, and models trained on it once."""
 
 import os
-import warnings
 
 import numpy as np
 import pytest
-import torch
 
 import scvenn
 
@@ -16,24 +14,7 @@ MODELS = {
     "MMVAEpp": scvenn.MMVAEpp,
 }
 
-# two workers share two cores; one thread each is fastest and repeatable
-torch.set_num_threads(1)
-warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
-
 QUIET = {"enable_progress_bar": False}
-
-
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    """Nothing that a test writes by a relative path stays behind."""
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    import scvi
-
-    scvi.settings.seed = 0
 
 
 @pytest.fixture(params=list(MODELS))

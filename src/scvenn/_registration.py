@@ -94,13 +94,13 @@ class ModalityField(_Field):
         likelihood = check_values(matrix, rows, m, where, self.likelihood)
         stats = feature_stats(matrix, rows, names, m)
         logger.info(
-            "modality %r: likelihood %r (%s), %d features, measured in %d of %d cells",
+            "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
-            likelihood,
-            "as asked" if self.likelihood else f"inferred: {LIKELIHOODS[likelihood].domain}",
             len(names),
             len(rows),
             mdata.n_obs,
+            likelihood,
+            "inferred" if self.likelihood is None else "as asked",
         )
         return {
             **state,

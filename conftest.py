@@ -1,0 +1,23 @@
+"""What tests and the examples in docstrings have in common."""
+
+import logging
+
+import pytest
+import scvi
+import torch
+
+# two workers share two cores; one thread each is fastest and repeatable
+torch.set_num_threads(1)
+# examples print what they say, and nothing about cells and likelihoods
+scvi.settings.verbosity = logging.WARNING
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Nothing that a test writes by a relative path stays behind."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    scvi.settings.seed = 0
