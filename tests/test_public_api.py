@@ -62,7 +62,7 @@ def public_objects():
         yield f"scvenn.MMVAEpp.{method}", getattr(scvenn.MMVAEpp, method)
 
 
-@pytest.mark.parametrize(("name", "thing"), public_objects())
+@pytest.mark.parametrize(("name", "thing"), list(public_objects()))
 def test_every_parameter_is_documented(name, thing):
     text = " ".join((inspect.getdoc(thing) or "").split())
     assert text

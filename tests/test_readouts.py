@@ -159,11 +159,11 @@ def test_predictions_are_on_the_scale_of_the_data(model):
     mdata = model.adata
     counts = model.predict("rna", "rna").dropna()
     library = mdata["rna"][counts.index].X.toarray().sum(1)
-    np.testing.assert_allclose(counts.sum(1), library, rtol=1e-4)
+    np.testing.assert_allclose(counts.sum(axis=1), library, rtol=1e-4)
     cross = model.predict("meth", "rna").dropna()
     unmeasured = cross.loc[cross.index.difference(mdata["rna"].obs_names)]
     median = np.median(mdata["rna"].X.toarray().sum(1))
-    np.testing.assert_allclose(unmeasured.sum(1), median, rtol=1e-4)
+    np.testing.assert_allclose(unmeasured.sum(axis=1), median, rtol=1e-4)
     open_peaks = model.predict("rna", "peaks").dropna().to_numpy()
     assert ((open_peaks > 0) & (open_peaks < 1)).all()
 

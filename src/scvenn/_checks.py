@@ -285,7 +285,8 @@ def feature_stats(matrix: Any, rows: np.ndarray, names: pd.Index, modality: str)
     scaler = StandardScaler(with_mean=not sp.issparse(matrix))
     libraries = []
     for chunk in _chunks(matrix, rows):
-        scaler.partial_fit(chunk.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no value was seen yet
+            scaler.partial_fit(chunk.astype(np.float64))
         libraries.append(np.asarray(chunk.sum(axis=1), dtype=np.float64).ravel())
     n_seen = np.broadcast_to(scaler.n_samples_seen_, len(names))
     if (n_seen == 0).any():

@@ -298,6 +298,7 @@ class SharedPrivateModel(
                 trainer["early_stopping_warmup_epochs"],
             )
             trainer["callbacks"] = [*(trainer.get("callbacks") or []), best]
+        self.module.train()  # loading and an earlier training leave it in evaluation mode
         with self.adata_manager.keep_aligned():
             super().train(
                 max_epochs=max_epochs,

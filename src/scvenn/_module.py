@@ -145,8 +145,8 @@ class SharedPrivateVAE(BaseModuleClass):
             x = tensors[Keys.x(m)].float()  # (B, D)
             observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
             measured = observed.unsqueeze(-1)  # (B, 1)
-            if likelihood.allows_missing:
-                measured = measured & ~x.isnan()  # (B, D)
+            if likelihood.allows_missing and (missing := x.isnan()).any():
+                measured = measured & ~missing  # (B, D)
             x = torch.where(measured, x, likelihood.mean_)
             # integer counts: the largest of 1 and the sum changes only cells without any count
             library = torch.where(
@@ -281,7 +281,9 @@ class SharedPrivateVAE(BaseModuleClass):
                 continue
             view = views[m]
             values = self._likelihood(m).log_prob(output, view.x, view.library)
-            per_cell = torch.where(view.measured, values, 0.0).sum(-1)  # (T, B, D) -> (T, B)
+            if view.measured.shape[-1] > 1:  # some entries of a cell are missing
+                values = torch.where(view.measured, values, 0.0)
+            per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
             decoding = [t for t, term in enumerate(terms) if m in term.decode]
             scores.update({(t, m): row for t, row in zip(decoding, per_cell, strict=True)})
         return scores

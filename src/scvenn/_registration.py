@@ -32,7 +32,6 @@ from scvenn._checks import (
     stored_matrix,
 )
 from scvenn._keys import Keys
-from scvenn.likelihoods import LIKELIHOODS
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
 logger = logging.getLogger("scvi.scvenn")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scvi.distributions import NegativeBinomial as NegativeBinomialDistribution
 from torch import Tensor, nn
 
 __all__ = [
@@ -147,7 +146,7 @@ class Bernoulli(Likelihood):
         return x - self.mean_
 
     def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(raw, x.expand_as(raw), reduction="none")
+        return F.logsigmoid((2 * x - 1) * raw)  # log p(1) = log p(0) at -raw
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()
@@ -191,10 +190,11 @@ class NegativeBinomial(_Counts):
         self.log_theta = nn.Parameter(torch.zeros(len(stats.mean)))
 
     def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
-        distribution = NegativeBinomialDistribution(
-            mu=self.mean(raw, library), theta=self.log_theta.exp(), validate_args=False
-        )
-        return distribution.log_prob(x)
+        # log of mean / theta; where shapes allow it, work is on (B, D) and not on (..., B, D)
+        log_odds = raw.log_softmax(-1) + library.log() - self.log_theta  # (..., B, D)
+        theta = self.log_theta.exp()
+        coefficient = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+        return coefficient + x * log_odds - (x + theta) * F.softplus(log_odds)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
