@@ -45,9 +45,8 @@ def main() -> None:
             seconds = time.perf_counter() - start
             if number:
                 speeds[name].append(N_OBS * arguments.epochs / seconds)
-    print(
-        f"\nscvi-tools {scvi.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"\nscvi-tools {scvi.__version__}, torch {torch.__version__}, {threads} threads")
     for name, values in speeds.items():
         print(
             f"{name:8} {np.median(values):8.0f} cells/s  (of {len(values)} rounds: "
