@@ -114,3 +114,32 @@ def test_means_of_counts_sum_to_the_library(name):
     torch.testing.assert_close(
         likelihood.mean(raw, library).sum(-1, keepdim=True), library.expand(3, B, 1)
     )
+
+
+@given(seed=st.integers(0, 1000), spread=st.sampled_from([1, 10, 100]))
+def test_bernoulli_and_its_gradient_equal_torchs(seed, spread):
+    likelihood, x, library, raw = build("bernoulli", seed)
+    ours, theirs = (spread * raw.clone()).requires_grad_(), (spread * raw).requires_grad_()
+    value = likelihood.log_prob(ours, x, library)
+    reference = -torch.nn.functional.binary_cross_entropy_with_logits(
+        theirs, x.expand_as(raw), reduction="none"
+    )
+    torch.testing.assert_close(value, reference, rtol=1e-5, atol=1e-5)
+    weights = torch.rand(raw.shape)
+    (value * weights).sum().backward()
+    (reference * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+@given(seed=st.integers(0, 1000))
+def test_nb_equals_torchs(seed):
+    likelihood, x, library, raw = build("nb", seed)
+    likelihood.log_theta.data.normal_()
+    theta = likelihood.log_theta.exp()
+    mean = likelihood.mean(raw, library)
+    reference = torch.distributions.NegativeBinomial(
+        theta, logits=mean.log() - theta.log(), validate_args=False
+    )
+    torch.testing.assert_close(
+        likelihood.log_prob(raw, x, library), reference.log_prob(x), rtol=1e-4, atol=1e-4
+    )

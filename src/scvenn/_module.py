@@ -147,7 +147,8 @@ class SharedPrivateVAE(BaseModuleClass):
             measured = observed.unsqueeze(-1)  # (B, 1)
             if likelihood.allows_missing and (missing := x.isnan()).any():
                 measured = measured & ~missing  # (B, D)
-            x = torch.where(measured, x, likelihood.mean_)
+            if not measured.all():
+                x = torch.where(measured, x, likelihood.mean_)
             # integer counts: the largest of 1 and the sum changes only cells without any count
             library = torch.where(
                 observed.unsqueeze(-1), x.sum(-1, keepdim=True).clamp(min=1), likelihood.library_
