@@ -1,6 +1,6 @@
 """Training speed of MMVAE++ beside scvi-tools' MULTIVI, in cells per second.
 
-    python benchmarks/speed.py [--rounds 5] [--epochs 2] [--accelerator cpu]
+    python benchmarks/speed.py [--rounds 5] [--epochs 3] [--accelerator cpu]
 
 2,000 genes and 10,000 peaks of 4,000 cells, one hidden layer of 128, minibatches of 128. Both
 models train through scvi-tools' runner in one process, in turns, so that both meet the same
@@ -27,7 +27,7 @@ N_OBS, N_GENES, N_PEAKS = 4000, 2000, 10_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--accelerator", default="cpu")
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

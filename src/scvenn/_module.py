@@ -145,14 +145,13 @@ class SharedPrivateVAE(BaseModuleClass):
             x = tensors[Keys.x(m)].float()  # (B, D)
             observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
             measured = observed.unsqueeze(-1)  # (B, 1)
-            if likelihood.allows_missing and (missing := x.isnan()).any():
-                measured = measured & ~missing  # (B, D)
+            total = x.sum(-1, keepdim=True)  # (B, 1); NaN where an entry is
+            if likelihood.allows_missing and total.isnan().any():
+                measured = measured & ~x.isnan()  # (B, D)
             if not measured.all():
                 x = torch.where(measured, x, likelihood.mean_)
             # integer counts: the largest of 1 and the sum changes only cells without any count
-            library = torch.where(
-                observed.unsqueeze(-1), x.sum(-1, keepdim=True).clamp(min=1), likelihood.library_
-            )
+            library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
             views[m] = View(x, measured, library, observed)
         return views
 

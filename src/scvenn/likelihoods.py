@@ -144,7 +144,7 @@ class Bernoulli(Likelihood):
         return (values == 0) | (values == 1)
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        return x - self.mean_
+        return x
 
     def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
         return _BernoulliLogProb.apply(raw, x)
@@ -168,7 +168,9 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         raw, x = ctx.saved_tensors
-        return raw.sigmoid().neg_().add_(x).mul_(gradient), None
+        residual = raw.sigmoid()
+        torch.sub(x, residual, out=residual)
+        return residual.mul_(gradient), None
 
 
 class _Counts(Likelihood):
