@@ -205,8 +205,10 @@ def test_nan_and_the_unlabeled_category_mean_not_known(small):
 
 
 def test_numbers_are_labels_as_well(small):
-    small.obs["IGHV"] = [0.0, 1.0, np.nan] * 20
-    assert codes(small, "IGHV")[:3] == ["0.0", "1.0", None]
+    for values in ([0.0, 1.0, np.nan], pd.array([0, 1, None], dtype="Int64")):
+        small.obs["IGHV"] = pd.Series(list(values) * 20, index=small.obs_names)
+        assert codes(small, "IGHV")[:3] == ["0", "1", None]
+        assert codes(small, "IGHV", unlabeled_category=7)[:3] == ["0", "1", None]
 
 
 def test_a_manager_that_keeps_aligned_reads_once(incomplete):

@@ -201,7 +201,7 @@ class ColumnField(_Field):
         if self.attr_key is None:
             return {Keys.CATEGORIES: np.array([], dtype=object), Keys.SOURCE: None}
         values = self._values(adata)
-        categories = np.array([str(v) for v in np.unique(values.dropna())], dtype=object)
+        categories = np.array(sorted(set(values.dropna())), dtype=object)
         self._check(values, categories)
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
 
@@ -224,7 +224,7 @@ class ColumnField(_Field):
         values = self._values(adata_target)
         self._check(values, state_registry[Keys.CATEGORIES])
         known = state_registry[Keys.CATEGORIES]
-        if unseen := sorted(set(values.astype(str)) - set(known)):
+        if unseen := sorted(set(values) - set(known)):
             raise ValueError(
                 f"batch_key={self.attr_key!r}: the model was trained on the batches {some(known)}, "
                 f"the new data has {some(unseen)}, for which its decoders have no parameters. Set "
@@ -240,14 +240,15 @@ class ColumnField(_Field):
         if self._is_label and self._find(mdata) is None:
             return np.full((mdata.n_obs, 1), -1, dtype=np.int64)  # new cells need no labels
         values = self._values(mdata)
-        codes = pd.Index(categories).get_indexer(values.astype(str))
-        return np.where(values.isna(), -1, codes).astype(np.int64)[:, None]
+        codes = pd.Index(categories).get_indexer(values)  # NaN is in no index: -1
+        return codes.astype(np.int64)[:, None]
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         n = len(state_registry[Keys.CATEGORIES])
         return {f"n_{self.registry_key}": n}
 
     def _values(self, mdata: MuData) -> pd.Series:
+        """The column as text, so that categories survive files; missing where not known."""
         values = self._find(mdata)
         if values is None:
             name = "labels_key" if self._is_label else "batch_key"
@@ -256,10 +257,10 @@ class ColumnField(_Field):
                 f"({some(list(mdata.obs.columns), 20)}) and the obs of "
                 f"{ {m: list(adata.obs.columns) for m, adata in mdata.mod.items()} }."
             )
-        values = values.astype(object)
+        text = values.astype(object).map(_text, na_action="ignore")
         if self.unlabeled_category is not None:
-            values = values.where(values != self.unlabeled_category)
-        return values
+            text = text.where(text != _text(self.unlabeled_category))
+        return text
 
     def _find(self, mdata: MuData) -> pd.Series | None:
         key = self.attr_key
@@ -284,6 +285,13 @@ class ColumnField(_Field):
                     )
             found = values if found is None else found.where(found.notna(), values)
         return found
+
+
+def _text(value: Any) -> str:
+    """A category's name; 1 and 1.0 are the same, as files do not keep them apart."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    return str(value)
 
 
 class AlignedManager(AnnDataManager):
