@@ -211,11 +211,14 @@ class NegativeBinomial(_Counts):
         self.log_theta = nn.Parameter(torch.zeros(len(stats.mean)))
 
     def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
-        # log of mean / theta; where shapes allow it, work is on (B, D) and not on (..., B, D)
-        log_odds = raw.log_softmax(-1) + library.log() - self.log_theta  # (..., B, D)
+        # what does not depend on raw is (B, D), and not repeated for the terms of (..., B, D)
         theta = self.log_theta.exp()
-        coefficient = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
-        return coefficient + x * log_odds - (x + theta) * F.softplus(log_odds)
+        total = x + theta
+        coefficient = torch.lgamma(total) - torch.lgamma(theta) - torch.lgamma(x + 1)
+        log_odds = raw.log_softmax(-1) + (library.log() - self.log_theta)  # of mean to theta
+        # coefficient + x log_odds - total log(1 + odds), with fewer arrays in between
+        log_prob = torch.addcmul(coefficient, x, log_odds)
+        return torch.addcmul(log_prob, total, F.softplus(log_odds), value=-1)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
