@@ -9,6 +9,9 @@ PYTHON ?= python3
 DATA ?=
 
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d%02d" % sys.version_info[:2])')
+ifeq ($(VERSION),)
+$(error $(PYTHON) does not run here; choose another Python, 3.11 or newer, with PYTHON=/path/to/python3.12)
+endif
 ifeq ($(shell test "$(VERSION)" -ge 311 2>/dev/null && echo ok),)
 $(error $(PYTHON) is not Python 3.11 or newer; choose another one with PYTHON=python3.12)
 endif

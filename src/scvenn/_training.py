@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scvi.dataloaders import DataSplitter
-from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
 from torch.nn import Module
@@ -17,7 +16,11 @@ from torch.optim import Adam, Optimizer
 
 
 class HistoryPlan(TrainingPlan):
-    """scvi-tools' plan, which also records what concerns some cells of a minibatch only."""
+    """scvi-tools' plan with a richer history that costs little.
+
+    It also records what concerns some cells of a minibatch only, and logs once an epoch: logging
+    each minibatch takes a fifth of a step of a small model.
+    """
 
     def get_optimizer_creator(self) -> Callable[[Iterable[Tensor]], Optimizer]:
         """Adam in its fused form: one pass over the parameters instead of a dozen."""
@@ -35,23 +38,38 @@ class HistoryPlan(TrainingPlan):
         """Start counting the validation cells of an epoch."""
         self.val_metrics = _Means()
 
-    @torch.inference_mode()
-    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: _Means, mode: str) -> None:
-        """Count a minibatch; what is logged at the end of an epoch costs nothing in between."""
-        (reconstruction,) = loss_output.reconstruction_loss.values()
-        (kl,) = loss_output.kl_local.values()
-        metrics.add(
-            {
-                "elbo": reconstruction + kl,
-                "reconstruction_loss": reconstruction,
-                "kl_local": kl,
-                **loss_output.extra_metrics,
-            }
-        )
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Score a minibatch of training cells, whose gradient is to be followed."""
+        if "kl_weight" in self.loss_kwargs:
+            self.loss_kwargs["kl_weight"] = self.kl_weight
+        return self._counted(batch, self.train_metrics)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Score a minibatch of validation cells."""
+        self._counted(batch, self.val_metrics)
+
+    def _counted(self, batch: dict[str, Tensor], means: _Means) -> Tensor:
+        """Loss of a minibatch, after counting its cells; logging waits for the epoch's end."""
+        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        with torch.inference_mode():
+            (reconstruction,) = output.reconstruction_loss.values()
+            (kl,) = output.kl_local.values()
+            means.add(
+                {
+                    "loss": output.loss.expand_as(kl),
+                    "elbo": reconstruction + kl,
+                    "reconstruction_loss": reconstruction,
+                    "kl_local": kl,
+                    **output.extra_metrics,
+                }
+            )
+        return output.loss
 
     def on_train_epoch_end(self) -> None:
         """Log the means over the training cells."""
         self._log_means(self.train_metrics, "train")
+        if "kl_weight" in self.loss_kwargs:
+            self.log("kl_weight", self.loss_kwargs["kl_weight"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation cells."""
@@ -62,10 +80,10 @@ class HistoryPlan(TrainingPlan):
         if totals is not None:
             if self.use_sync_dist:
                 totals = self.all_gather(totals).sum(0)
-            values = totals[0] / totals[1].clamp(min=1)
-            self.log_dict(
-                {f"{name}_{mode}": v for name, v in zip(means.names, values, strict=True)}
-            )
+            values = dict(zip(means.names, totals[0] / totals[1].clamp(min=1), strict=True))
+            # the loss is shown by the progress bar, and scvi-tools calls it by its mode first
+            self.log(f"{mode}_loss", values.pop("loss"), prog_bar=mode == "train")
+            self.log_dict({f"{name}_{mode}": value for name, value in values.items()})
         means.reset()
 
 
