@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -66,24 +66,31 @@ class HistoryPlan(TrainingPlan):
         return output.loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the means over the training cells."""
-        self._log_means(self.train_metrics, "train")
-        if "kl_weight" in self.loss_kwargs:
-            self.log("kl_weight", self.loss_kwargs["kl_weight"])
+        """Record the means over the training cells."""
+        extra = {"kl_weight": self.loss_kwargs.get("kl_weight", 1.0)}
+        self._record(self.train_metrics, "train", extra)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation cells."""
-        self._log_means(self.val_metrics, "validation")
+        """Record the means over the validation cells."""
+        self._record(self.val_metrics, "validation")
 
-    def _log_means(self, means: _Means, mode: str) -> None:
+    def _record(self, means: _Means, mode: str, extra: Mapping[str, float] | None = None) -> None:
         totals = means.totals
-        if totals is not None:
+        if totals is not None and not self.trainer.sanity_checking:
             if self.use_sync_dist:
                 totals = self.all_gather(totals).sum(0)
-            values = dict(zip(means.names, totals[0] / totals[1].clamp(min=1), strict=True))
+            averages = totals[0] / totals[1].clamp(min=1)
+            values = dict(zip(means.names, averages, strict=True))
             # the loss is shown by the progress bar, and scvi-tools calls it by its mode first
             self.log(f"{mode}_loss", values.pop("loss"), prog_bar=mode == "train")
-            self.log_dict({f"{name}_{mode}": value for name, value in values.items()})
+            # The rest goes past Lightning's bookkeeping, which takes longer than a small step.
+            self.trainer.callback_metrics.update({f"{k}_{mode}": v for k, v in values.items()})
+            numbers = dict(zip(means.names, averages.tolist(), strict=True))
+            numbers = {f"{k}_{mode}": numbers[k] for k in values}
+            for logger in self.trainer.loggers:
+                logger.log_metrics(
+                    {**numbers, **(extra or {}), "epoch": self.current_epoch}, step=self.global_step
+                )
         means.reset()
 
 
