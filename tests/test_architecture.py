@@ -11,10 +11,11 @@ SOURCE = Path(scvenn.__file__).parent
 
 # a file may import from lower floors only
 FLOORS = [
-    {"objective", "_gaussians", "likelihoods", "_keys"},
+    {"objective", "_gaussians", "likelihoods", "_keys", "metrics"},
     {"_networks", "_checks"},
     {"_module", "_registration", "_training"},
     {"_readouts", "_setup"},
+    {"_evaluation"},
     {"_model"},
     {"models"},
 ]

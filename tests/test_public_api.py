@@ -17,6 +17,7 @@ PUBLIC = {
     "Objective",
     "Term",
     "datasets",
+    "metrics",
     "paper_setting",
 }
 CLASSES = ["MVAE", "MMVAE", "MoPoEVAE", "MMVAEpp", "SharedPrivateModel"]
@@ -28,6 +29,7 @@ METHODS = {
     "get_latent_representation": ["mdata"],
     "predict": ["source", "target", "mdata"],
     "write_embeddings": ["mdata"],
+    "evaluate": ["mdata"],
 }
 
 
@@ -54,10 +56,11 @@ def test_the_constructor_is_one_scvi_tools_can_call_when_loading(name):
 
 
 def public_objects():
-    for name in sorted(PUBLIC - {"datasets"}):
+    for name in sorted(PUBLIC - {"datasets", "metrics"}):
         yield f"scvenn.{name}", getattr(scvenn, name)
-    for name in scvenn.datasets.__all__:
-        yield f"scvenn.datasets.{name}", getattr(scvenn.datasets, name)
+    for module in (scvenn.datasets, scvenn.metrics):
+        for name in module.__all__:
+            yield f"{module.__name__}.{name}", getattr(module, name)
     for method in METHODS:
         yield f"scvenn.MMVAEpp.{method}", getattr(scvenn.MMVAEpp, method)
 

@@ -10,7 +10,7 @@
 
 from importlib.metadata import version
 
-from scvenn import datasets
+from scvenn import datasets, metrics
 from scvenn._model import SharedPrivateModel
 from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
 from scvenn.objective import Objective, Term
@@ -26,5 +26,6 @@ __all__ = [
     "SharedPrivateModel",
     "Term",
     "datasets",
+    "metrics",
     "paper_setting",
 ]

@@ -17,9 +17,9 @@ from mudata import MuData
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
+from scvenn._evaluation import EvaluationMixin
 from scvenn._keys import Keys
 from scvenn._module import SharedPrivateVAE
-from scvenn._readouts import ReadoutsMixin
 from scvenn._registration import AlignedManager
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._training import BestEpoch, HistoryPlan, Splitter
@@ -30,7 +30,11 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
 class SharedPrivateModel(
-    SetUpMixin, ReadoutsMixin, UnsupervisedTrainingMixin, VAEMixin, BaseModelClass
+    SetUpMixin,
+    EvaluationMixin,
+    UnsupervisedTrainingMixin,
+    VAEMixin,
+    BaseModelClass,
 ):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 

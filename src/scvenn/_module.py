@@ -132,7 +132,8 @@ class SharedPrivateVAE(BaseModuleClass):
             if ((a,), b) not in trained
         ]
 
-    def _likelihood(self, modality: str) -> Likelihood:
+    def likelihood(self, modality: str) -> Likelihood:
+        """The likelihood of a modality."""
         return cast(Likelihood, self.likelihoods[self._index[modality]])
 
     # ----------------------------------------------------------------- inference
@@ -141,7 +142,7 @@ class SharedPrivateVAE(BaseModuleClass):
         """Read modalities from a minibatch so that no unobserved value can reach a result."""
         views = {}
         for m in modalities:
-            likelihood = self._likelihood(m)
+            likelihood = self.likelihood(m)
             x = tensors[Keys.x(m)].float()  # (B, D)
             observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
             measured = observed.unsqueeze(-1)  # (B, 1)
@@ -161,7 +162,7 @@ class SharedPrivateVAE(BaseModuleClass):
         """Posteriors (shared, private) of each modality."""
         encoded = {}
         for m, view in views.items():
-            x = self._likelihood(m).encoder_input(view.x)
+            x = self.likelihood(m).encoder_input(view.x)
             encoded[m] = self.encoders[self._index[m]](x, batch)
         return encoded
 
@@ -280,7 +281,7 @@ class SharedPrivateVAE(BaseModuleClass):
             if output is None:
                 continue
             view = views[m]
-            values = self._likelihood(m).log_prob(output, view.x, view.library)
+            values = self.likelihood(m).log_prob(output, view.x, view.library)
             if view.measured.shape[-1] > 1:  # some entries of a cell are missing
                 values = torch.where(view.measured, values, 0.0)
             per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
@@ -471,7 +472,7 @@ class SharedPrivateVAE(BaseModuleClass):
             shared, z_private.nan_to_num(0.0), tensors[Keys.BATCH]
         )
         library = self._views(tensors, [target])[target].library
-        return self._likelihood(target).mean(raw, library)
+        return self.likelihood(target).mean(raw, library)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: predictions are means."""

@@ -200,7 +200,7 @@ class ColumnField(_Field):
     def register_field(self, adata: MuData) -> dict:
         if self.attr_key is None:
             return {Keys.CATEGORIES: np.array([], dtype=object), Keys.SOURCE: None}
-        values = self._values(adata)
+        values = self.values(adata)
         categories = np.array(sorted(set(values.dropna())), dtype=object)
         self._check(values, categories)
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
@@ -221,7 +221,7 @@ class ColumnField(_Field):
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         if self.attr_key is None or self._is_label:
             return state_registry
-        values = self._values(adata_target)
+        values = self.values(adata_target)
         self._check(values, state_registry[Keys.CATEGORIES])
         known = state_registry[Keys.CATEGORIES]
         if unseen := sorted(set(values) - set(known)):
@@ -239,7 +239,7 @@ class ColumnField(_Field):
             return np.zeros((mdata.n_obs, 1), dtype=np.int64)
         if self._is_label and self._find(mdata) is None:
             return np.full((mdata.n_obs, 1), -1, dtype=np.int64)  # new cells need no labels
-        values = self._values(mdata)
+        values = self.values(mdata)
         codes = pd.Index(categories).get_indexer(values)  # NaN is in no index: -1
         return codes.astype(np.int64)[:, None]
 
@@ -247,7 +247,7 @@ class ColumnField(_Field):
         n = len(state_registry[Keys.CATEGORIES])
         return {f"n_{self.registry_key}": n}
 
-    def _values(self, mdata: MuData) -> pd.Series:
+    def values(self, mdata: MuData) -> pd.Series:
         """The column as text, so that categories survive files; missing where not known."""
         values = self._find(mdata)
         if values is None:

@@ -78,6 +78,18 @@ class Likelihood(nn.Module):
         """Values as the encoder reads them, same shape as ``x``."""
         raise NotImplementedError
 
+    def linear_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        """Values on which linear regression makes sense: logarithms of normalised counts.
+
+        Parameters
+        ----------
+        values
+            Some features, (B, D); NaN where not observed.
+        library
+            Sum over all features of each cell, (B, 1).
+        """
+        return values
+
     def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
         """Log-likelihood of each value, in nats.
 
@@ -186,6 +198,9 @@ class _Counts(Likelihood):
 
     def encoder_input(self, x: Tensor) -> Tensor:
         return x.log1p()
+
+    def linear_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        return np.log1p(values * (self.library_.item() / np.maximum(library, 1)))
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.softmax(-1) * library

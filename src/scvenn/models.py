@@ -82,23 +82,25 @@ class MMVAEpp(SharedPrivateModel):
 
 
 def paper_setting(
-    model: type[SharedPrivateModel] = MMVAEpp, *, max_epochs: int = 100
+    model: type[SharedPrivateModel] = MMVAEpp, *, max_epochs: int = 100, lr: float = 1e-3
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments with which a model does what the paper's code does.
 
-    One hidden layer of 128, LeakyReLU, latents of size 2; Adam with learning rate 1e-3, eps 1e-8
-    and no weight decay; minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1
-    over all epochs; labels weigh 100; while training, the absent private latent is zero (MMVAE,
-    MMVAE++) or a sample of the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on,
-    and the last epoch counts. scvenn's own defaults differ in the latent sizes, the warm-up, the
-    weight of the labels, the split, and in stopping early.
+    One hidden layer of 128, LeakyReLU, latents of size 2; Adam with eps 1e-8 and no weight decay;
+    minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1 over all epochs; labels
+    weigh 100; while training, the absent private latent is zero (MMVAE, MMVAE++) or a sample of
+    the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on, and the last epoch
+    counts. scvenn's own defaults differ in the latent sizes, the warm-up, the weight of the
+    labels, the split, and in stopping early.
 
     Parameters
     ----------
     model
         The class the arguments are for.
     max_epochs
-        Number of epochs; the warm-up fits it.
+        Number of epochs, which the warm-up fits: 100 in the paper's code, 500 for few samples.
+    lr
+        Learning rate: 1e-3 on the paper's synthetic data, 1e-4 on real data.
 
     Returns
     -------
@@ -133,7 +135,7 @@ def paper_setting(
         "train_size": 0.8,
         "early_stopping": False,
         "plan_kwargs": {
-            "lr": 1e-3,
+            "lr": lr,
             "eps": 1e-8,
             "weight_decay": 0.0,
             "n_epochs_kl_warmup": max_epochs,

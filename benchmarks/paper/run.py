@@ -1,0 +1,264 @@
+"""Run the paper's experiments: every model, label use, latent size and seed of a config file.
+
+    python benchmarks/paper/run.py                    # all of configs/, what is finished is kept
+    python benchmarks/paper/run.py cll pbmc --jobs 2  # some of them
+    python benchmarks/paper/run.py --smoke --out /tmp/smoke
+
+Results go to results/<experiment>.csv, one line for each number. A run is written when it is
+finished, its time last, so that an interrupted call leaves no half of a run behind: the next call
+drops the lines of a run without a time and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+HERE = Path(__file__).parent
+RUN = ["setting", "seed", "method", "supervised", "latents"]
+COLUMNS = [*RUN, "metric", "view", "source", "target", "features", "value"]
+NAMES = {"MVAE": "MVAE", "MoPoEVAE": "MoPoE-VAE", "MMVAE": "MMVAE", "MMVAEpp": "MMVAE++"}
+TEST_SIZE = 0.2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, or all baselines, on one data set and seed."""
+
+    experiment: str
+    config: str
+    setting: str
+    seed: int
+    method: str
+    supervised: str = ""
+    latents: str = ""
+    smoke: bool = False
+
+    @property
+    def key(self) -> tuple:
+        """What tells one run of an experiment from another: the columns ``RUN``."""
+        return (self.setting, self.seed, self.method, self.supervised, self.latents)
+
+
+# --------------------------------------------------------------------------------------------
+# One job, in a process of its own
+# --------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def dataset(
+    config: str, smoke: bool, setting: str, seed: int
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The MuData of a setting, and positions of its training and test cells."""
+    import data
+    from sklearn.model_selection import train_test_split
+
+    experiment = read_config(config, smoke)
+    arguments = next(s for s in experiment["settings"] if s["name"] == setting).copy()
+    del arguments["name"]
+    mdata = getattr(data, experiment["data"])(**arguments, seed=seed)
+    label = mdata.obs.get("label")
+    train, test = train_test_split(
+        np.arange(mdata.n_obs), test_size=TEST_SIZE, stratify=label, random_state=seed
+    )
+    return mdata, np.sort(train), np.sort(test)
+
+
+def perform(job: Job) -> list[dict]:
+    """Rows of a finished job."""
+    import torch
+
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    start = time.perf_counter()
+    mdata, train, test = dataset(job.config, job.smoke, job.setting, job.seed)
+    rows = list(
+        _baseline_rows(job, mdata, train, test)
+        if job.method == "baselines"
+        else _model_rows(job, mdata, train, test)
+    )
+    rows.append({"metric": "seconds", "value": time.perf_counter() - start})
+    described = dict(zip(RUN, job.key, strict=True))
+    return [{**described, **row} for row in rows]
+
+
+def _baseline_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> Iterator[dict]:
+    import baselines
+
+    yield from baselines.score(mdata, train, test, labelled="label" in mdata.obs, seed=job.seed)
+
+
+def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> Iterator[dict]:
+    import scvi
+
+    import scvenn
+
+    scvi.settings.verbosity = logging.WARNING
+    scvi.settings.seed = job.seed
+    experiment = read_config(job.config, job.smoke)
+    labels_key = "label" if "label" in mdata.obs else None
+    model_class = getattr(scvenn, job.method)
+    mdata = mdata.copy()
+    model_class.setup_mudata(
+        mdata,
+        labels_key=labels_key if job.supervised == "yes" else None,
+        likelihoods=dict.fromkeys(mdata.mod, "normal"),
+    )
+    constructor, training = scvenn.paper_setting(
+        model_class, max_epochs=experiment["max_epochs"], lr=experiment["lr"]
+    )
+    private_1, shared, private_2 = map(int, job.latents.split("+"))
+    constructor["n_shared"] = shared
+    constructor["n_private"] = dict(zip(mdata.mod, (private_1, private_2), strict=True))
+    model = model_class(mdata, **constructor)
+    model.train(
+        **training,
+        accelerator="cpu",
+        write_obsm=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        datasplitter_kwargs={"external_indexing": [train, np.array([], int), test]},
+    )
+    yield from summarise(model.evaluate(labels_key=labels_key), mdata)
+    if job.seed == 0 and job.supervised == "no" and job.setting == experiment.get("keep_shared"):
+        embedding = model.get_shared_representation(indices=test)
+        for cell, coordinates in zip(test, embedding, strict=True):
+            for k, value in enumerate(coordinates):
+                yield {
+                    "metric": f"shared_{k}",
+                    "source": mdata.obs["celltype"].iloc[cell],
+                    "target": mdata.obs_names[cell],
+                    "value": value,
+                }
+
+
+def summarise(table: pd.DataFrame, mdata: Any) -> Iterator[dict]:
+    """Medians over shared and over private features; what concerns no feature as it is."""
+    kinds = {
+        (m, feature): "shared" if shared else "private"
+        for m in mdata.mod
+        for feature, shared in mdata[m].var["shared"].items()
+    }
+    table = table[table["metric"] != "pearson"].copy()
+    pairs = zip(table["target"], table["feature"], strict=True)
+    table["features"] = [kinds.get(pair, "") for pair in pairs]
+    groups = table.groupby(["metric", "view", "source", "target", "features"], sort=False)
+    for names, value in groups["value"].median().items():
+        yield {
+            **dict(zip(("metric", "view", "source", "target", "features"), names, strict=True)),
+            "value": value,
+        }
+
+
+# --------------------------------------------------------------------------------------------
+# All jobs
+# --------------------------------------------------------------------------------------------
+
+
+def read_config(path: str, smoke: bool) -> dict:
+    """A config file; its smoke table replaces entries for the test suite."""
+    config = tomllib.loads(Path(path).read_text())
+    small = config.pop("smoke", {})
+    return {**config, **small} if smoke else config
+
+
+def jobs_of(path: Path, smoke: bool) -> list[Job]:
+    """Every job of a config file; those of one data set behind each other."""
+    config = read_config(str(path), smoke)
+    jobs = []
+    for seed in range(config["seeds"]):
+        for setting in config["settings"]:
+            base = (path.stem, str(path), setting["name"], seed)
+            jobs.append(Job(*base, "baselines", smoke=smoke))
+            jobs += [
+                Job(*base, model, supervised, latents, smoke)
+                for latents in config["latents"]
+                for supervised in config["supervised"]
+                for model in config["models"]
+            ]
+    return jobs
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """The lines of finished runs."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    text = path.read_text()
+    complete = text[: text.rfind("\n") + 1]  # without a line that was cut off
+    if complete != text:
+        path.write_text(complete)
+    table = pd.read_csv(path, keep_default_na=False, dtype={"setting": str, "latents": str})
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")
+    finished = table.loc[table["metric"] == "seconds", RUN].assign(finished=True)
+    method = table["method"].where(table["supervised"] != "", "baselines")
+    marked = table.assign(method=method).merge(finished, on=RUN, how="left")
+    return table[marked["finished"].notna().to_numpy()]
+
+
+def write_results(table: pd.DataFrame, path: Path) -> None:
+    draft = path.with_suffix(".draft")
+    table.to_csv(draft, index=False, float_format="%.5g")
+    os.replace(draft, path)
+
+
+def run(path: Path, out: Path, *, jobs: int, smoke: bool) -> None:
+    """Do what is not finished of one experiment."""
+    results = out / f"{path.stem}.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    table = read_results(results)
+    write_results(table, results)
+    done = set(table.loc[table["metric"] == "seconds", RUN].itertuples(index=False, name=None))
+    todo = [job for job in jobs_of(path, smoke) if job.key not in done]
+    if not todo:
+        print(f"{path.stem}: all {len(done)} runs are finished")
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    with results.open("a") as file, tqdm(total=len(todo), desc=path.stem) as bar:
+        futures = [pool.submit(perform, job) for job in todo]
+        try:
+            for future in as_completed(futures):
+                rows = pd.DataFrame(future.result(), columns=COLUMNS)
+                file.write(rows.to_csv(index=False, header=False, float_format="%.5g"))
+                file.flush()
+                bar.update()
+        except Exception as error:
+            if type(error).__name__ != "Unavailable":
+                raise
+            bar.write(f"{path.stem} is left out: {error}")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def main() -> None:
+    configs = {path.stem: path for path in sorted((HERE / "configs").glob("*.toml"))}
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiments", nargs="*", default=list(configs), metavar="experiment")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    parser.add_argument("--smoke", action="store_true", help="one seed, few epochs: does it run?")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.experiments if name not in configs]:
+        parser.error(f"no config of the name {unknown[0]!r}; there are {', '.join(configs)}")
+    for name in arguments.experiments:
+        run(configs[name], arguments.out, jobs=arguments.jobs, smoke=arguments.smoke)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The table of `evaluate`: what is in it, what its numbers are, what is refused."""
+
+import numpy as np
+import pytest
+import scvi
+
+import scvenn
+from scvenn import metrics
+from tests.conftest import QUIET, three_modalities
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is not defined")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """MMVAE++ on three modalities with missing cells and entries, half of the cells held out."""
+    scvi.settings.seed = 0
+    mdata = three_modalities(missing=0.3, n_obs=300)
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2)
+    model.train(5, train_size=0.5, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return model.evaluate(labels_key="cell_type")
+
+
+def rows(table, **values):
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+def test_every_source_and_target_is_there(model, table):
+    for target in model.modalities:
+        names = {"r2", "pearson"} | ({"auroc"} if target == "peaks" else set())
+        assert set(rows(table, target=target, view="same")["metric"]) == names
+        found = rows(table, target=target, metric="r2")
+        assert set(zip(found["view"], found["source"], strict=True)) == {
+            ("same", target),
+            ("joint", "all"),
+            *(("cross", m) for m in model.modalities if m != target),
+        }
+        assert list(rows(found, view="joint")["feature"]) == list(model.adata[target].var_names)
+
+
+def test_predictions_are_scored_on_the_held_out_cells(model, table):
+    cells = model.validation_indices
+    measured = model.adata.obs_names[cells].isin(model.adata["meth"].obs_names)
+    truth = model.adata["meth"][model.adata.obs_names[cells][measured]].X
+    predicted = model.predict("rna", "meth", indices=cells, return_numpy=True)[measured]
+    expected = metrics.r2(truth, predicted)
+    found = rows(table, metric="r2", source="rna", target="meth")["value"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_blocks_of_features_change_nothing(model, table, monkeypatch):
+    monkeypatch.setattr("scvenn._evaluation._BLOCK", 700)
+    again = model.evaluate(labels_key="cell_type")
+    key = ["metric", "view", "source", "target", "feature"]
+    both = table.merge(again, on=key)
+    assert len(both) == len(table)
+    # a cell is left out of a regression where all values of a block are NaN
+    exact = (both["metric"] != "leakage_r2") | (both["target"] != "meth")
+    np.testing.assert_allclose(both["value_x"][exact], both["value_y"][exact], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(both["value_x"], both["value_y"], atol=0.03)
+
+
+def test_every_latent_is_probed_for_labels(model, table):
+    found = rows(table, metric="auc", target="cell_type")
+    assert set(found["source"]) == {"shared", *(f"private_{m}" for m in model.modalities)}
+    assert found["value"].between(0, 1).all()
+    assert not len(rows(model.evaluate(), metric="auc"))
+
+
+def test_leakage_is_measured_both_ways_and_to_other_modalities(model, table):
+    found = rows(table, metric="leakage_r2")
+    pairs = set(zip(found["source"], found["target"], strict=True))
+    latents = {f"private_{m}" for m in model.modalities}
+    assert pairs == {
+        *(("shared", p) for p in latents),
+        *((p, "shared") for p in latents),
+        *((f"private_{a}", b) for a in model.modalities for b in model.modalities if a != b),
+    }
+    assert len(rows(found, source="private_rna", target="shared")) == 3
+    assert len(rows(found, source="private_rna", target="peaks")) == 20
+
+
+def test_planted_leakage_shows(model):
+    """Shuffling cells of one modality against the others destroys what its private latent knows."""
+    private = model.get_private_representation("rna")
+    rng = np.random.default_rng(0)
+    embed = model._embed
+    planted = private[:, :1] + 0.01 * rng.normal(size=(len(private), 3)).astype(np.float32)
+
+    def leaking(mdata, sources, indices, batch_size, description):
+        _, privates = embed(mdata, sources, indices, batch_size, description)
+        return planted[indices], privates
+
+    model._embed = leaking
+    try:
+        found = rows(model.evaluate(), metric="leakage_r2", source="private_rna", target="shared")
+    finally:
+        del model._embed
+    assert (found["value"] > 0.95).all()
+
+
+def test_planted_latents_are_recovered_or_not(model, table):
+    found = table[table["metric"].str.startswith("recovery")]
+    assert set(found["metric"]) == {"recovery_linear_r2", "recovery_knn_r2"}
+    assert set(found["target"]) == {"z_shared", *(f"z_private_{m}" for m in model.modalities)}
+    own = rows(found, metric="recovery_linear_r2", source="private_rna", target="z_private_rna")
+    other = rows(found, metric="recovery_linear_r2", source="private_peaks", target="z_private_rna")
+    assert own["value"].item() > other["value"].item()
+
+
+def test_cells_to_score_can_be_chosen(model):
+    cells = model.validation_indices[:40]
+    mask = np.zeros(model.adata.n_obs, dtype=bool)
+    mask[cells] = True
+    one, two = model.evaluate(indices=np.sort(cells)), model.evaluate(indices=mask)
+    np.testing.assert_array_equal(one["value"], two["value"])
+
+
+def test_new_data_is_scored_with_probes_of_the_training_cells(model):
+    new = three_modalities(missing=0.0, n_obs=80, seed=1)
+    new.obs_names = [f"new{i}" for i in range(80)]
+    for m in new.mod:
+        new.mod[m].obs_names = new.obs_names
+    table = model.evaluate(new, labels_key="cell_type")
+    assert rows(table, metric="auc")["value"].notna().all()
+    assert set(rows(table, metric="r2")["target"]) == set(model.modalities)
+
+
+def test_new_data_may_lack_a_modality(model):
+    from mudata import MuData
+
+    new = three_modalities(missing=0.0, n_obs=80, seed=1)
+    part = MuData({m: new[m].copy() for m in ("rna", "meth")})
+    part.obs_names = [f"new{i}" for i in range(80)]
+    for m in part.mod:
+        part.mod[m].obs_names = part.obs_names
+    part.obs["batch"] = "batch0"
+    found = model.evaluate(part)
+    assert set(rows(found, metric="r2")["target"]) == {"rna", "meth"}
+    assert not found["source"].str.contains("peaks").any()
+    assert not found["target"].str.contains("peaks").any()
+
+
+def test_cells_that_were_trained_on_are_refused(model):
+    with pytest.raises(ValueError, match="150 of the 300 cells to score were trained on"):
+        model.evaluate(indices=np.arange(300))
+    with pytest.raises(ValueError, match="150 of the 300 cells to score were trained on"):
+        model.evaluate(model.adata.copy())
+
+
+def test_a_model_trained_on_all_cells_says_what_to_do(small):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, train_size=1.0, **QUIET)
+    with pytest.raises(ValueError, match="two or more cells that were not trained on"):
+        model.evaluate()
+
+
+def test_a_model_without_data_says_what_to_do(model):
+    model.save("model")
+    with pytest.raises(ValueError, match="loaded without data"):
+        scvenn.MMVAEpp.load("model").evaluate(three_modalities(missing=0.0))
+
+
+def test_unknown_labels_are_refused(model):
+    with pytest.raises(ValueError, match="labels_key='kind' not found. Searched"):
+        model.evaluate(labels_key="kind")
+
+
+def test_models_are_compared_in_one_table(model):
+    table = metrics.compare({"a": model, "b": model}, labels_key="cell_type")
+    assert list(table.columns) == ["model", *metrics.EVALUATION_COLUMNS]
+    one, two = (rows(table, model=name)["value"].to_numpy() for name in "ab")
+    np.testing.assert_array_equal(one, two)
