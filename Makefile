@@ -1,6 +1,8 @@
 # make demo            train on a built-in simulation, print a table, write demo/
 # make demo DATA=x.h5mu   the same with your file
 # make test            the whole test suite
+# make paper-run       the paper's experiments, those that are not finished yet (hours)
+# make paper           tables and figures of docs/paper.md from their results
 # make lint types      style and type checks
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses the interpreter (3.11 or newer).
@@ -21,13 +23,19 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test lint types clean
+.PHONY: demo test paper-run paper lint types clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
+
+paper-run: $(READY)
+	$(BIN)/python benchmarks/paper/run.py
+
+paper: $(READY)
+	$(BIN)/python benchmarks/paper/render.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ def regressors(seed: int, n_train: int, n_features: int) -> dict:
     n_components = min(10, n_features, n_train - 1)
     return {
         "mean": DummyRegressor(),
-        "ridge": RidgeCV(alphas=np.logspace(0, 4, 9)),
+        "ridge": RidgeCV(alphas=np.logspace(0, 4, 9), alpha_per_target=True),
         "PLS": PLSRegression(n_components, scale=False),
         "kNN": KNeighborsRegressor(min(10, n_train)),
         "extra-trees": ExtraTreesRegressor(200, random_state=seed),

@@ -61,9 +61,9 @@ def brca(rna: tuple[int, int], meth: tuple[int, int], *, seed: int) -> MuData:
     return _ranked(modalities, label, {"rna": tuple(rna), "meth": tuple(meth)})
 
 
-def pbmc(n_other: int, *, seed: int) -> MuData:
+def pbmc(n_other: int, *, seed: int, n_obs: int | None = None) -> MuData:
     """Section 4.4 on the reduced set: 51 genes, 1,263 bins; naive CD8 T cells or not."""
-    mdata = _file("pbmc10k_multiome_small.h5mu")
+    mdata = _file("pbmc10k_multiome_small.h5mu")[:n_obs].copy()
     label = (mdata.obs["celltype"] == "CD8 naive T").to_numpy(float)
     modalities = {m: mdata[m][mdata.obs_names] for m in ("rna", "atac")}
     others = {"rna": (10, n_other), "atac": (10, mdata["atac"].n_vars - 10)}

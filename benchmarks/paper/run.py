@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from data import Unavailable
 from tqdm.auto import tqdm
 
 HERE = Path(__file__).parent
@@ -68,10 +69,8 @@ def dataset(
     import data
     from sklearn.model_selection import train_test_split
 
-    experiment = read_config(config, smoke)
-    arguments = next(s for s in experiment["settings"] if s["name"] == setting).copy()
-    del arguments["name"]
-    mdata = getattr(data, experiment["data"])(**arguments, seed=seed)
+    experiment = read_config(config, smoke, setting)
+    mdata = getattr(data, experiment["data"])(**experiment["arguments"], seed=seed)
     label = mdata.obs.get("label")
     train, test = train_test_split(
         np.arange(mdata.n_obs), test_size=TEST_SIZE, stratify=label, random_state=seed
@@ -84,7 +83,8 @@ def perform(job: Job) -> list[dict]:
     import torch
 
     torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     start = time.perf_counter()
     mdata, train, test = dataset(job.config, job.smoke, job.setting, job.seed)
@@ -111,7 +111,7 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
 
     scvi.settings.verbosity = logging.WARNING
     scvi.settings.seed = job.seed
-    experiment = read_config(job.config, job.smoke)
+    experiment = read_config(job.config, job.smoke, job.setting)
     labels_key = "label" if "label" in mdata.obs else None
     model_class = getattr(scvenn, job.method)
     mdata = mdata.copy()
@@ -172,11 +172,21 @@ def summarise(table: pd.DataFrame, mdata: Any) -> Iterator[dict]:
 # --------------------------------------------------------------------------------------------
 
 
-def read_config(path: str, smoke: bool) -> dict:
-    """A config file; its smoke table replaces entries for the test suite."""
+def read_config(path: str, smoke: bool, setting: str | None = None) -> dict:
+    """A config file; its smoke table replaces entries for the test suite.
+
+    With a setting, the entries of that one replace the file's where both have them; the others
+    are the ``arguments`` of the data set.
+    """
     config = tomllib.loads(Path(path).read_text())
     small = config.pop("smoke", {})
-    return {**config, **small} if smoke else config
+    config = {**config, **small} if smoke else config
+    if setting is None:
+        return config
+    chosen = next(s for s in config["settings"] if s["name"] == setting)
+    replaced = {key: value for key, value in chosen.items() if key in config}
+    arguments = {k: v for k, v in chosen.items() if k not in config and k != "name"}
+    return {**config, **replaced, "arguments": arguments}
 
 
 def jobs_of(path: Path, smoke: bool) -> list[Job]:
@@ -229,21 +239,28 @@ def run(path: Path, out: Path, *, jobs: int, smoke: bool) -> None:
     if not todo:
         print(f"{path.stem}: all {len(done)} runs are finished")
         return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     with results.open("a") as file, tqdm(total=len(todo), desc=path.stem) as bar:
-        futures = [pool.submit(perform, job) for job in todo]
         try:
-            for future in as_completed(futures):
-                rows = pd.DataFrame(future.result(), columns=COLUMNS)
-                file.write(rows.to_csv(index=False, header=False, float_format="%.5g"))
+            for rows in _performed(todo, jobs):
+                table = pd.DataFrame(rows, columns=COLUMNS)
+                file.write(table.to_csv(index=False, header=False, float_format="%.5g"))
                 file.flush()
                 bar.update()
-        except Exception as error:
-            if type(error).__name__ != "Unavailable":
-                raise
+        except Unavailable as error:
             bar.write(f"{path.stem} is left out: {error}")
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+
+def _performed(todo: list[Job], jobs: int) -> Iterator[list[dict]]:
+    """Rows of each job, as soon as it is finished."""
+    if jobs == 1:
+        yield from map(perform, todo)
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(perform, job) for job in todo]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def main() -> None:

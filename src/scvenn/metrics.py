@@ -403,7 +403,7 @@ def scib(
     for name, embedding in embeddings.items():
         if not np.isfinite(embedding).all():
             raise ValueError(f"Embedding {name!r} holds NaN; leave out cells without it.")
-    obs = pd.DataFrame({"label": pd.Categorical(labels)})
+    obs = pd.DataFrame({"label": pd.Categorical(labels)}).rename(index=str)
     obs["batch"] = pd.Categorical(["one"] * len(obs) if batch is None else batch)
     cells = AnnData(np.zeros((len(obs), 1), np.float32), obs=obs, obsm=dict(embeddings))
     benchmark = Benchmarker(
@@ -413,6 +413,8 @@ def scib(
         embedding_obsm_keys=list(embeddings),
         bio_conservation_metrics=BioConservation(isolated_labels=batch is not None),
         batch_correction_metrics=None if batch is None else BatchCorrection(pcr_comparison=False),
+        # used by the PCR comparison only, which needs the data and is left out
+        pre_integrated_embedding_obsm_key=next(iter(embeddings)),
         progress_bar=False,
     )
     benchmark.benchmark()
