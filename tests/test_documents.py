@@ -19,12 +19,12 @@ def blocks(document):
 
 @pytest.mark.slow
 def test_the_code_of_the_readme_runs(small):
-    mdata = scvenn.datasets.simulate_counts(150, n_features=20)
+    mdata = scvenn.datasets.simulate_counts(400, n_features=20)
     mdata["rna"].layers["counts"] = mdata["rna"].X
     mdata.write("pbmc.h5mu")
     code = "\n".join(blocks("README.md"))
     assert "model.train()" in code
-    code = code.replace("model.train()", "model.train(2, enable_progress_bar=False)")
+    code = code.replace(".train()", ".train(2, enable_progress_bar=False)")
     exec(compile(code, "README.md", "exec"), {})
 
 

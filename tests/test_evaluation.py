@@ -8,7 +8,8 @@ import scvenn
 from scvenn import metrics
 from tests.conftest import QUIET, three_modalities
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is not defined")
+# few cells, some of whose features are constant
+pytestmark = pytest.mark.filterwarnings("ignore:evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,19 @@ def test_a_model_without_data_says_what_to_do(model):
     model.save("model")
     with pytest.raises(ValueError, match="loaded without data"):
         scvenn.MMVAEpp.load("model").evaluate(three_modalities(missing=0.0))
+
+
+def test_scores_that_are_not_defined_are_named_once(model):
+    mdata = model.adata.copy()
+    mdata["peaks"].X = mdata["peaks"].X.toarray()
+    mdata["peaks"].X[:, 3] = 1
+    with pytest.warns(
+        UserWarning, match=r"evaluate\(\): some scores are NaN.*'peaks': .*'peaks_3'"
+    ):
+        table = model.evaluate(mdata, indices=model.validation_indices)
+    constant = rows(table, target="peaks", feature="peaks_3")
+    assert constant["value"].isna().all()
+    assert {"r2", "pearson", "auroc", "leakage_r2"} == set(constant["metric"])
 
 
 def test_unknown_labels_are_refused(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 from typing import Any
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 from mudata import MuData
 
 from scvenn import metrics
+from scvenn._checks import some
 from scvenn._keys import Keys
 from scvenn._readouts import ReadoutsMixin
 from scvenn._registration import ColumnField, observed_cells
@@ -103,11 +105,23 @@ class EvaluationMixin(ReadoutsMixin):
             )
         train = np.asarray(self.train_indices)  # type: ignore[attr-defined]
         test = self._cells_to_score(mdata, indices, train)
-        rows = [
-            *self._score_predictions(mdata, test, batch_size),
-            *self._score_latents(mdata, train, test, labels_key, batch_size),
-        ]
-        return pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # said once, below
+            rows = [
+                *self._score_predictions(mdata, test, batch_size),
+                *self._score_latents(mdata, train, test, labels_key, batch_size),
+            ]
+        table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
+        undefined = table[table["value"].isna()].groupby("target", sort=False)["feature"]
+        if len(undefined):
+            named = "; ".join(f"{m!r}: {some(names)}" for m, names in undefined.unique().items())
+            warnings.warn(
+                f"evaluate(): some scores are NaN, of features that (or whose predictions) are "
+                f"constant over the {len(test)} scored cells or seen in fewer than two: {named}.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return table
 
     def _cells_to_score(
         self, mdata: MuData, indices: Sequence[int] | np.ndarray | None, train: np.ndarray
@@ -137,9 +151,9 @@ class EvaluationMixin(ReadoutsMixin):
         """Per-feature scores of every source and target that the data has."""
         present = [m for m in self.modalities if m in mdata.mod]
         for target in present:
-            names = ["r2", "pearson"]
+            scored = {"r2": metrics.r2, "pearson": metrics.pearson}
             if self.module.likelihood(target).name == "bernoulli":
-                names.append("auroc")
+                scored["auroc"] = metrics.auroc
             choices: list[tuple[str, str, str | list[str]]] = [
                 *(("cross", m, m) for m in present if m != target),
                 ("same", target, target),
@@ -156,9 +170,8 @@ class EvaluationMixin(ReadoutsMixin):
                         batch_size=batch_size,
                         return_numpy=True,
                     )
-                    for name in names:
-                        values = metrics.PREDICTION_METRICS[name](truth, predicted)
-                        for feature, value in zip(features, values, strict=True):
+                    for name, score in scored.items():
+                        for feature, value in zip(features, score(truth, predicted), strict=True):
                             yield name, view, label, target, feature, value
 
     def _blocks(

@@ -10,7 +10,7 @@ Shapes: ``B`` cells, ``D`` features, ``K`` latent dimensions.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,9 @@ __all__ = [
     "ridge_r2",
     "scib",
 ]
+
+# what a table of `evaluate` holds
+EVALUATION_COLUMNS = ["metric", "view", "source", "target", "feature", "value"]
 
 # --------------------------------------------------------------------------------------------
 # Predictions, feature by feature
@@ -168,12 +171,16 @@ def _varies(values: np.ndarray, present: np.ndarray) -> np.ndarray:
     return highest > lowest
 
 
+# how the warnings below begin, as a pattern
+UNDEFINED = r"\S+ is not defined and NaN for"
+
+
 def _warn_undefined(what: str, defined: np.ndarray, reason: str) -> None:
     if not defined.all():
         columns = np.flatnonzero(~defined)
         shown = ", ".join(map(str, columns[:5])) + (", …" if len(columns) > 5 else "")
         warnings.warn(
-            f"{what} is not defined, and NaN, for {len(columns)} of {len(defined)} features "
+            f"{what} is not defined and NaN for {len(columns)} of {len(defined)} features "
             f"(columns {shown}): {reason}.",
             UserWarning,
             stacklevel=3,
@@ -456,14 +463,3 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
         for name, model in models.items()
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-# what a table of `evaluate` holds
-EVALUATION_COLUMNS = ["metric", "view", "source", "target", "feature", "value"]
-
-# metrics of predictions, by name; `auroc` is for binary data only
-PREDICTION_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "r2": r2,
-    "pearson": pearson,
-    "auroc": auroc,
-}
