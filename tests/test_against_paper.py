@@ -58,8 +58,8 @@ def paper_parameters(module):
         found[f"dec{v}.hidden.bias"] = (last.bias, np.s_[:])
         found[f"noise{v}"] = (module.likelihoods[i].raw_scale, np.s_[:])
     if module.label_head is not None:
-        found["label.weight_shared"] = (module.label_head.weight, np.s_[:])
-        found["label.bias"] = (module.label_head.bias, np.s_[:])
+        found["label.weight_shared"] = (module.label_head.logits.weight, np.s_[:])
+        found["label.bias"] = (module.label_head.logits.bias, np.s_[:])
     return found
 
 
@@ -84,6 +84,8 @@ def build(name, supervised):
         n_classes=2 if supervised else 0,
         label_weight=100.0,
         absent_private="zero",
+        screened=False,
+        kl_weight_shared=1.0,
     )
     with torch.no_grad():
         for key, (parameter, index) in paper_parameters(module).items():
@@ -151,7 +153,7 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
     )
     outputs = module.inference(**inputs)
     decoded = module.generative(outputs["z_shared"], outputs["z_private"], inputs["batch"])
-    scores = module._log_likelihoods(decoded["raw"], outputs["views"], module.objective.terms)
+    scores = module._log_likelihoods(decoded["raw"], outputs["views"])
     for t, m in enumerate(VIEWS):
         head = module.encoders[t].shared.weight
         (gradient,) = torch.autograd.grad(

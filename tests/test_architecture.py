@@ -11,11 +11,11 @@ SOURCE = Path(scvenn.__file__).parent
 
 # a file may import from lower floors only
 FLOORS = [
-    {"objective", "_gaussians", "likelihoods", "_keys", "metrics"},
-    {"_networks", "_checks"},
+    {"objective", "_gaussians", "likelihoods", "_keys", "_screening", "metrics"},
+    {"_networks", "_checks", "_views"},
     {"_module", "_registration", "_training"},
     {"_readouts", "_setup"},
-    {"_evaluation"},
+    {"_evaluation", "_shared_features"},
     {"_model"},
     {"models"},
 ]
@@ -25,6 +25,7 @@ KNOWS_SCVI = {
     "_module",
     "_networks",
     "_registration",
+    "_shared_features",
     "_training",
     "likelihoods",
 }

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +144,47 @@ def test_nb_equals_torchs(seed):
     torch.testing.assert_close(
         likelihood.log_prob(raw, x, library), reference.log_prob(x), rtol=1e-4, atol=1e-4
     )
+
+
+def test_cross_view_noise_is_that_of_the_residuals():
+    likelihood, x, library, raw = build("normal")
+    measured = torch.rand(B, D) < 0.8
+    for _ in range(200):
+        likelihood.follow_cross_view(raw, x, measured)
+    square = (likelihood.encoder_input(x) - raw).square()
+    expected = torch.stack([square[:, measured[:, j], j].mean() for j in range(D)])
+    torch.testing.assert_close(likelihood.cross_view_variance, expected, rtol=1e-3, atol=1e-4)
+    own, same = (likelihood.log_prob(raw, x, library, cross_view=c) for c in (True, False))
+    normal = torch.distributions.Normal(raw, expected.sqrt())
+    torch.testing.assert_close(
+        own, normal.log_prob(likelihood.encoder_input(x)), rtol=1e-3, atol=1e-3
+    )
+    assert not torch.allclose(own, same)
+
+
+def test_a_feature_that_no_cell_of_a_minibatch_has_keeps_its_noise():
+    likelihood, x, _, raw = build("normal")
+    likelihood.follow_cross_view(raw, x, torch.zeros(B, 1, dtype=torch.bool))
+    torch.testing.assert_close(likelihood.cross_view_variance, torch.ones(D))
+
+
+@each
+def test_other_likelihoods_do_not_tell_cross_view_apart(name):
+    likelihood, x, library, raw = build(name)
+    likelihood.follow_cross_view(raw, x, torch.ones(B, 1, dtype=torch.bool))
+    values = [likelihood.log_prob(raw, x, library, cross_view=c) for c in (True, False)]
+    assert torch.equal(*values) == (name != "normal")
+
+
+@pytest.mark.parametrize("name", ["poisson", "nb"])
+def test_linear_scale_is_blind_to_the_depth_of_a_cell(name):
+    likelihood, x, library, _ = build(name)
+    depth = np.arange(1, B + 1)[:, None]
+    values, sums = x.numpy(), library.numpy()
+    one = likelihood.linear_scale(values, sums)
+    np.testing.assert_allclose(
+        one, likelihood.linear_scale(values * depth, sums * depth), rtol=1e-6
+    )
+    sparse = likelihood.linear_scale(sp.csr_matrix(values), sums)
+    assert sp.issparse(sparse)
+    np.testing.assert_allclose(one, sparse.toarray(), rtol=1e-6)

@@ -1,5 +1,6 @@
 """The loss over terms: what reaches it and what must not."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -135,6 +136,9 @@ def test_records_concern_the_cells_that_have_both_modalities():
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_parameter_is_trained(name):
     model = built(name, n_shared=3, n_private=2, n_hidden=8)
+    if model.module.screened:
+        for m in model.modalities:
+            model.module.open_gates(m, np.full(20, 0.5), np.full(20, 0.5))
     losses(model.module, minibatch(model)).loss.backward()
     for key, parameter in model.module.named_parameters():
         assert parameter.grad is not None, key
@@ -154,6 +158,33 @@ def test_an_absent_private_latent_is_zero_or_a_prior_sample():
         module = built("MMVAE", absent_private=choice).module
         drawn = module._absent(torch.ones(5, 2))
         assert bool(drawn.any()) == varies
+
+
+def test_closed_gates_teach_shared_nothing():
+    """Not even a gradient: values and predictions of such features do not concern it."""
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    for m in model.modalities:
+        model.module.open_gates(m, np.ones(20), np.zeros(20))
+    output = losses(model.module.train(), minibatch(model))
+    (reconstruction,) = output.reconstruction_loss.values()
+    reconstruction.sum().backward()
+    for encoder, decoder in zip(model.module.encoders, model.module.cross_decoders, strict=True):
+        assert not encoder.shared.weight.grad.any()
+        assert not encoder.hidden_shared.fc_layers[0][0].weight.grad.any()
+        assert not decoder.out.weight.grad.any()
+        assert decoder.baseline.grad.any()
+
+
+def test_shared_reads_a_feature_as_far_as_its_gate_is_open():
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    gate = np.arange(20) < 10
+    module.open_gates("rna", gate, gate)
+    other = {**tensors, "X_rna": tensors["X_rna"].clone()}
+    other["X_rna"][:, 10:] += 1
+    embedded = [module.embed(t, ["rna"]) for t in (tensors, other)]
+    assert torch.equal(embedded[0][0].nan_to_num(), embedded[1][0].nan_to_num())
+    assert not torch.equal(embedded[0][1]["rna"].nan_to_num(), embedded[1][1]["rna"].nan_to_num())
 
 
 def test_batch_reaches_decoders_and_on_request_encoders():

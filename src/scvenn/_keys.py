@@ -26,6 +26,9 @@ class Keys:
     # mdata.uns: which model wrote the embeddings, with which versions
     UNS = "scvenn"
 
+    # var of each modality: how well the other modalities predict a feature
+    SHARED_SCORE = "scvenn_shared_score"
+
     @staticmethod
     def x(modality: str) -> str:
         """Registry key of a modality's matrix.

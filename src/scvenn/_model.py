@@ -22,7 +22,8 @@ from scvenn._keys import Keys
 from scvenn._module import SharedPrivateVAE
 from scvenn._registration import AlignedManager
 from scvenn._setup import SetUpMixin, fields_of
-from scvenn._training import BestEpoch, HistoryPlan, Splitter
+from scvenn._shared_features import SharedFeaturesMixin
+from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
 from scvenn.likelihoods import FeatureStats
 from scvenn.objective import Objective
 
@@ -32,6 +33,7 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 class SharedPrivateModel(
     SetUpMixin,
     EvaluationMixin,
+    SharedFeaturesMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
     BaseModelClass,
@@ -68,6 +70,15 @@ class SharedPrivateModel(
     absent_private
         What a cross-view decoder gets for its private latent while training: ``"zero"`` or a
         sample of the ``"prior"``. Predictions always use zero.
+    screen
+        Whether ``shared`` is kept to features that other modalities predict. They are found in
+        the training cells before training (see :meth:`get_shared_scores`); ``shared`` then has
+        encoders that read these features (others at a tenth), and cross-view decoders that
+        predict only them, with a noise of their own. None: yes for
+        :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
+    kl_weight_shared
+        Weight of the KL of the shared latent relative to that of the private ones. None: 0.1
+        with ``screen``, else 1, as in the paper.
 
     Raises
     ------
@@ -99,6 +110,7 @@ class SharedPrivateModel(
     _training_plan_cls = HistoryPlan
     _data_splitter_cls = Splitter
     _recipe: ClassVar[staticmethod[[Sequence[str]], Objective] | None] = None
+    _screens: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -114,6 +126,8 @@ class SharedPrivateModel(
         label_weight: float | Literal["auto"] = "auto",
         encode_covariates: bool = False,
         absent_private: Literal["zero", "prior"] = "zero",
+        screen: bool | None = None,
+        kl_weight_shared: float | None = None,
     ) -> None:
         if adata is not None:
             self._find_or_make_setup(adata)
@@ -143,6 +157,19 @@ class SharedPrivateModel(
             raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
         if absent_private not in ("zero", "prior"):
             raise ValueError(f"absent_private={absent_private!r}: expected 'zero' or 'prior'.")
+        if screen is None:
+            screen = self._screens
+        if screen and not any(t.is_cross_view(m) for t in chosen.terms for m in t.decode):
+            raise ValueError(
+                f"screen=True: no term of the objective of {type(self).__name__} decodes a "
+                "modality that it does not encode, so there is nothing to screen for."
+            )
+        if kl_weight_shared is None:
+            kl_weight_shared = 0.1 if screen else 1.0
+        if kl_weight_shared < 0:
+            raise ValueError(
+                f"kl_weight_shared={kl_weight_shared!r}: expected a number that is not negative."
+            )
         if label_weight == "auto":
             weight = float(max(len(state[Keys.COLUMN_NAMES]) for state in states.values()))
         elif isinstance(label_weight, int | float) and label_weight >= 0:
@@ -169,6 +196,8 @@ class SharedPrivateModel(
             n_classes=n_classes,
             label_weight=weight,
             absent_private=absent_private,
+            screened=screen,
+            kl_weight_shared=float(kl_weight_shared),
         )
         self._model_summary_string = (
             f"{type(self).__name__} of {', '.join(names)}: n_shared {n_shared}, "
@@ -302,6 +331,11 @@ class SharedPrivateModel(
                 trainer["early_stopping_warmup_epochs"],
             )
             trainer["callbacks"] = [*(trainer.get("callbacks") or []), best]
+        if self.module.screened:
+            trainer["callbacks"] = [
+                *(trainer.get("callbacks") or []),
+                BeforeTraining(self._screen),
+            ]
         self.module.train()  # loading and an earlier training leave it in evaluation mode
         with self.adata_manager.keep_aligned():
             super().train(

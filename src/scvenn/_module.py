@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 
@@ -23,20 +23,20 @@ from scvenn._gaussians import (
     rsample,
 )
 from scvenn._keys import Keys
-from scvenn._networks import Decoder, Encoder
+from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead
+from scvenn._views import View
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
 
 
-class View(NamedTuple):
-    """One modality of a minibatch, with harmless values where nothing was measured."""
+class Decoded(NamedTuple):
+    """Output of one network of a modality for some of the terms."""
 
-    x: Tensor  # (B, D)
-    measured: Tensor  # entries that count: (B, D), or (B, 1) where a cell has all or none
-    library: Tensor  # (B, 1)
-    observed: Tensor  # (B,)
+    positions: list[int]  # of the terms, among all of them
+    raw: Tensor  # (T, B, D)
+    cross_view: bool  # whether the network is one of cross-view predictions only
 
 
 class SharedPrivateVAE(BaseModuleClass):
@@ -47,13 +47,14 @@ class SharedPrivateVAE(BaseModuleClass):
     .. math::
 
         L = \sum_t w_t \Big[ -\!\! \sum_{m \in D_t \cap O} \log p(x_m \mid s, p_m)
-            + \beta \Big( \mathrm{KL}[q(s \mid x_{S_t}) \,\|\, N(0, I)]
+            + \beta \Big( \alpha\, \mathrm{KL}[q(s \mid x_{S_t}) \,\|\, N(0, I)]
             + \!\! \sum_{j \in S_t \cap D_t} \mathrm{KL}[q(p_j \mid x_j) \,\|\, N(0, I)] \Big)
             - \lambda \log p(y \mid s) \Big],
         \qquad S_t = E_t \cap O
 
     A term with empty :math:`S_t` is skipped. :math:`w_t` is 1 for ``"sum"`` and 1 over the number
-    of terms left for ``"mean"``. Märtens & Yau (MLCB 2023), sections 2 and 3.
+    of terms left for ``"mean"``; :math:`\alpha` is 1 in the paper. Märtens & Yau (MLCB 2023),
+    sections 2 and 3.
 
     Parameters
     ----------
@@ -77,6 +78,11 @@ class SharedPrivateVAE(BaseModuleClass):
         :math:`\lambda`, the weight of the labels' log-likelihood.
     absent_private
         What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
+    screened
+        Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
+        predict a feature as far as its gate is open (see :meth:`open_gates`).
+    kl_weight_shared
+        Weight of the KL of the shared latent, relative to :math:`\beta`.
     """
 
     def __init__(
@@ -95,6 +101,8 @@ class SharedPrivateVAE(BaseModuleClass):
         n_classes: int,
         label_weight: float,
         absent_private: Literal["zero", "prior"],
+        screened: bool,
+        kl_weight_shared: float,
     ) -> None:
         super().__init__()
         self.objective = objective
@@ -104,6 +112,8 @@ class SharedPrivateVAE(BaseModuleClass):
         self.n_classes = n_classes
         self.label_weight = label_weight
         self.absent_private = absent_private
+        self.screened = screened
+        self.kl_weight_shared = kl_weight_shared
         self._index = {m: i for i, m in enumerate(self.modalities)}
 
         layers: dict[str, Any] = {
@@ -111,18 +121,21 @@ class SharedPrivateVAE(BaseModuleClass):
             "n_layers": n_layers,
             "dropout": dropout_rate,
         }
-        encoders, decoders, scored = [], [], []
+        encoders, decoders, cross_decoders, scored = [], [], [], []
         for m in self.modalities:
             sizes = (len(stats[m].mean), n_shared, n_private[m])
-            encoders.append(Encoder(*sizes, n_batch=n_batch if encode_covariates else 0, **layers))
+            seen = n_batch if encode_covariates else 0
+            encoders.append(Encoder(*sizes, gated=screened, n_batch=seen, **layers))
             decoders.append(Decoder(*sizes, n_batch=n_batch, **layers))
+            if screened:
+                cross_decoders.append(CrossDecoder(*sizes[:2], n_batch=n_batch, **layers))
             scored.append(LIKELIHOODS[likelihoods[m]](stats[m]))
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
         self.decoders = nn.ModuleList(decoders)
+        self.cross_decoders = nn.ModuleList(cross_decoders)
         self.likelihoods = nn.ModuleList(scored)
-        # The first class has logit 0: two classes are then exactly a Bernoulli.
-        self.label_head = nn.Linear(n_shared, n_classes - 1) if n_classes else None
+        self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
 
         trained = {(term.encode, m) for term in objective.terms for m in term.decode}
         # Cross-view pairs the objective leaves out are still worth watching.
@@ -136,25 +149,34 @@ class SharedPrivateVAE(BaseModuleClass):
         """The likelihood of a modality."""
         return cast(Likelihood, self.likelihoods[self._index[modality]])
 
+    @torch.no_grad()
+    def open_gates(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
+        """Say which features concern ``shared``.
+
+        Parameters
+        ----------
+        modality
+            Whose features.
+        reads, predicts
+            How strongly the encoder of ``shared`` reads each feature, and how far the cross-view
+            decoder predicts it, from 0 to 1, (D,).
+        """
+        i = self._index[modality]
+        for network, gate in ((self.encoders[i], reads), (self.cross_decoders[i], predicts)):
+            network.gate.copy_(torch.as_tensor(gate))  # type: ignore[operator]
+
     # ----------------------------------------------------------------- inference
 
     def _views(self, tensors: dict[str, Tensor], modalities: Sequence[str]) -> dict[str, View]:
         """Read modalities from a minibatch so that no unobserved value can reach a result."""
-        views = {}
-        for m in modalities:
-            likelihood = self.likelihood(m)
-            x = tensors[Keys.x(m)].float()  # (B, D)
-            observed = tensors[Keys.OBSERVED][:, self._index[m]].bool()  # (B,)
-            measured = observed.unsqueeze(-1)  # (B, 1)
-            total = x.sum(-1, keepdim=True)  # (B, 1); NaN where an entry is
-            if likelihood.allows_missing and total.isnan().any():
-                measured = measured & ~x.isnan()  # (B, D)
-            if not measured.all():
-                x = torch.where(measured, x, likelihood.mean_)
-            # integer counts: the largest of 1 and the sum changes only cells without any count
-            library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
-            views[m] = View(x, measured, library, observed)
-        return views
+        return {
+            m: View.read(
+                tensors[Keys.x(m)],
+                tensors[Keys.OBSERVED][:, self._index[m]].bool(),
+                self.likelihood(m),
+            )
+            for m in modalities
+        }
 
     def _encode(
         self, views: dict[str, View], batch: Tensor
@@ -225,12 +247,12 @@ class SharedPrivateVAE(BaseModuleClass):
     def generative(
         self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], batch: Tensor
     ) -> dict[str, Any]:
-        """Run each decoder once, on the stacked latents of all terms that decode its modality."""
+        """Run each decoder once, on the stacked latents of all terms that it decodes."""
         latents = (z_shared, z_private, batch)
         raw = {m: self._decode(m, self.objective.terms, *latents) for m in self.modalities}
         with torch.no_grad():
             watched = {m: self._decode(m, self._watched, *latents) for m in self.modalities}
-        return {"raw": raw, "raw_watched": watched}  # (T, B, D) each
+        return {"raw": raw, "raw_watched": watched}
 
     def _decode(
         self,
@@ -239,25 +261,30 @@ class SharedPrivateVAE(BaseModuleClass):
         z_shared: dict[Subset, Tensor],
         z_private: dict[str, Tensor],
         batch: Tensor,
-    ) -> Tensor | None:
-        """Output of one decoder for those of the terms that decode it, (T, B, D)."""
-        terms = [term for term in terms if modality in term.decode]
-        if not terms:
-            return None
-        shared, private = [], []
-        for term in terms:
-            sample = z_shared[term.encode]
-            shared.append(sample.detach() if modality in term.detach_shared else sample)
-            private.append(
-                self._absent(z_private[modality])
-                if term.is_cross_view(modality)
-                else z_private[modality]
-            )
-        n_terms, n_cells = len(terms), len(batch)
-        raw = self.decoders[self._index[modality]](
-            torch.cat(shared), torch.cat(private), batch.repeat(n_terms, 1)
-        )  # (T * B, D)
-        return raw.view(n_terms, n_cells, -1)
+    ) -> list[Decoded]:
+        """Outputs of a modality's decoders for those of the terms that decode it."""
+        groups: dict[bool, list[int]] = {False: [], True: []}  # has a term a network of its own?
+        for t, term in enumerate(terms):
+            if modality in term.decode:
+                groups[self.screened and term.is_cross_view(modality)].append(t)
+        i, decoded = self._index[modality], []
+        for own, positions in groups.items():
+            if not positions:
+                continue
+            shared, private = [], []
+            for term in (terms[t] for t in positions):
+                sample = z_shared[term.encode]
+                shared.append(sample.detach() if modality in term.detach_shared else sample)
+                present = z_private[modality]
+                private.append(self._absent(present) if term.is_cross_view(modality) else present)
+            rows = batch.repeat(len(positions), 1)  # (T * B, 1)
+            if own:
+                raw = self.cross_decoders[i](torch.cat(shared), rows)
+            else:
+                raw = self.decoders[i](torch.cat(shared), torch.cat(private), rows)
+            raw = raw.view(len(positions), len(batch), -1)  # (T * B, D) -> (T, B, D)
+            decoded.append(Decoded(positions, raw, own))
+        return decoded
 
     def _absent(self, private: Tensor) -> Tensor:
         """What stands in for a private latent that was not encoded."""
@@ -265,28 +292,25 @@ class SharedPrivateVAE(BaseModuleClass):
             return torch.randn_like(private)
         return torch.zeros_like(private)
 
-    def _label_log_probs(self, shared: Tensor) -> Tensor:
-        """Log-probability of each class, (B, n_classes), from shared latents (B, K)."""
-        logits = F.pad(self.label_head(shared), (1, 0))  # type: ignore[misc]
-        return logits.log_softmax(-1)
-
     # ----------------------------------------------------------------- loss
 
     def _log_likelihoods(
-        self, raw: Mapping[str, Tensor | None], views: dict[str, View], terms: Sequence[Term]
+        self, raw: Mapping[str, list[Decoded]], views: dict[str, View]
     ) -> dict[tuple[int, str], Tensor]:
         """Log-likelihood (B,) of each modality of each term; 0 where it was not measured."""
         scores = {}
-        for m, output in raw.items():
-            if output is None:
-                continue
+        for m, decoded in raw.items():
             view = views[m]
-            values = self.likelihood(m).log_prob(output, view.x, view.library)
-            if view.measured.shape[-1] > 1:  # some entries of a cell are missing
-                values = torch.where(view.measured, values, 0.0)
-            per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
-            decoding = [t for t, term in enumerate(terms) if m in term.decode]
-            scores.update({(t, m): row for t, row in zip(decoding, per_cell, strict=True)})
+            for positions, output, cross_view in decoded:
+                if cross_view and self.training:
+                    self.likelihood(m).follow_cross_view(output, view.x, view.measured)
+                values = self.likelihood(m).log_prob(
+                    output, view.x, view.library, cross_view=cross_view
+                )
+                if view.measured.shape[-1] > 1:  # some entries of a cell are missing
+                    values = torch.where(view.measured, values, 0.0)
+                per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
+                scores.update({(t, m): row for t, row in zip(positions, per_cell, strict=True)})
         return scores
 
     def loss(
@@ -305,7 +329,7 @@ class SharedPrivateVAE(BaseModuleClass):
         tensors (B,) that are NaN for cells they do not concern.
         """
         terms, views = self.objective.terms, inference_outputs["views"]
-        scores = self._log_likelihoods(generative_outputs["raw"], views, terms)
+        scores = self._log_likelihoods(generative_outputs["raw"], views)
         kl_shared = {s: kl_to_standard_normal(q) for s, q in inference_outputs["shared"].items()}
         kl_private = {
             m: torch.where(views[m].observed, kl_to_standard_normal(q), 0.0)
@@ -321,7 +345,7 @@ class SharedPrivateVAE(BaseModuleClass):
         for t, term in enumerate(terms):
             part = {
                 "reconstruction": -sum(scores[t, m] for m in term.decode),
-                "kl": kl_shared[term.encode]
+                "kl": self.kl_weight_shared * kl_shared[term.encode]
                 + sum(kl_private[m] for m in term.encode if m in term.decode),
                 "label": -label[term.encode],
             }
@@ -358,16 +382,8 @@ class SharedPrivateVAE(BaseModuleClass):
         """Log-likelihood (B,) of each cell's label given each shared sample; 0 if unlabelled."""
         codes = tensors[Keys.LABELS].view(-1).long()  # (B,); -1 is unlabelled
         if self.label_head is None:
-            nothing = torch.zeros(len(codes), device=codes.device)
-            return dict.fromkeys(z_shared, nothing)
-        return {
-            subset: torch.where(
-                codes >= 0,
-                self._label_log_probs(z).gather(1, codes.clamp(min=0).unsqueeze(1)).squeeze(1),
-                0.0,
-            )
-            for subset, z in z_shared.items()
-        }
+            return dict.fromkeys(z_shared, torch.zeros(len(codes), device=codes.device))
+        return {subset: self.label_head.score(z, codes) for subset, z in z_shared.items()}
 
     @torch.no_grad()
     def _metrics(
@@ -395,7 +411,7 @@ class SharedPrivateVAE(BaseModuleClass):
                 Keys.kl_private(m): where(view.observed, kl_private[m]) for m, view in views.items()
             },
         }
-        watched = self._log_likelihoods(generative_outputs["raw_watched"], views, self._watched)
+        watched = self._log_likelihoods(generative_outputs["raw_watched"], views)
         for terms, values in ((self.objective.terms, scores), (self._watched, watched)):
             for (t, m), value in values.items():
                 encode = terms[t].encode
@@ -406,7 +422,7 @@ class SharedPrivateVAE(BaseModuleClass):
             codes = tensors[Keys.LABELS].view(-1).long()
             shared = torch.stack([inference_outputs["z_shared"][s] for s in subsets])  # (S, B, K)
             known = (codes >= 0) & torch.stack([active[s] for s in subsets])  # (S, B)
-            log_probs = self._label_log_probs(shared)  # (S, B, n_classes)
+            log_probs = self.label_head(shared)  # (S, B, n_classes)
             picked = log_probs.gather(2, codes.clamp(min=0).expand(known.shape).unsqueeze(2))
             right = (log_probs.argmax(-1) == codes).float()
             metrics[Keys.LABEL_LOG_LIKELIHOOD] = where(known, picked.squeeze(2)).nanmean(0)
@@ -467,12 +483,14 @@ class SharedPrivateVAE(BaseModuleClass):
         Shape (B, D), on the scale of the data; NaN where no source was observed.
         """
         shared, private = self.embed(tensors, sources)
+        i, batch = self._index[target], tensors[Keys.BATCH]
+        view = self._views(tensors, [target])[target]
         z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
-        raw = self.decoders[self._index[target]](
-            shared, z_private.nan_to_num(0.0), tensors[Keys.BATCH]
-        )
-        library = self._views(tensors, [target])[target].library
-        return self.likelihood(target).mean(raw, library)
+        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), batch)
+        if self.screened:
+            same_view = view.observed.unsqueeze(-1) & (target in sources)
+            raw = torch.where(same_view, raw, self.cross_decoders[i](shared, batch))
+        return self.likelihood(target).mean(raw, view.library)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: predictions are means."""

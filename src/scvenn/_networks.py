@@ -1,4 +1,4 @@
-"""The two networks of a modality: its encoder and its decoder.
+"""The networks of a modality: its encoder and its decoders.
 
 Shapes: ``B`` cells, ``D`` features, ``H`` hidden units, ``K`` latent dimensions.
 """
@@ -39,29 +39,49 @@ def _hidden_layers(
 
 
 class Encoder(nn.Module):
-    """q(shared, private | x) of one modality: two diagonal Gaussians from one hidden layer.
+    """q(shared, private | x) of one modality: two diagonal Gaussians.
 
     Parameters
     ----------
     n_features, n_shared, n_private
         D and the sizes K of the two latents.
+    gated
+        Whether ``shared`` has hidden layers of its own, which read each feature as far as its
+        ``gate`` is open; else both latents are read off the same hidden layers.
     n_hidden, **layers
         Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
         batches they see (1 or less: none).
     """
 
+    gate: Tensor  # (D,)
+
     def __init__(
-        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
+        self,
+        n_features: int,
+        n_shared: int,
+        n_private: int,
+        *,
+        gated: bool,
+        n_hidden: int,
+        **layers: Any,
     ) -> None:
         super().__init__()
         self.hidden = _hidden_layers(n_features, n_hidden=n_hidden, **layers)
+        self.hidden_shared = None
+        if gated:
+            self.hidden_shared = _hidden_layers(n_features, n_hidden=n_hidden, **layers)
+            self.register_buffer("gate", torch.ones(n_features))
         self.shared = nn.Linear(n_hidden, 2 * n_shared)
         self.private = nn.Linear(n_hidden, 2 * n_private)
 
     def forward(self, x: Tensor, batch: Tensor) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, from x (B, D) and batch (B, 1)."""
         hidden = self.hidden(x, batch)  # (B, H)
-        return _gaussian(self.shared(hidden)), _gaussian(self.private(hidden))
+        if self.hidden_shared is None:
+            hidden_shared = hidden
+        else:
+            hidden_shared = self.hidden_shared(x * self.gate, batch)
+        return _gaussian(self.shared(hidden_shared)), _gaussian(self.private(hidden))
 
 
 def _gaussian(parameters: Tensor) -> Gaussian:
@@ -91,3 +111,56 @@ class Decoder(nn.Module):
     def forward(self, shared: Tensor, private: Tensor, batch: Tensor) -> Tensor:
         """Raw parameters, (R, D), from latents (R, K) and batch (R, 1)."""
         return self.out(self.hidden(torch.cat([shared, private], dim=-1), batch))
+
+
+class CrossDecoder(nn.Module):
+    """From shared alone to the raw parameter of each feature that other modalities predict.
+
+    A feature whose ``gate`` is closed has a baseline instead, which no cell can change: it teaches
+    ``shared`` nothing, and its prediction holds no noise.
+
+    Parameters
+    ----------
+    n_features, n_shared
+        D and the size K of the shared latent.
+    n_hidden, **layers
+        As those of :class:`Decoder`.
+    """
+
+    gate: Tensor  # (D,)
+
+    def __init__(self, n_features: int, n_shared: int, *, n_hidden: int, **layers: Any) -> None:
+        super().__init__()
+        self.hidden = _hidden_layers(n_shared, n_hidden=n_hidden, **layers)
+        self.out = nn.Linear(n_hidden, n_features)
+        self.baseline = nn.Parameter(torch.zeros(n_features))
+        self.register_buffer("gate", torch.ones(n_features))
+
+    def forward(self, shared: Tensor, batch: Tensor) -> Tensor:
+        """Raw parameters, (R, D), from shared (R, K) and batch (R, 1)."""
+        return torch.lerp(self.baseline, self.out(self.hidden(shared, batch)), self.gate)
+
+
+class LabelHead(nn.Module):
+    """A linear map from shared to the log-probability of each class.
+
+    The first class has logit 0: two classes are then exactly a Bernoulli.
+
+    Parameters
+    ----------
+    n_shared, n_classes
+        Size K of the shared latent and number of classes C.
+    """
+
+    def __init__(self, n_shared: int, n_classes: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(n_shared, n_classes - 1)
+
+    def forward(self, shared: Tensor) -> Tensor:
+        """Log-probabilities (..., C) from shared latents (..., K)."""
+        return F.pad(self.logits(shared), (1, 0)).log_softmax(-1)
+
+    def score(self, shared: Tensor, codes: Tensor) -> Tensor:
+        """Log-likelihood (B,) of labels given shared latents (B, K); 0 where the code is -1."""
+        picked = self(shared).gather(-1, codes.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return torch.where(codes >= 0, picked, 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scvenn._keys import Keys
+from scvenn._screening import Screening
 
 
 class ReadoutsMixin:
@@ -24,6 +25,7 @@ class ReadoutsMixin:
 
     module: Any
     adata: Any
+    screening_: dict[str, Screening] | None
 
     @property
     def modalities(self) -> list[str]:
@@ -137,7 +139,8 @@ class ReadoutsMixin:
         ``mdata.obsm`` gets ``X_shared`` and ``X_private_<modality>``, ``mdata[<modality>].obsm``
         gets ``X_shared`` and ``X_private``, ``mdata.uns["scvenn"]`` the model and the versions
         behind them. Rows of cells that lack a modality are NaN in its private embedding; those in
-        the modality's own ``obsm`` never are.
+        the modality's own ``obsm`` never are. A model that screens also writes
+        ``mdata[<modality>].var["scvenn_shared_score"]``, see :meth:`get_shared_scores`.
 
         Parameters
         ----------
@@ -169,6 +172,9 @@ class ReadoutsMixin:
             rows = mdata.obs_names.get_indexer(adata.obs_names)
             adata.obsm[Keys.shared(key_prefix)] = shared[rows]
             adata.obsm[Keys.private(prefix=key_prefix)] = private[m][rows]
+            if self.screening_ is not None:
+                score = pd.Series(self.screening_[m].score, index=self._feature_names(m))
+                adata.var[Keys.SHARED_SCORE] = score.reindex(adata.var_names).to_numpy()
         mdata.uns[Keys.UNS] = {
             "model": type(self).__name__,
             "key_prefix": key_prefix,

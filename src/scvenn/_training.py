@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -156,3 +157,20 @@ class BestEpoch(Callback):
         """Put the best weights back."""
         if self.weights is not None:
             cast(Module, pl_module.module).load_state_dict(self.weights)
+
+
+class BeforeTraining(Callback):
+    """Do something with the training cells before the first step.
+
+    Parameters
+    ----------
+    action
+        Takes the positions of the training cells.
+    """
+
+    def __init__(self, action: Callable[[np.ndarray], None]) -> None:
+        self.action = action
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do it."""
+        self.action(np.asarray(cast(DataSplitter, trainer.datamodule).train_idx))  # type: ignore[attr-defined]

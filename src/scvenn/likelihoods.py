@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ __all__ = [
     "Normal",
     "Poisson",
 ]
+
+
+# How far the cross-view variance moves towards that of a minibatch, and its least value (of
+# standardised data).
+_STEP_OF_VARIANCE = 0.1
+_MIN_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -78,19 +85,21 @@ class Likelihood(nn.Module):
         """Values as the encoder reads them, same shape as ``x``."""
         raise NotImplementedError
 
-    def linear_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
         """Values on which linear regression makes sense: logarithms of normalised counts.
 
         Parameters
         ----------
         values
-            Some features, (B, D); NaN where not observed.
+            Some features, (B, D), an array or sparse; NaN where not observed.
         library
             Sum over all features of each cell, (B, 1).
         """
         return values
 
-    def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
+    ) -> Tensor:
         """Log-likelihood of each value, in nats.
 
         Parameters
@@ -101,12 +110,28 @@ class Likelihood(nn.Module):
             Values, (B, D), without NaN.
         library
             Sum of each cell's values, (B, 1); used by likelihoods of counts.
+        cross_view
+            Whether this is a prediction from other modalities with a noise of its own; only
+            ``"normal"`` tells the two apart.
 
         Returns
         -------
         Shape (..., B, D).
         """
         raise NotImplementedError
+
+    def follow_cross_view(self, raw: Tensor, x: Tensor, measured: Tensor) -> None:
+        """Learn from a minibatch by how much cross-view predictions miss.
+
+        Parameters
+        ----------
+        raw
+            Outputs of the cross-view decoder, (T, B, D).
+        x
+            Values, (B, D), without NaN.
+        measured
+            Which values count; boolean, (B, D) or (B, 1).
+        """
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         """Expected value on the scale of the data, (..., B, D)."""
@@ -117,8 +142,12 @@ class Normal(Likelihood):
     r"""Real values: :math:`N(\mu_j, \sigma_j^2)` of the standardised value of feature j.
 
     :math:`\sigma_j = \mathrm{softplus}(r_j)`, with :math:`r_j = -1` at the start, is learned for
-    each feature (as in the paper's code). The log-likelihood is that of the standardised value.
+    each feature (as in the paper's code). Cross-view predictions miss by more; where they have a
+    noise of their own, its variance is the running mean of their squared residuals. The
+    log-likelihood is that of the standardised value.
     """
+
+    cross_view_variance: Tensor
 
     name = "normal"
     domain = "real numbers"
@@ -127,6 +156,8 @@ class Normal(Likelihood):
     def __init__(self, stats: FeatureStats) -> None:
         super().__init__(stats)
         self.raw_scale = nn.Parameter(torch.full((len(stats.mean),), -1.0))
+        # 1 is what standardised values have without any prediction
+        self.register_buffer("cross_view_variance", torch.ones(len(stats.mean)))
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -135,10 +166,21 @@ class Normal(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         return (x - self.mean_) / self.scale_
 
-    def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
-        scale = F.softplus(self.raw_scale)
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
+    ) -> Tensor:
+        scale = self.cross_view_variance.sqrt() if cross_view else F.softplus(self.raw_scale)
         residual = (self.encoder_input(x) - raw) / scale
         return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
+
+    @torch.no_grad()
+    def follow_cross_view(self, raw: Tensor, x: Tensor, measured: Tensor) -> None:
+        square = (self.encoder_input(x) - raw).square() * measured  # (T, B, D)
+        n_measured = (measured.sum(0) * len(raw)).clamp(min=1)  # (D,) or (1,)
+        found = square.sum((0, 1)) / n_measured
+        seen = measured.any(0)
+        step = torch.where(seen, _STEP_OF_VARIANCE, 0.0)
+        self.cross_view_variance.lerp_(found, step).clamp_(min=_MIN_VARIANCE)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw * self.scale_ + self.mean_
@@ -158,7 +200,9 @@ class Bernoulli(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         return x
 
-    def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
+    ) -> Tensor:
         return _BernoulliLogProb.apply(raw, x)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
@@ -199,8 +243,11 @@ class _Counts(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         return x.log1p()
 
-    def linear_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
-        return np.log1p(values * (self.library_.item() / np.maximum(library, 1)))
+    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
+        factor = self.library_.item() / np.maximum(library, 1)  # (B, 1)
+        if sp.issparse(values):
+            return sp.csr_matrix(values.multiply(factor)).log1p()
+        return np.log1p(values * factor)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.softmax(-1) * library
@@ -211,7 +258,9 @@ class Poisson(_Counts):
 
     name = "poisson"
 
-    def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
+    ) -> Tensor:
         log_mean = raw.log_softmax(-1) + library.log()
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
 
@@ -225,7 +274,9 @@ class NegativeBinomial(_Counts):
         super().__init__(stats)
         self.log_theta = nn.Parameter(torch.zeros(len(stats.mean)))
 
-    def log_prob(self, raw: Tensor, x: Tensor, library: Tensor) -> Tensor:
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
+    ) -> Tensor:
         # what does not depend on raw is (B, D), and not repeated for the terms of (..., B, D)
         theta = self.log_theta.exp()
         total = x + theta

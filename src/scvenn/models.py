@@ -72,6 +72,10 @@ class MMVAEpp(SharedPrivateModel):
     shared latent: what only one modality knows has no reason to be there (paper, section 3.2;
     Märtens & Yau, MLCB 2023). See :class:`~scvenn.SharedPrivateModel` for the arguments.
 
+    Goes beyond the paper by default: features are screened before training (``screen``), so that
+    ``shared`` learns from those that modalities really have in common, and its KL weighs less.
+    With :func:`~scvenn.paper_setting` the model is the paper's.
+
     Examples
     --------
     >>> import scvenn
@@ -79,6 +83,7 @@ class MMVAEpp(SharedPrivateModel):
     """
 
     _recipe = staticmethod(mmvaepp)
+    _screens = True
 
 
 def paper_setting(
@@ -90,8 +95,8 @@ def paper_setting(
     minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1 over all epochs; labels
     weigh 100; while training, the absent private latent is zero (MMVAE, MMVAE++) or a sample of
     the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on, and the last epoch
-    counts. scvenn's own defaults differ in the latent sizes, the warm-up, the weight of the
-    labels, the split, and in stopping early.
+    counts; no features are screened. scvenn's own defaults differ in the latent sizes, the
+    warm-up, the weight of the labels, the split, in stopping early, and for MMVAE++ in screening.
 
     Parameters
     ----------
@@ -128,6 +133,8 @@ def paper_setting(
         "dropout_rate": 0.0,
         "label_weight": 100.0,
         "absent_private": "prior" if issubclass(model, MVAE | MoPoEVAE) else "zero",
+        "screen": False,
+        "kl_weight_shared": 1.0,
     }
     train = {
         "max_epochs": max_epochs,

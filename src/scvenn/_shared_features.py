@@ -1,0 +1,113 @@
+"""Which features are shared: what a model that screens asks before training, and tells after."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scvi
+from scipy.sparse import issparse
+
+from scvenn._checks import some
+from scvenn._keys import Keys
+from scvenn._readouts import ReadoutsMixin
+from scvenn._registration import AlignedManager
+from scvenn._screening import Screening, screen
+
+logger = logging.getLogger("scvi.scvenn")
+
+# Cells that are screened: the cost grows with the square of their number.
+MOST_CELLS = 1500
+# How strongly the encoder of `shared` reads a feature that nothing predicts: it may predict others.
+FLOOR = 0.1
+
+
+class SharedFeaturesMixin(ReadoutsMixin):
+    """Screening of :class:`~scvenn.SharedPrivateModel`."""
+
+    adata_manager: AlignedManager
+    screening_: dict[str, Screening] | None = None
+
+    def get_shared_scores(self) -> pd.DataFrame:
+        """How well the other modalities predict each feature, and whether that is no accident.
+
+        The score is the leave-one-out R² of a ridge regression on all features of the other
+        modalities, on the scale of logarithms for counts, in training cells. A feature is called
+        shared if its score is above what shuffled cells reach, at a false discovery rate of 5 %.
+
+        Returns
+        -------
+        A tidy table with the columns ``modality``, ``feature``, ``score`` and ``shared``.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained with ``screen=True``.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata, screen=True)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> table = model.get_shared_scores()
+        >>> list(table.columns)
+        ['modality', 'feature', 'score', 'shared']
+        """
+        if self.screening_ is None:
+            raise ValueError(
+                "get_shared_scores() tells what was found before training by a model with "
+                "screen=True, which this one is not or was not trained yet."
+            )
+        tables = [
+            pd.DataFrame({"modality": m, "feature": self._feature_names(m), **found._asdict()})
+            for m, found in self.screening_.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _screen(self, train: np.ndarray) -> None:
+        """Screen the features in training cells, and open the gates of those that are shared.
+
+        Parameters
+        ----------
+        train
+            Positions of the training cells; no other cell is read.
+        """
+        rng = np.random.default_rng(scvi.settings.seed)
+        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)  # (n_obs, M)
+        self.screening_ = {}
+        for i, m in enumerate(self.modalities):
+            others = [name for name in self.modalities if name != m]
+            paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
+            cells = rng.permutation(np.sort(train[paired[train]]))[:MOST_CELLS]
+            found = screen(self._linear(m, cells), [self._linear(o, cells) for o in others], rng)
+            self.screening_[m] = found
+            shared = found.shared.astype(np.float32)
+            self.module.open_gates(m, np.maximum(shared, FLOOR), shared)
+            n_shared = int(found.shared.sum())
+            logger.info(
+                "%s: %d of %d features are predicted by %s", m, n_shared, len(shared), some(others)
+            )
+            if n_shared == 0:
+                warnings.warn(
+                    f"No feature of modality {m!r} is predicted by {some(others)} better than by "
+                    f"chance in {len(cells)} training cells that have both: the shared latent "
+                    "will not learn to predict it. Are the cells matched by the right names? With "
+                    "screen=False every feature counts.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+    def _linear(self, modality: str, cells: np.ndarray) -> Any:
+        """Values of some cells on which linear regression makes sense; NaN where not observed."""
+        matrix = self.adata_manager.get_from_registry(Keys.x(modality))[cells]
+        library = np.asarray(matrix.sum(1)).reshape(-1, 1)
+        values = self.module.likelihood(modality).linear_scale(matrix, library)
+        i = self.modalities.index(modality)
+        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells, i]
+        if not issparse(values):
+            values = np.where(observed[:, None], values, np.nan)
+        return values

@@ -1,0 +1,282 @@
+"""Which features are shared: known answers, and nothing read that must not be."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scvi
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics import r2_score
+
+import scvenn
+from scvenn._screening import _PENALTIES, _operators, gram, leave_one_out_r2, screen, threshold
+from tests.conftest import MODELS, QUIET, three_modalities
+
+
+def test_the_short_cut_equals_leaving_out_each_cell_in_turn():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(25, 4)), rng.normal(size=(25, 2))
+    y[:, 0] += x[:, 0]
+    y -= y.mean(0)
+    kernel = gram(x)
+    best = np.full(2, -np.inf)
+    for penalty in _PENALTIES:
+        predicted = np.empty_like(y)
+        for i in range(25):
+            rest = np.arange(25) != i
+            ridge = KernelRidge(alpha=penalty, kernel="precomputed")
+            ridge.fit(kernel[np.ix_(rest, rest)], y[rest])
+            predicted[i] = ridge.predict(kernel[[i]][:, rest])[0]
+        mean_of_rest = -y / 24
+        residual = np.square(y - predicted).sum(0)
+        best = np.maximum(best, 1 - residual / np.square(y - mean_of_rest).sum(0))
+    np.testing.assert_allclose(leave_one_out_r2(_operators([kernel]), y), best, rtol=1e-3)
+
+
+@given(seed=st.integers(0, 100))
+def test_inner_products_are_those_of_standardised_features(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.poisson(0.7, (12, 8)).astype(float)
+    x[:, 0] = 3  # constant: counts for nothing
+    x[:, 1] = np.arange(12)
+    varying = x[:, x.std(0) > 0]
+    z = (varying - varying.mean(0)) / varying.std(0)
+    expected = z @ z.T / z.shape[1]
+    np.testing.assert_allclose(gram(x), expected, atol=1e-10)
+    np.testing.assert_allclose(gram(sp.csr_matrix(x)), expected, atol=1e-10)
+    assert np.diag(gram(x)).mean() == pytest.approx(1)
+
+
+def test_missing_entries_count_as_the_mean():
+    x = np.random.default_rng(0).normal(size=(10, 3))
+    x[2, 1] = np.nan
+    filled = x.copy()
+    filled[2, 1] = np.nanmean(x[:, 1])
+    np.testing.assert_allclose(gram(x), gram(filled))
+
+
+@pytest.mark.parametrize("n_private", [20, 300])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shared_features_are_found_and_private_ones_are_not(n_private, seed):
+    mdata = scvenn.datasets.simulate_gp(400, n_private_features=(n_private, 50), seed=seed)
+    for target, source in (("view1", "view2"), ("view2", "view1")):
+        found = screen(mdata[target].X, [mdata[source].X], np.random.default_rng(0))
+        shared = mdata[target].var["shared"].to_numpy()
+        assert found.shared[shared].all()
+        # the private ones hang together: a chance relation of their latent is one of them all
+        assert found.shared[~shared].mean() < 0.3
+        assert np.nanmax(found.score) <= 1
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "poisson", "bernoulli"])
+def test_shared_features_are_found_in_counts_and_peaks(likelihood):
+    mdata = scvenn.datasets.simulate_counts(
+        800, modalities={"rna": "nb", "other": likelihood}, n_features=100
+    )
+    x = {m: sp.csr_matrix(mdata[m].X).log1p() for m in mdata.mod}
+    for target, source in (("rna", "other"), ("other", "rna")):
+        found = screen(x[target], [x[source]], np.random.default_rng(0))
+        shared = mdata[target].var["shared"].to_numpy()
+        assert found.shared[shared].mean() > 0.7
+        assert found.shared[~shared].mean() < 0.15
+
+
+def test_a_relation_without_a_linear_part_is_found():
+    """One view knows z, the other z² and |z|: no feature is correlated with any other's."""
+    rng = np.random.default_rng(0)
+    z = rng.uniform(-2, 2, (800, 2))
+    odd = np.hstack([z, np.sin(z), z**3]) + 0.1 * rng.normal(size=(800, 6))
+    even = np.hstack([z**2, np.abs(z), np.cos(z)]) + 0.1 * rng.normal(size=(800, 6))
+    noise = rng.normal(size=(2, 800, 30))
+    source, target = np.hstack([odd, noise[0]]), np.hstack([even, noise[1]])
+    found = screen(target, [source], np.random.default_rng(0))
+    assert found.shared[:6].all()
+    assert found.shared[6:].mean() < 0.1
+
+
+def test_among_unrelated_modalities_next_to_nothing_is_called_shared():
+    called = []
+    for seed in range(10):
+        x, y = np.random.default_rng(seed).normal(size=(2, 200, 40))
+        called.append(screen(y, [x], np.random.default_rng(seed)).shared.sum())
+    assert np.mean(called) < 1
+
+
+def test_a_feature_is_shared_if_any_of_the_others_predicts_it():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 300, 5))
+    target = np.hstack([x[:, :2], y[:, :2], rng.normal(size=(300, 6))])
+    target += 0.3 * rng.normal(size=target.shape)
+    found = screen(target, [x, y], np.random.default_rng(0))
+    assert found.shared[:4].all()
+    assert not found.shared[4:].any()
+
+
+def test_missing_values_of_the_target_do_not_matter():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 5))
+    y = x + 0.3 * rng.normal(size=x.shape)
+    whole = screen(y, [x], np.random.default_rng(0)).score
+    y[rng.random(y.shape) < 0.2] = np.nan
+    np.testing.assert_allclose(screen(y, [x], np.random.default_rng(0)).score, whole, atol=0.1)
+
+
+def test_a_constant_feature_has_no_score_and_is_not_shared():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    y = np.hstack([x, np.ones((50, 1))])
+    found = screen(y, [x], rng)
+    assert np.isnan(found.score[3])
+    assert not found.shared[3]
+
+
+@pytest.mark.parametrize(
+    ("score", "null", "n_above"),
+    [
+        ([0.5, 0.6, 0.7], [-0.1, -0.1, -0.1], 3),
+        ([0.5, 0.6, 0.7], [0.9, 0.9, 0.9], 0),
+        ([-0.3, -0.2, 0.7], [-0.4, -0.4, -0.4], 1),  # never below 0
+        ([0.1, *np.full(20, 0.5)], [0.3, *np.full(20, -0.1)], 20),  # 1 accident among 21
+        ([0.4, *np.full(19, 0.5)], [0.45, *np.full(19, -0.1)], 19),
+    ],
+)
+def test_thresholds(score, null, n_above):
+    score = np.array(score)
+    assert (score > threshold(score, np.array(null), fdr=0.04)).sum() == n_above
+
+
+# ------------------------------------------------------------------------------- in a model
+
+
+@pytest.fixture
+def trained():
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(400, n_features=40, missing=0.1)
+    model = scvenn.MMVAEpp(mdata, screen=True, n_shared=3, n_private=2, n_hidden=16)
+    model.train(3, **QUIET)
+    return model
+
+
+def test_scores_are_told_and_written(trained):
+    table = trained.get_shared_scores()
+    assert len(table) == 80
+    for m, part in table.groupby("modality"):
+        planted = trained.adata[m].var["shared"].to_numpy()
+        assert part["shared"][planted].mean() > 0.7
+        np.testing.assert_array_equal(
+            trained.adata[m].var["scvenn_shared_score"].to_numpy(), part["score"].to_numpy()
+        )
+
+
+def test_scores_follow_the_features_of_new_data(trained):
+    new = trained.adata.copy()
+    new.mod["rna"] = new["rna"][:, ::-1].copy()
+    del new["rna"].var["scvenn_shared_score"]
+    trained.write_embeddings(new)
+    np.testing.assert_array_equal(
+        new["rna"].var["scvenn_shared_score"][::-1],
+        trained.adata["rna"].var["scvenn_shared_score"],
+    )
+
+
+def test_only_training_cells_are_screened():
+    """Values of other cells, however wild, change no score and no gate."""
+    found, library = [], None
+    for garble in (False, True):
+        mdata = scvenn.datasets.simulate_counts(300, n_features=30)
+        cells = np.random.default_rng(0).permutation(300)
+        split = [cells[:200], cells[200:250], cells[250:]]
+        if garble:
+            for m in mdata.mod:
+                x = mdata[m].X.toarray()
+                x[cells[200:]] = np.random.default_rng(1).integers(0, 2, x[cells[200:]].shape)
+                mdata[m].X = sp.csr_matrix(x)
+        scvi.settings.seed = 0
+        scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"rna": "nb", "atac": "bernoulli"})
+        model = scvenn.MMVAEpp(mdata, screen=True)
+        if library is not None:  # set-up knows all cells: the median library of counts
+            model.module.likelihoods[0].library_.copy_(library)
+        library = model.module.likelihoods[0].library_.clone()
+        model.train(1, datasplitter_kwargs={"external_indexing": split}, **QUIET)
+        found.append(model.get_shared_scores())
+    np.testing.assert_array_equal(found[0]["score"], found[1]["score"])
+    np.testing.assert_array_equal(found[0]["shared"], found[1]["shared"])
+
+
+def test_a_seed_gives_the_same_scores():
+    tables = []
+    for _ in range(2):
+        scvi.settings.seed = 3
+        model = scvenn.MMVAEpp(three_modalities(missing=0.3), screen=True)
+        model.train(1, **QUIET)
+        tables.append(model.get_shared_scores())
+    np.testing.assert_array_equal(tables[0]["score"], tables[1]["score"])
+
+
+def test_scores_and_gates_are_saved(trained):
+    trained.save("model")
+    loaded = scvenn.MMVAEpp.load("model", trained.adata)
+    np.testing.assert_array_equal(
+        loaded.get_shared_scores()["score"], trained.get_shared_scores()["score"]
+    )
+    np.testing.assert_array_equal(
+        loaded.predict("rna", "atac", return_numpy=True),
+        trained.predict("rna", "atac", return_numpy=True),
+    )
+
+
+def test_a_feature_that_is_not_shared_is_predicted_by_its_mean(trained):
+    table = trained.get_shared_scores()
+    private = table["feature"][(table["modality"] == "atac") & ~table["shared"]]
+    predicted = trained.predict("rna", "atac", features=list(private)).dropna()
+    np.testing.assert_allclose(predicted - predicted.iloc[0], 0, atol=1e-6)
+
+
+def test_nothing_in_common_warns():
+    mdata = scvenn.datasets.simulate_counts(200, n_features=20, n_shared_features=0)
+    with pytest.warns(UserWarning, match="No feature of modality '.*' is predicted by"):
+        scvenn.MMVAEpp(mdata, screen=True).train(1, **QUIET)
+
+
+def test_a_model_that_does_not_screen_has_no_scores(small):
+    model = scvenn.MMVAEpp(small, screen=False)
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match="screen=True"):
+        model.get_shared_scores()
+    assert "scvenn_shared_score" not in small["rna"].var
+
+
+def test_an_objective_without_cross_view_terms_cannot_screen(small):
+    with pytest.raises(ValueError, match="nothing to screen for"):
+        scvenn.MVAE(small, screen=True)
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "MVAE"])
+def test_every_objective_with_cross_view_terms_can_screen(name):
+    mdata = three_modalities(missing=0.3)
+    scvi.settings.seed = 0
+    model = MODELS[name](mdata, screen=True, n_shared=3, n_private=2, n_hidden=16)
+    model.train(3, **QUIET)
+    assert np.isfinite(mdata.obsm["X_shared"]).all()
+    assert np.isfinite(model.history["elbo_validation"].to_numpy(float)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_private", [20, 300])
+def test_cross_view_predictions_keep_up_with_trees(n_private):
+    """The published model has R² of 0.7 and 0 here; its private features fall below 0."""
+    mdata = scvenn.datasets.simulate_gp(1000, n_private_features=(n_private, 50))
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata, screen=True)
+    model.train(150, train_size=0.8, **QUIET)
+    rows = model.validation_indices
+    for source, target in (("view1", "view2"), ("view2", "view1")):
+        r2 = r2_score(
+            mdata[target].X[rows],
+            model.predict(source, target, indices=rows, return_numpy=True),
+            multioutput="raw_values",
+        )
+        shared = mdata[target].var["shared"].to_numpy()
+        assert np.median(r2[shared]) > 0.85
+        assert np.median(r2[~shared]) > -0.05
