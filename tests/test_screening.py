@@ -1,11 +1,14 @@
 """Which features are shared: known answers, and nothing read that must not be."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import scvi
+from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
+from mudata import MuData
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import r2_score
 
@@ -93,6 +96,10 @@ def test_a_relation_without_a_linear_part_is_found():
     found = screen(target, [source], np.random.default_rng(0))
     assert found.shared[:6].all()
     assert found.shared[6:].mean() < 0.1
+    back = screen(source, [target], np.random.default_rng(0))
+    assert not back.shared[:6].any()  # z² does not tell the sign of z
+    assert back.related[:6].all()
+    assert back.related[6:].mean() < 0.1
 
 
 def test_among_unrelated_modalities_next_to_nothing_is_called_shared():
@@ -260,6 +267,31 @@ def test_every_objective_with_cross_view_terms_can_screen(name):
     model.train(3, **QUIET)
     assert np.isfinite(mdata.obsm["X_shared"]).all()
     assert np.isfinite(model.history["elbo_validation"].to_numpy(float)).all()
+
+
+@pytest.mark.slow
+def test_a_relation_without_a_linear_part_is_learned():
+    """No worse than without screening, where one view knows z and the other even functions."""
+    rng = np.random.default_rng(0)
+    z = rng.uniform(-2, 2, (1000, 2))
+    odd = np.hstack([z, np.sin(z), z**3])
+    even = np.hstack([z**2, np.abs(z), np.cos(z)])
+    views = {}
+    for m, signal in (("odd", odd), ("even", even)):
+        private = rng.uniform(-2, 2, (1000, 2)) @ rng.normal(size=(2, 20))
+        x = np.hstack([signal / signal.std(0), private]) + 0.15 * rng.normal(size=(1000, 26))
+        views[m] = AnnData(x.astype(np.float32), obs=pd.DataFrame(index=map(str, range(1000))))
+    r2 = {}
+    for kwargs in ({"screen": True}, {"screen": False}):
+        mdata = MuData({m: view.copy() for m, view in views.items()})
+        scvi.settings.seed = 0
+        model = scvenn.MMVAEpp(mdata, **kwargs)
+        model.train(100, train_size=0.8, **QUIET)
+        rows = model.validation_indices
+        predicted = model.predict("odd", "even", indices=rows, return_numpy=True)[:, :6]
+        r2[kwargs["screen"]] = r2_score(mdata["even"].X[rows][:, :6], predicted)
+    assert r2[True] > 0.8
+    assert r2[True] > r2[False] - 0.02
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ class SharedPrivateModel(
     screen
         Whether ``shared`` is kept to features that other modalities predict. They are found in
         the training cells before training (see :meth:`get_shared_scores`); ``shared`` then has
-        encoders that read these features (others at a tenth), and cross-view decoders that
-        predict only them, with a noise of their own. None: yes for
+        encoders that read, and cross-view decoders that predict, only such features, with a
+        noise of their own. None: yes for
         :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
     kl_weight_shared
         Weight of the KL of the shared latent relative to that of the private ones. None: 0.1

@@ -158,8 +158,8 @@ class SharedPrivateVAE(BaseModuleClass):
         modality
             Whose features.
         reads, predicts
-            How strongly the encoder of ``shared`` reads each feature, and how far the cross-view
-            decoder predicts it, from 0 to 1, (D,).
+            How far the encoder of ``shared`` reads each feature, and the cross-view decoder
+            predicts it: from 0 to 1, or boolean, (D,).
         """
         i = self._index[modality]
         for network, gate in ((self.encoders[i], reads), (self.cross_decoders[i], predicts)):

@@ -29,8 +29,9 @@ _BLOCK = 4096
 # Ridge penalties, relative to the mean inner product of a cell with itself; each feature takes the
 # best of them, among shuffled cells as well.
 _PENALTIES = (0.03, 0.3, 3.0)
-# Scores of shuffled cells that a threshold is judged by, where ten shuffles give as many.
+# Scores of shuffled cells that a threshold is judged by, where so many shuffles give as many.
 _LEAST_NULL = 1000
+_MOST_SHUFFLES = 10
 
 Matrix = Any  # an array or a sparse matrix
 
@@ -39,7 +40,8 @@ class Screening(NamedTuple):
     """Scores of the features of one modality, (D,) each."""
 
     score: np.ndarray  # R², at most 1; NaN for a feature that is constant in the sample
-    shared: np.ndarray  # which scores are no accident; boolean
+    shared: np.ndarray  # which scores are no accident: the others predict the feature; boolean
+    related: np.ndarray  # the others predict the feature or how far it is from its mean; boolean
 
 
 def screen(
@@ -68,11 +70,18 @@ def screen(
         np.mean([gram(view(source)) for source in sources], axis=0) for view in (_as_is, _squared)
     ]
     operators = _operators(kernels)
-    score = leave_one_out_r2(operators, target)
-    n, n_features = target.shape
-    n_shuffles = min(10, -(-_LEAST_NULL // n_features))
-    null = [leave_one_out_r2(operators, target[rng.permutation(n)]) for _ in range(n_shuffles)]
-    return Screening(score, score > threshold(score, np.array(null), fdr))
+    orders = [rng.permutation(target.shape[0]) for _ in range(-(-_LEAST_NULL // target.shape[1]))]
+
+    def judge(values: Matrix) -> tuple[np.ndarray, np.ndarray]:
+        score = leave_one_out_r2(operators, values)
+        null = [leave_one_out_r2(operators, values[order]) for order in orders[:_MOST_SHUFFLES]]
+        return score, score > threshold(score, np.array(null), fdr)
+
+    score, shared = judge(target)
+    # z is not predicted by z², but predicts it; such a feature shows by its own square. Counts and
+    # peaks, which are sparse, say nothing more by their squares.
+    related = shared if sp.issparse(target) else shared | judge(_squared(target))[1]
+    return Screening(score, shared, related)
 
 
 def gram(matrix: Matrix) -> np.ndarray:

@@ -21,8 +21,6 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Cells that are screened: the cost grows with the square of their number.
 MOST_CELLS = 1500
-# How strongly the encoder of `shared` reads a feature that nothing predicts: it may predict others.
-FLOOR = 0.1
 
 
 class SharedFeaturesMixin(ReadoutsMixin):
@@ -35,12 +33,15 @@ class SharedFeaturesMixin(ReadoutsMixin):
         """How well the other modalities predict each feature, and whether that is no accident.
 
         The score is the leave-one-out R² of a ridge regression on all features of the other
-        modalities, on the scale of logarithms for counts, in training cells. A feature is called
-        shared if its score is above what shuffled cells reach, at a false discovery rate of 5 %.
+        modalities or their squares, on the scale of logarithms for counts, in training cells. A
+        feature is called *shared* if its score is above what shuffled cells reach, at a false
+        discovery rate of 5 %: the shared latent learns to predict it. It is called *related* if
+        that holds of itself or its square: the shared latent is read off it.
 
         Returns
         -------
-        A tidy table with the columns ``modality``, ``feature``, ``score`` and ``shared``.
+        A tidy table with the columns ``modality``, ``feature``, ``score``, ``shared`` and
+        ``related``.
 
         Raises
         ------
@@ -55,7 +56,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         >>> model.train(1, enable_progress_bar=False)
         >>> table = model.get_shared_scores()
         >>> list(table.columns)
-        ['modality', 'feature', 'score', 'shared']
+        ['modality', 'feature', 'score', 'shared', 'related']
         """
         if self.screening_ is None:
             raise ValueError(
@@ -85,13 +86,12 @@ class SharedFeaturesMixin(ReadoutsMixin):
             cells = rng.permutation(np.sort(train[paired[train]]))[:MOST_CELLS]
             found = screen(self._linear(m, cells), [self._linear(o, cells) for o in others], rng)
             self.screening_[m] = found
-            shared = found.shared.astype(np.float32)
-            self.module.open_gates(m, np.maximum(shared, FLOOR), shared)
-            n_shared = int(found.shared.sum())
+            self.module.open_gates(m, reads=found.related, predicts=found.shared)
+            n_shared, n_features = found.shared.sum(), len(found.shared)
             logger.info(
-                "%s: %d of %d features are predicted by %s", m, n_shared, len(shared), some(others)
+                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
             )
-            if n_shared == 0:
+            if not found.related.any():
                 warnings.warn(
                     f"No feature of modality {m!r} is predicted by {some(others)} better than by "
                     f"chance in {len(cells)} training cells that have both: the shared latent "
