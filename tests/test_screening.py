@@ -240,6 +240,25 @@ def test_a_feature_that_is_not_shared_is_predicted_by_its_mean(trained):
     np.testing.assert_allclose(predicted - predicted.iloc[0], 0, atol=1e-6)
 
 
+def test_features_that_labels_predict_are_read_but_not_predicted():
+    """A label that only the private programme of rna knows."""
+    mdata = scvenn.datasets.simulate_counts(400, n_features=40)
+    side = mdata.obsm["z_private_rna"][:, 0] > 0
+    mdata.obs["side"] = np.where(side, "right", "left")
+    n_related = {}
+    for key in (None, "side"):
+        scvenn.MMVAEpp.setup_mudata(mdata, labels_key=key)
+        scvi.settings.seed = 0
+        model = scvenn.MMVAEpp(mdata)
+        model.train(1, **QUIET)
+        table = model.get_shared_scores()
+        private = ~mdata["rna"].var["shared"].to_numpy()
+        rna = table[table["modality"] == "rna"][private]
+        n_related[key] = rna["related"].sum()
+        assert rna["shared"].mean() < 0.4
+    assert n_related["side"] > n_related[None] + 5
+
+
 def test_nothing_in_common_warns():
     mdata = scvenn.datasets.simulate_counts(200, n_features=20, n_shared_features=0)
     with pytest.warns(UserWarning, match="No feature of modality '.*' is predicted by"):

@@ -36,7 +36,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
         modalities or their squares, on the scale of logarithms for counts, in training cells. A
         feature is called *shared* if its score is above what shuffled cells reach, at a false
         discovery rate of 5 %: the shared latent learns to predict it. It is called *related* if
-        that holds of itself or its square: the shared latent is read off it.
+        that holds of itself or its square, or if the labels of a supervised model predict it: the
+        shared latent is read off it.
 
         Returns
         -------
@@ -84,7 +85,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
             others = [name for name in self.modalities if name != m]
             paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
             cells = rng.permutation(np.sort(train[paired[train]]))[:MOST_CELLS]
-            found = screen(self._linear(m, cells), [self._linear(o, cells) for o in others], rng)
+            values = self._linear(m, cells)
+            found = screen(values, [self._linear(o, cells) for o in others], rng)
+            if self.module.n_classes:  # the label head reads `shared`, too
+                labels = screen(values, [self._labels(cells)], rng)
+                found = found._replace(related=found.related | labels.related)
             self.screening_[m] = found
             self.module.open_gates(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
@@ -100,6 +105,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     UserWarning,
                     stacklevel=2,
                 )
+
+    def _labels(self, cells: np.ndarray) -> np.ndarray:
+        """Which class some cells have, (cells, classes); NaN where it is not known."""
+        codes = self.adata_manager.get_from_registry(Keys.LABELS)[cells]  # (cells, 1)
+        return np.where(codes < 0, np.nan, codes == np.arange(self.module.n_classes))
 
     def _linear(self, modality: str, cells: np.ndarray) -> Any:
         """Values of some cells on which linear regression makes sense; NaN where not observed."""
