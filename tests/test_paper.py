@@ -37,13 +37,14 @@ def run(paper, name, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [e for e in EXPERIMENTS if e != "pbmc_full"])
 def test_every_experiment_runs(paper, name, tmp_path):
-    if name in FILES:
-        data_file(FILES[name])
+    source = name.removesuffix("_default")
+    if source in FILES:
+        data_file(FILES[source])
     table = run(paper, name, tmp_path)
     models = table[table["supervised"] != ""]
     assert {"r2", "seconds"} <= set(models["metric"])
     assert {"mean", "ridge", "PLS", "kNN", "extra-trees"} <= set(table["method"])
-    if name in FILES:
+    if source in FILES:
         auc = models[models["metric"] == "auc"]
         assert {"shared", "private_rna"} <= set(auc["source"])
         assert auc["value"].between(0, 1).all()

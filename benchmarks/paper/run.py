@@ -33,8 +33,17 @@ from tqdm.auto import tqdm
 HERE = Path(__file__).parent
 RUN = ["setting", "seed", "method", "supervised", "latents"]
 COLUMNS = [*RUN, "metric", "view", "source", "target", "features", "value"]
-NAMES = {"MVAE": "MVAE", "MoPoEVAE": "MoPoE-VAE", "MMVAE": "MMVAE", "MMVAEpp": "MMVAE++"}
+NAMES = {
+    "MVAE": "MVAE",
+    "MoPoEVAE": "MoPoE-VAE",
+    "MMVAE": "MMVAE",
+    "MMVAEpp": "MMVAE++",
+    "MMVAEpp-default": "MMVAE++ (scvenn)",
+}
 TEST_SIZE = 0.2
+# A model "-default" trains as scvenn does by itself: a tenth of the training cells tells when to stop.
+DEFAULT = "-default"
+VALIDATION_SIZE = 0.1
 
 
 @dataclass(frozen=True)
@@ -113,16 +122,22 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
     scvi.settings.seed = job.seed
     experiment = read_config(job.config, job.smoke, job.setting)
     labels_key = "label" if "label" in mdata.obs else None
-    model_class = getattr(scvenn, job.method)
+    model_class = getattr(scvenn, job.method.removesuffix(DEFAULT))
     mdata = mdata.copy()
     model_class.setup_mudata(
         mdata,
         labels_key=labels_key if job.supervised == "yes" else None,
         likelihoods=dict.fromkeys(mdata.mod, "normal"),
     )
-    constructor, training = scvenn.paper_setting(
-        model_class, max_epochs=experiment["max_epochs"], lr=experiment["lr"]
-    )
+    validation = np.array([], int)
+    if job.method.endswith(DEFAULT):
+        constructor, training = {}, {}
+        mixed = np.random.default_rng(job.seed).permutation(train)
+        validation, train = np.split(mixed, [round(VALIDATION_SIZE * len(train))])
+    else:
+        constructor, training = scvenn.paper_setting(
+            model_class, max_epochs=experiment["max_epochs"], lr=experiment["lr"]
+        )
     private_1, shared, private_2 = map(int, job.latents.split("+"))
     constructor["n_shared"] = shared
     constructor["n_private"] = dict(zip(mdata.mod, (private_1, private_2), strict=True))
@@ -134,7 +149,7 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        datasplitter_kwargs={"external_indexing": [train, np.array([], int), test]},
+        datasplitter_kwargs={"external_indexing": [train, validation, test]},
     )
     yield from summarise(model.evaluate(labels_key=labels_key), mdata)
     if job.seed == 0 and job.supervised == "no" and job.setting == experiment.get("keep_shared"):
