@@ -41,7 +41,7 @@ NAMES = {
     "MMVAEpp-default": "MMVAE++ (scvenn)",
 }
 TEST_SIZE = 0.2
-# A model "-default" trains as scvenn does by itself: a tenth of the training cells tells when to stop.
+# A model "-default" trains as scvenn does by itself: a tenth of its cells tells when to stop.
 DEFAULT = "-default"
 VALIDATION_SIZE = 0.1
 
@@ -211,7 +211,8 @@ def jobs_of(path: Path, smoke: bool) -> list[Job]:
     for seed in range(config["seeds"]):
         for setting in config["settings"]:
             base = (path.stem, str(path), setting["name"], seed)
-            jobs.append(Job(*base, "baselines", smoke=smoke))
+            if config.get("baselines", True):
+                jobs.append(Job(*base, "baselines", smoke=smoke))
             jobs += [
                 Job(*base, model, supervised, latents, smoke)
                 for latents in config["latents"]
