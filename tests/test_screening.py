@@ -331,3 +331,6 @@ def test_cross_view_predictions_keep_up_with_trees(n_private):
         shared = mdata[target].var["shared"].to_numpy()
         assert np.median(r2[shared]) > 0.85
         assert np.median(r2[~shared]) > -0.05
+    one, two = (model.get_shared_representation(from_modalities=m, indices=rows) for m in mdata.mod)
+    agreement = [np.corrcoef(one[:, k], two[:, k])[0, 1] for k in range(one.shape[1])]
+    assert np.mean(agreement) > 0.9

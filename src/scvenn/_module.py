@@ -36,7 +36,7 @@ class Decoded(NamedTuple):
 
     positions: list[int]  # of the terms, among all of them
     raw: Tensor  # (T, B, D)
-    cross_view: bool  # whether the network is one of cross-view predictions only
+    from_shared: bool  # whether the network is the one that reads `shared` alone
 
 
 class SharedPrivateVAE(BaseModuleClass):
@@ -262,13 +262,16 @@ class SharedPrivateVAE(BaseModuleClass):
         z_private: dict[str, Tensor],
         batch: Tensor,
     ) -> list[Decoded]:
-        """Outputs of a modality's decoders for those of the terms that decode it."""
-        groups: dict[bool, list[int]] = {False: [], True: []}  # has a term a network of its own?
-        for t, term in enumerate(terms):
-            if modality in term.decode:
-                groups[self.screened and term.is_cross_view(modality)].append(t)
+        """Outputs of a modality's decoders for those of the terms that decode it.
+
+        Where ``shared`` has a decoder of its own, that one decodes same-view terms as well: it
+        must read the shared latents of all encoders, which makes them agree.
+        """
+        decoding = [t for t, term in enumerate(terms) if modality in term.decode]
+        own = [t for t in decoding if not (self.screened and terms[t].is_cross_view(modality))]
+        groups = {False: own, True: decoding if self.screened else []}  # by `from_shared`
         i, decoded = self._index[modality], []
-        for own, positions in groups.items():
+        for from_shared, positions in groups.items():
             if not positions:
                 continue
             shared, private = [], []
@@ -278,12 +281,13 @@ class SharedPrivateVAE(BaseModuleClass):
                 present = z_private[modality]
                 private.append(self._absent(present) if term.is_cross_view(modality) else present)
             rows = batch.repeat(len(positions), 1)  # (T * B, 1)
-            if own:
-                raw = self.cross_decoders[i](torch.cat(shared), rows)
-            else:
-                raw = self.decoders[i](torch.cat(shared), torch.cat(private), rows)
+            raw = (
+                self.cross_decoders[i](torch.cat(shared), rows)
+                if from_shared
+                else self.decoders[i](torch.cat(shared), torch.cat(private), rows)
+            )
             raw = raw.view(len(positions), len(batch), -1)  # (T * B, D) -> (T, B, D)
-            decoded.append(Decoded(positions, raw, own))
+            decoded.append(Decoded(positions, raw, from_shared))
         return decoded
 
     def _absent(self, private: Tensor) -> Tensor:
@@ -296,21 +300,22 @@ class SharedPrivateVAE(BaseModuleClass):
 
     def _log_likelihoods(
         self, raw: Mapping[str, list[Decoded]], views: dict[str, View]
-    ) -> dict[tuple[int, str], Tensor]:
-        """Log-likelihood (B,) of each modality of each term; 0 where it was not measured."""
+    ) -> dict[tuple[int, str, bool], Tensor]:
+        """Log-likelihood (B,) by term, modality and network; 0 where it was not measured."""
         scores = {}
         for m, decoded in raw.items():
             view = views[m]
-            for positions, output, cross_view in decoded:
-                if cross_view and self.training:
+            for positions, output, from_shared in decoded:
+                if from_shared and self.training:
                     self.likelihood(m).follow_cross_view(output, view.x, view.measured)
                 values = self.likelihood(m).log_prob(
-                    output, view.x, view.library, cross_view=cross_view
+                    output, view.x, view.library, cross_view=from_shared
                 )
                 if view.measured.shape[-1] > 1:  # some entries of a cell are missing
                     values = torch.where(view.measured, values, 0.0)
                 per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
-                scores.update({(t, m): row for t, row in zip(positions, per_cell, strict=True)})
+                for t, row in zip(positions, per_cell, strict=True):
+                    scores[t, m, from_shared] = row
         return scores
 
     def loss(
@@ -344,7 +349,7 @@ class SharedPrivateVAE(BaseModuleClass):
         parts: dict[str, list[Tensor]] = {"reconstruction": [], "kl": [], "label": []}
         for t, term in enumerate(terms):
             part = {
-                "reconstruction": -sum(scores[t, m] for m in term.decode),
+                "reconstruction": -sum(score for (of, *_), score in scores.items() if of == t),
                 "kl": self.kl_weight_shared * kl_shared[term.encode]
                 + sum(kl_private[m] for m in term.encode if m in term.decode),
                 "label": -label[term.encode],
@@ -391,7 +396,7 @@ class SharedPrivateVAE(BaseModuleClass):
         tensors: dict[str, Tensor],
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
-        scores: dict[tuple[int, str], Tensor],
+        scores: dict[tuple[int, str, bool], Tensor],
         kl_shared: dict[Subset, Tensor],
         kl_private: dict[str, Tensor],
         active: dict[Subset, Tensor],
@@ -413,7 +418,9 @@ class SharedPrivateVAE(BaseModuleClass):
         }
         watched = self._log_likelihoods(generative_outputs["raw_watched"], views)
         for terms, values in ((self.objective.terms, scores), (self._watched, watched)):
-            for (t, m), value in values.items():
+            for (t, m, from_shared), value in values.items():
+                if from_shared and not terms[t].is_cross_view(m):
+                    continue  # same-view: what both latents say is recorded
                 encode = terms[t].encode
                 metrics[Keys.log_likelihood(encode, m)] = where(
                     active[encode] & views[m].observed, value

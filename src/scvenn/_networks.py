@@ -116,6 +116,8 @@ class Decoder(nn.Module):
 class CrossDecoder(nn.Module):
     """From shared alone to the raw parameter of each feature that other modalities predict.
 
+    It reads the shared latent of every encoder, the modality's own as well, so that they agree.
+
     A feature whose ``gate`` is closed has a baseline instead, which no cell can change: it teaches
     ``shared`` nothing, and its prediction holds no noise.
 
