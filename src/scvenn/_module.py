@@ -365,20 +365,15 @@ class SharedPrivateVAE(BaseModuleClass):
             for name in ("reconstruction", "kl", "label")
         )
         loss = reconstruction + kl_weight * kl + self.label_weight * label_loss
+        metrics = self._metrics(
+            tensors, inference_outputs, generative_outputs, scores, kl_shared, kl_private, active
+        )
         return LossOutput(
             loss=loss.mean(),
             reconstruction_loss=reconstruction,
             kl_local=kl,
             n_obs_minibatch=len(loss),
-            extra_metrics=self._metrics(
-                tensors,
-                inference_outputs,
-                generative_outputs,
-                scores,
-                kl_shared,
-                kl_private,
-                active,
-            ),
+            extra_metrics=metrics,
         )
 
     def _score_labels(
