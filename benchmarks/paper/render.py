@@ -82,6 +82,11 @@ def summary(table: pd.DataFrame, rows: list[str], column: str) -> pd.DataFrame:
     return pd.DataFrame({"median": groups.median(), "sd": groups.std(), "n": groups.size()})
 
 
+def spread(median: float, sd: float) -> str:
+    """Median ± standard deviation; of one seed alone there is none."""
+    return number(median) + ("" if np.isnan(sd) else f" ± {number(sd)}")
+
+
 def number(value: float) -> str:
     """Two digits without a leading zero; a minus sign that is one."""
     text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
@@ -108,7 +113,7 @@ def compared(
             text = "–"
             if key in stats.index:
                 median, sd = stats.loc[key, "median"], stats.loc[key, "sd"]
-                text = f"{number(median)} ± {number(sd)}"
+                text = spread(median, sd)
             theirs = printed[
                 (printed["method"] == method)
                 & (printed["supervised"] == supervised)
@@ -118,7 +123,7 @@ def compared(
                 text += f" ({number(theirs.item())})"
                 if key in stats.index:
                     total += 1
-                    near = abs(median - theirs.item()) <= max(NEAR, sd)
+                    near = abs(median - theirs.item()) <= np.fmax(NEAR, sd)
                     agree += near
                     text = f"**{text}**" if near else text
             cells.append(text)
@@ -232,10 +237,7 @@ def auc_of_privates(experiment: str, setting: str) -> str:
     stats = summary(table, ["method"], "source")
     sources = list(dict.fromkeys(table["source"]))
     rows = {
-        label(m): [
-            f"{number(stats.loc[(m, s), 'median'])} ± {number(stats.loc[(m, s), 'sd'])}"
-            for s in sources
-        ]
+        label(m): [spread(stats.loc[(m, s), "median"], stats.loc[(m, s), "sd"]) for s in sources]
         for m in MODELS
     }
     frame = pd.DataFrame(rows, index=sources).T
