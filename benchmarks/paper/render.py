@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from run import HERE, NAMES, read_results
+from run import HERE, NAMES, jobs_of, read_results
 
 DOCS = HERE.parents[1] / "docs"
 MODELS = ["MVAE", "MoPoEVAE", "MMVAE", "MMVAEpp"]
@@ -29,7 +29,8 @@ COLOURS = {
     "MoPoEVAE": "#56B4E9",
     "MMVAE": "#009E73",
     "MMVAEpp": "#D55E00",
-    "ridge": "#000000",
+    "MMVAEpp-default": "#000000",
+    "ridge": "#F0E442",
     "extra-trees": "#999999",
     "PLS": "#CC79A7",
     "kNN": "#0072B2",
@@ -46,6 +47,13 @@ def scores(experiment: str, **chosen: str) -> pd.DataFrame:
     for column, value in chosen.items():
         table = table[table[column] == value]
     return table[table["value"].notna()]
+
+
+def beyond(experiment: str, **chosen: str) -> pd.DataFrame:
+    """Lines of scvenn's default on the same data, like those of a standard method."""
+    name = f"{experiment}_default"
+    chosen = {k: v for k, v in chosen.items() if k not in ("latents", "supervised")}
+    return scores(name, **chosen, latents="10+10+10").assign(supervised="", latents="")
 
 
 def label(method: str, supervised: str = "") -> str:
@@ -144,7 +152,8 @@ def verdict(agree: int, total: int) -> str:
 
 def synthetic_r2(target: str, features: str, latents: str = "2+2+2") -> str:
     """Cross-view R² of the synthetic data by Q1."""
-    table = scores("synthetic", metric="r2", view="cross", target=target, features=features)
+    chosen = {"metric": "r2", "view": "cross", "target": target, "features": features}
+    table = pd.concat([scores("synthetic", **chosen), beyond("synthetic", **chosen)])
     table = table[table["latents"].isin([latents, ""])]
     compare = target == "view1" and features == "shared" and latents == "2+2+2"
     text, agree, total = compared(
@@ -155,7 +164,12 @@ def synthetic_r2(target: str, features: str, latents: str = "2+2+2") -> str:
 
 def synthetic_recovery() -> str:
     """How much of the planted latents each learned one holds (kNN)."""
-    table = scores("synthetic", metric="recovery_knn_r2", latents="2+2+2")
+    table = pd.concat(
+        [
+            scores("synthetic", metric="recovery_knn_r2", latents="2+2+2"),
+            beyond("synthetic", metric="recovery_knn_r2"),
+        ]
+    )
     table = table[table["setting"].isin(["20", "100", "1000"])]
     pairs = {
         ("shared", "z_shared"): "shared from shared",
@@ -168,7 +182,7 @@ def synthetic_recovery() -> str:
     }
     rows: dict[str, list[str]] = {}
     for setting in ("20", "100", "1000"):
-        for method in MODELS:
+        for method in [*MODELS, "MMVAEpp-default"]:
             part = table[(table["setting"] == setting) & (table["method"] == method)]
             median = part.groupby(["source", "target"])["value"].median()
             rows[f"{label(method)}, Q1 = {setting}"] = [
@@ -214,9 +228,9 @@ def auc_table(experiment: str, column: str, **chosen: str) -> str:
         rest = {k: v for k, v in chosen.items() if k != "latents"}
         baseline = scores(experiment, metric="auc", supervised="", **rest)
         table = pd.concat([table, baseline])
-    names = table["method"].where(
-        table["supervised"] != "", table["method"] + " of " + table["source"]
-    )
+    table = pd.concat([table, beyond(experiment, metric="auc", source="shared", **chosen)])
+    of_one = ~table["method"].str.startswith("MM") & (table["supervised"] == "")
+    names = table["method"].where(~of_one, table["method"] + " of " + table["source"])
     table = table.assign(method=names)
     if column == "latents":  # baselines have no latents: their number stands in each column
         baseline = table[table["supervised"] == ""]
@@ -247,7 +261,8 @@ def auc_of_privates(experiment: str, setting: str) -> str:
 
 def r2_table(experiment: str, view: str, column: str, target: str, **chosen: str) -> str:
     """R² of the label-related features of one modality."""
-    table = scores(experiment, metric="r2", view=view, target=target, features="shared")
+    fixed = {"metric": "r2", "view": view, "target": target, "features": "shared"}
+    table = pd.concat([scores(experiment, **fixed), beyond(experiment, **fixed)])
     for name, value in chosen.items():
         table = table[(table[name] == value) | ((name == "latents") & (table[name] == ""))]
     if column == "latents":
@@ -260,18 +275,15 @@ def r2_table(experiment: str, view: str, column: str, target: str, **chosen: str
 
 
 def times() -> str:
-    """Hours of one core that the runs took."""
-    rows = {}
-    for path in sorted((HERE / "results").glob("*.csv")):
-        if path.stem == "pbmc_full":
-            continue
+    """Runs of each experiment, finished of all, and the hours of one core that they took."""
+    rows, total = {}, np.zeros(3)
+    for path in sorted((HERE / "configs").glob("*.toml")):
         seconds = scores(path.stem, metric="seconds")["value"]
-        rows[path.stem] = [str(len(seconds)), f"{seconds.sum() / 3600:.2f}"]
-    rows["all"] = [
-        str(sum(int(r[0]) for r in rows.values())),
-        f"{sum(float(r[1]) for r in rows.values()):.2f}",
-    ]
-    frame = pd.DataFrame(rows, index=["runs", "hours of one core"]).T
+        numbers = np.array([len(seconds), len(jobs_of(path, smoke=False)), seconds.sum() / 3600])
+        rows[path.stem], total = numbers, total + numbers
+    rows["all"] = total
+    text = {k: [f"{n:.0f}", f"{of:.0f}", f"{hours:.2f}"] for k, (n, of, hours) in rows.items()}
+    frame = pd.DataFrame(text, index=["runs finished", "of", "hours of one core"]).T
     frame.index.name = "experiment"
     return markdown(frame)
 
@@ -283,11 +295,11 @@ def times() -> str:
 
 def lines(axis: plt.Axes, table: pd.DataFrame, methods: Sequence[str]) -> None:
     """Median over seeds with the range from the first to the third quartile, by setting."""
-    for method in methods:
+    for method in [m for m in methods if m in set(table["method"])]:
         part = table[table["method"] == method]
         groups = part.groupby(part["setting"].astype(int))["value"]
         x, median = sorted(groups.groups), groups.median()
-        style = {"color": COLOURS[method], "ls": "-" if method in MODELS else "--"}
+        style = {"color": COLOURS[method], "ls": "-" if method in NAMES else "--"}
         axis.plot(x, median[x], marker="o", ms=3, lw=1.5, label=label(method), **style)
         axis.fill_between(
             x, groups.quantile(0.25)[x], groups.quantile(0.75)[x], color=COLOURS[method], alpha=0.15
@@ -321,9 +333,16 @@ def figure_synthetic(features: str, name: str) -> None:
     for i, latents in enumerate(("2+2+2", "4+2+4")):
         for j, (source, target) in enumerate((("view2", "view1"), ("view1", "view2"))):
             axis = axes[i, j]
-            table = scores("synthetic", metric="r2", view="cross", target=target, features=features)
+            fixed = {"metric": "r2", "view": "cross", "target": target, "features": features}
+            table = pd.concat([scores("synthetic", **fixed), beyond("synthetic", **fixed)])
             table = table[table["latents"].isin([latents, ""])]
-            baselines = ["ridge", "PLS", "kNN", *(["extra-trees"] if features == "shared" else [])]
+            baselines = [
+                "MMVAEpp-default",
+                "ridge",
+                "PLS",
+                "kNN",
+                *(["extra-trees"] if features == "shared" else []),
+            ]
             lines(axis, table, [*baselines, *MODELS])
             if features == "shared" and (latents, target) == ("2+2+2", "view1"):
                 read_off = PRINTED[
@@ -359,18 +378,17 @@ def figure_by_setting(experiment: str, name: str, what: str, xlabel: str, ylabel
     for i, supervised in enumerate(("no", "yes")):
         for j, latents in enumerate(sizes):
             axis = axes[i, j]
-            if what == "auc":
-                table = scores(experiment, metric="auc", source="shared")
-            else:
-                table = scores(
-                    experiment, metric="r2", view="cross", features="shared", target=what
-                )
+            fixed = {"metric": what} if what == "auc" else {"metric": "r2", "target": what}
+            fixed |= (
+                {"source": "shared"} if what == "auc" else {"view": "cross", "features": "shared"}
+            )
+            table = pd.concat([scores(experiment, **fixed), beyond(experiment, **fixed)])
             chosen = (table["latents"] == latents) & (table["supervised"] == supervised)
             baseline = table["supervised"] == ""
             lines(
                 axis,
                 table[chosen | baseline],
-                [*MODELS, *(["ridge", "extra-trees"] if what != "auc" else [])],
+                [*MODELS, "MMVAEpp-default", *(["ridge", "extra-trees"] if what != "auc" else [])],
             )
             if what == "auc":
                 for method in MODELS:
