@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import matplotlib
 
@@ -30,7 +31,7 @@ COLOURS = {
     "MMVAE": "#009E73",
     "MMVAEpp": "#D55E00",
     "MMVAEpp-default": "#000000",
-    "ridge": "#F0E442",
+    "ridge": "#A6761D",
     "extra-trees": "#999999",
     "PLS": "#CC79A7",
     "kNN": "#0072B2",
@@ -41,19 +42,26 @@ PRINTED = pd.read_csv(HERE / "printed.csv", dtype={"setting": str})
 NEAR = 0.05
 
 
+@cache
+def results(experiment: str) -> pd.DataFrame:
+    """All lines of an experiment."""
+    return read_results(HERE / "results" / f"{experiment}.csv")
+
+
 def scores(experiment: str, **chosen: str) -> pd.DataFrame:
     """Lines of an experiment whose columns have the given values; NaN values are left out."""
-    table = read_results(HERE / "results" / f"{experiment}.csv")
+    table = results(experiment)
     for column, value in chosen.items():
         table = table[table[column] == value]
     return table[table["value"].notna()]
 
 
-def beyond(experiment: str, **chosen: str) -> pd.DataFrame:
-    """Lines of scvenn's default on the same data, like those of a standard method."""
-    name = f"{experiment}_default"
-    chosen = {k: v for k, v in chosen.items() if k not in ("latents", "supervised")}
-    return scores(name, **chosen, latents="10+10+10").assign(supervised="", latents="")
+def with_default(experiment: str, **chosen: str) -> pd.DataFrame:
+    """The same, and those of scvenn's default (10+10+10) as if it were a standard method."""
+    others = {k: v for k, v in chosen.items() if k not in ("latents", "supervised")}
+    beyond = scores(f"{experiment}_default", **others, latents="10+10+10")
+    tables = [scores(experiment, **chosen), beyond.assign(supervised="", latents="")]
+    return pd.concat([table for table in tables if len(table)])
 
 
 def label(method: str, supervised: str = "") -> str:
@@ -153,7 +161,7 @@ def verdict(agree: int, total: int) -> str:
 def synthetic_r2(target: str, features: str, latents: str = "2+2+2") -> str:
     """Cross-view R² of the synthetic data by Q1."""
     chosen = {"metric": "r2", "view": "cross", "target": target, "features": features}
-    table = pd.concat([scores("synthetic", **chosen), beyond("synthetic", **chosen)])
+    table = with_default("synthetic", **chosen)
     table = table[table["latents"].isin([latents, ""])]
     compare = target == "view1" and features == "shared" and latents == "2+2+2"
     text, agree, total = compared(
@@ -164,12 +172,7 @@ def synthetic_r2(target: str, features: str, latents: str = "2+2+2") -> str:
 
 def synthetic_recovery() -> str:
     """How much of the planted latents each learned one holds (kNN)."""
-    table = pd.concat(
-        [
-            scores("synthetic", metric="recovery_knn_r2", latents="2+2+2"),
-            beyond("synthetic", metric="recovery_knn_r2"),
-        ]
-    )
+    table = with_default("synthetic", metric="recovery_knn_r2", latents="2+2+2")
     table = table[table["setting"].isin(["20", "100", "1000"])]
     pairs = {
         ("shared", "z_shared"): "shared from shared",
@@ -222,15 +225,15 @@ def synthetic_tried() -> str:
 
 def auc_table(experiment: str, column: str, **chosen: str) -> str:
     """AUC of the label from the shared latent, and from principal components."""
-    table = scores(experiment, metric="auc", **chosen)
-    table = table[(table["source"] == "shared") | (table["supervised"] == "")]
+    table = with_default(experiment, metric="auc", **chosen)
+    reads_one = table["method"] == "PCA + logistic"
+    table = table[(table["source"] == "shared") | reads_one]
     if "latents" in chosen:
         rest = {k: v for k, v in chosen.items() if k != "latents"}
         baseline = scores(experiment, metric="auc", supervised="", **rest)
         table = pd.concat([table, baseline])
-    table = pd.concat([table, beyond(experiment, metric="auc", source="shared", **chosen)])
-    of_one = ~table["method"].str.startswith("MM") & (table["supervised"] == "")
-    names = table["method"].where(~of_one, table["method"] + " of " + table["source"])
+    reads_one = table["method"] == "PCA + logistic"
+    names = table["method"].where(~reads_one, table["method"] + " of " + table["source"])
     table = table.assign(method=names)
     if column == "latents":  # baselines have no latents: their number stands in each column
         baseline = table[table["supervised"] == ""]
@@ -238,9 +241,8 @@ def auc_table(experiment: str, column: str, **chosen: str) -> str:
         table = pd.concat(
             [table[table["supervised"] != ""], *(baseline.assign(latents=s) for s in sizes)]
         )
-    fixed = {k: v for k, v in chosen.items() if k in ("latents",)}
-    if experiment == "brca":
-        fixed["setting"] = "paper" if chosen["setting"] == "paper-like" else "none"
+    # the paper's set is not ours: its numbers stand beside the setting that is like it
+    fixed = {k: v.replace("paper-like", "paper") for k, v in chosen.items()}
     text, agree, total = compared(experiment, "auc", table, column, fixed)
     return text + ("\n\n" + verdict(agree, total) if total else "")
 
@@ -262,7 +264,7 @@ def auc_of_privates(experiment: str, setting: str) -> str:
 def r2_table(experiment: str, view: str, column: str, target: str, **chosen: str) -> str:
     """R² of the label-related features of one modality."""
     fixed = {"metric": "r2", "view": view, "target": target, "features": "shared"}
-    table = pd.concat([scores(experiment, **fixed), beyond(experiment, **fixed)])
+    table = with_default(experiment, **fixed)
     for name, value in chosen.items():
         table = table[(table[name] == value) | ((name == "latents") & (table[name] == ""))]
     if column == "latents":
@@ -316,7 +318,11 @@ def finish(figure: plt.Figure, axes: np.ndarray, name: str) -> None:
                 handles.append(handle)
                 labels.append(text)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(7, len(labels)), frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(6, -(-len(labels) // 2)),
+        frameon=False,
     )
     folder = DOCS / "_static" / "paper"
     folder.mkdir(parents=True, exist_ok=True)
@@ -334,7 +340,7 @@ def figure_synthetic(features: str, name: str) -> None:
         for j, (source, target) in enumerate((("view2", "view1"), ("view1", "view2"))):
             axis = axes[i, j]
             fixed = {"metric": "r2", "view": "cross", "target": target, "features": features}
-            table = pd.concat([scores("synthetic", **fixed), beyond("synthetic", **fixed)])
+            table = with_default("synthetic", **fixed)
             table = table[table["latents"].isin([latents, ""])]
             baselines = [
                 "MMVAEpp-default",
@@ -382,7 +388,7 @@ def figure_by_setting(experiment: str, name: str, what: str, xlabel: str, ylabel
             fixed |= (
                 {"source": "shared"} if what == "auc" else {"view": "cross", "features": "shared"}
             )
-            table = pd.concat([scores(experiment, **fixed), beyond(experiment, **fixed)])
+            table = with_default(experiment, **fixed)
             chosen = (table["latents"] == latents) & (table["supervised"] == supervised)
             baseline = table["supervised"] == ""
             lines(
