@@ -1,11 +1,11 @@
 """What two or more modalities of the same cells share, and what each keeps to itself.
 
 >>> import scvenn
->>> mdata = scvenn.datasets.simulate_counts(n_obs=50, n_features=20)
+>>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
 >>> model = scvenn.MMVAEpp(mdata)
 >>> model.train(max_epochs=1, enable_progress_bar=False)
 >>> mdata.obsm["X_shared"].shape
-(50, 10)
+(200, 10)
 """
 
 from importlib.metadata import version

@@ -86,7 +86,7 @@ class EvaluationMixin(ReadoutsMixin):
         Examples
         --------
         >>> import scvenn
-        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=60, n_features=10))
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
         >>> model.train(1, train_size=0.5, enable_progress_bar=False)
         >>> table = model.evaluate(labels_key="cell_type")
         >>> list(table.columns)
@@ -116,8 +116,8 @@ class EvaluationMixin(ReadoutsMixin):
         if len(undefined):
             named = "; ".join(f"{m!r}: {some(names)}" for m, names in undefined.unique().items())
             warnings.warn(
-                f"evaluate(): some scores are NaN, of features that (or whose predictions) are "
-                f"constant over the {len(test)} scored cells or seen in fewer than two: {named}.",
+                f"evaluate(): some scores are NaN, of features that are constant over the "
+                f"{len(test)} scored cells or seen in fewer than two of them: {named}.",
                 UserWarning,
                 stacklevel=2,
             )

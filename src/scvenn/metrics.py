@@ -90,7 +90,8 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    Array (D,). NaN, with a warning, where a feature or its prediction is constant.
+    Array (D,). 0 where the prediction is constant, which tells nothing; NaN, with a warning, where
+    the feature is.
 
     Raises
     ------
@@ -104,10 +105,13 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """
     x, y, present = _pair(truth, predicted)
     x, y = (np.where(present, v - _mean(v, present), 0.0) for v in (x, y))
-    defined = _varies(x, present) & _varies(y, present)
-    _warn_undefined("correlation", defined, "constant over the scored cells, as is or as predicted")
+    defined, tells = _varies(x, present), _varies(y, present)
+    _warn_undefined(
+        "correlation", defined, "constant over the scored cells, or seen in fewer than two"
+    )
     norms = np.sqrt(np.square(x).sum(0) * np.square(y).sum(0))
-    return np.where(defined, (x * y).sum(0) / np.where(defined, norms, 1), np.nan)
+    both = defined & tells
+    return np.where(defined, np.where(both, (x * y).sum(0) / np.where(both, norms, 1), 0.0), np.nan)
 
 
 def auroc(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -451,7 +455,7 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
     Examples
     --------
     >>> import scvenn
-    >>> mdata = scvenn.datasets.simulate_counts(n_obs=60, n_features=10)
+    >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
     >>> models = {"MMVAE": scvenn.MMVAE(mdata), "MMVAE++": scvenn.MMVAEpp(mdata)}
     >>> for model in models.values():
     ...     model.train(1, train_size=0.5, enable_progress_bar=False)
