@@ -16,7 +16,7 @@ however wide the sources are. No matrix of cells times features is made dense.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.linalg import inv
 
-# Target features that are dense at a time.
+# Features that are dense at a time.
 _BLOCK = 4096
 # Ridge penalties, relative to the mean inner product of a cell with itself; each feature takes the
 # best of them, among shuffled cells as well.
@@ -57,7 +57,7 @@ def screen(
     sources
         The same of the other modalities, rows in the same order.
     rng
-        Shuffles the cells once, for the scores of what is not shared.
+        Shuffles the cells, for the scores of what is not shared.
     fdr
         Accepted share of accidents among the features called shared.
 
@@ -65,22 +65,25 @@ def screen(
     -------
     Scores, and which of them are no accident.
     """
+    kernels = [np.mean([gram(source) for source in sources], axis=0)]  # (n, n) each
     # squares see a relation that has no linear part, such as that of z and z²
-    kernels = [
-        np.mean([gram(view(source)) for source in sources], axis=0) for view in (_as_is, _squared)
-    ]
+    squares = [square for square in map(_squared, sources) if square is not None]
+    if squares:
+        kernels.append(np.mean([gram(square) for square in squares], axis=0))
     operators = _operators(kernels)
-    orders = [rng.permutation(target.shape[0]) for _ in range(-(-_LEAST_NULL // target.shape[1]))]
+    n, n_features = target.shape
+    n_shuffles = min(_MOST_SHUFFLES, -(-_LEAST_NULL // n_features))
+    orders = [rng.permutation(n) for _ in range(n_shuffles)]
 
     def judge(values: Matrix) -> tuple[np.ndarray, np.ndarray]:
         score = leave_one_out_r2(operators, values)
-        null = [leave_one_out_r2(operators, values[order]) for order in orders[:_MOST_SHUFFLES]]
+        null = [leave_one_out_r2(operators, values[order]) for order in orders]
         return score, score > threshold(score, np.array(null), fdr)
 
     score, shared = judge(target)
-    # z is not predicted by z², but predicts it; such a feature shows by its own square. Counts and
-    # peaks, which are sparse, say nothing more by their squares.
-    related = shared if sp.issparse(target) else shared | judge(_squared(target))[1]
+    # z is not predicted by z², but predicts it; such a feature shows by its own square
+    square = _squared(target)
+    related = shared if square is None else shared | judge(square)[1]
     return Screening(score, shared, related)
 
 
@@ -89,22 +92,15 @@ def gram(matrix: Matrix) -> np.ndarray:
 
     Entries that are NaN count as the mean of their feature, features without variance for nothing.
     """
-    if sp.issparse(matrix):
-        x = sp.csr_matrix(matrix, dtype=np.float64)
-        mean = np.asarray(x.mean(0)).ravel()
-        variance = np.asarray(x.multiply(x).mean(0)).ravel() - mean**2
-    else:
-        x = _filled(np.asarray(matrix, dtype=np.float64))
-        mean, variance = x.mean(0), x.var(0)
-    varies = variance > 1e-10 * (1 + mean**2)
-    inverse = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0.0)
-    scaled = x.multiply(inverse).tocsr() if sp.issparse(x) else x * inverse
-    products = scaled @ scaled.T
-    products = products.toarray() if sp.issparse(products) else products  # (n, n)
-    shift = scaled @ (mean * inverse)  # (n,)
-    # (Z - 1 m')(Z - 1 m')' without making the sparse Z dense
-    centred = products - shift[:, None] - shift[None, :] + np.square(mean * inverse).sum()
-    return centred / max(1, varies.sum())
+    products, n_varying = np.zeros((matrix.shape[0],) * 2), 0
+    for _, block in _dense_blocks(matrix):
+        values = _filled(block)
+        mean, scale = values.mean(0), values.std(0)
+        varies = scale > 1e-5 * (1 + np.abs(mean))
+        z = (values - mean)[:, varies] / scale[varies]  # (n, features of the block)
+        products += z @ z.T
+        n_varying += z.shape[1]
+    return products / max(1, n_varying)
 
 
 def _operators(kernels: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -125,11 +121,7 @@ def leave_one_out_r2(operators: Sequence[np.ndarray], target: Matrix) -> np.ndar
     n_features = target.shape[1]
     best = np.full(n_features, -np.inf)
     total = np.empty(n_features)
-    columns = target.tocsc() if sp.issparse(target) else target
-    for start in range(0, n_features, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        y = columns[:, block]
-        y = np.asarray(y.toarray() if sp.issparse(y) else y, dtype=np.float32)
+    for block, y in _dense_blocks(target):
         present = ~np.isnan(y)
         y = _filled(y)
         y = y - y.mean(0)
@@ -158,14 +150,20 @@ def threshold(score: np.ndarray, null: np.ndarray, fdr: float) -> float:
     return float(np.nextafter(acceptable[0], -np.inf)) if len(acceptable) else np.inf
 
 
-def _as_is(matrix: Matrix) -> Matrix:
-    return matrix
+def _dense_blocks(matrix: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Some features at a time, as arrays (n, features of the block)."""
+    columns: Matrix = matrix.tocsc() if sp.issparse(matrix) else np.asarray(matrix)
+    for start in range(0, matrix.shape[1], _BLOCK):
+        block = slice(start, start + _BLOCK)
+        values = columns[:, block]
+        values = values.toarray() if sp.issparse(values) else values
+        yield block, np.asarray(values, dtype=np.float32)
 
 
 def _squared(matrix: Matrix) -> Matrix:
-    """Squares; of deviations from the mean where the matrix is dense."""
+    """Squares of deviations from the mean; None for counts and peaks, whose squares say no more."""
     if sp.issparse(matrix):
-        return matrix.multiply(matrix)
+        return None
     return np.square(matrix - _filled(np.asarray(matrix)).mean(0))
 
 
