@@ -11,16 +11,17 @@ SOURCE = Path(scvenn.__file__).parent
 
 # a file may import from lower floors only
 FLOORS = [
-    {"objective", "_gaussians", "likelihoods", "_keys", "_screening", "metrics"},
-    {"_networks", "_checks", "_views"},
-    {"_module", "_registration", "_training"},
-    {"_readouts", "_setup"},
+    {"objective", "_gaussians", "likelihoods", "_keys", "_screening", "_feature_metrics"},
+    {"_networks", "_checks", "_views", "metrics"},
+    {"_coding", "_registration", "_training"},
+    {"_module", "_readouts", "_setup"},
     {"_evaluation", "_shared_features"},
     {"_model"},
     {"models"},
 ]
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 KNOWS_SCVI = {
+    "_coding",
     "_model",
     "_module",
     "_networks",

@@ -70,10 +70,11 @@ def test_blocks_of_features_change_nothing(model, table, monkeypatch):
 
 
 def test_every_latent_is_probed_for_labels(model, table):
-    found = rows(table, metric="auc", target="cell_type")
-    assert set(found["source"]) == {"shared", *(f"private_{m}" for m in model.modalities)}
-    assert found["value"].between(0, 1).all()
-    assert not len(rows(model.evaluate(), metric="auc"))
+    for metric in ("auc", "balanced_accuracy"):
+        found = rows(table, metric=metric, target="cell_type")
+        assert set(found["source"]) == {"shared", *(f"private_{m}" for m in model.modalities)}
+        assert found["value"].between(0, 1).all()
+        assert not len(rows(model.evaluate(), metric=metric))
 
 
 def test_leakage_is_measured_both_ways_and_to_other_modalities(model, table):

@@ -143,6 +143,14 @@ def test_more_than_two_classes_are_averaged_one_against_the_rest(rng):
     assert auc == pytest.approx(2.5 / 3, abs=0.06)
 
 
+def test_accuracy_counts_a_rare_class_as_much_as_a_common_one(rng):
+    kind = np.where(np.arange(200) % 10 == 0, "rare", "common")
+    z = (kind == "rare")[:, None] + 0.01 * rng.normal(size=(200, 1))
+    assert metrics.probe_accuracy(z, kind, train=TRAIN, test=TEST) == 1
+    nothing = rng.normal(size=(200, 1))  # all are called common: half of the classes are right
+    assert metrics.probe_accuracy(nothing, kind, train=TRAIN, test=TEST) == 0.5
+
+
 def test_cells_without_label_or_embedding_are_left_out(rng):
     z, label = rng.normal(size=(200, 2)), rng.integers(2, size=200)
     kept = np.arange(200) % 4 != 0

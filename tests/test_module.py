@@ -123,6 +123,14 @@ def test_every_pair_of_modalities_is_recorded(name):
         assert f"kl_private_{a}" in metrics
         for b in module.modalities:
             assert f"log_likelihood_{a}->{b}" in metrics
+    pairs = []
+    for key, value in metrics.items():
+        encode, arrow, decode = key.removeprefix("log_likelihood_").partition("->")
+        if arrow and decode not in encode.split("+"):
+            pairs.append(value)
+    total = metrics["log_likelihood_cross_view"]
+    torch.testing.assert_close(total.nan_to_num(), torch.stack(pairs).nansum(0))
+    assert torch.equal(total.isnan(), torch.stack(pairs).isnan().all(0))
     assert all(not value.requires_grad for value in metrics.values())
 
 
@@ -138,7 +146,7 @@ def test_every_parameter_is_trained(name):
     model = built(name, n_shared=3, n_private=2, n_hidden=8)
     if model.module.screened:
         for m in model.modalities:
-            model.module.open_gates(m, np.full(20, 0.5), np.full(20, 0.5))
+            model.module.restrict(m, reads=np.arange(20) < 15, predicts=np.arange(20) < 10)
     losses(model.module, minibatch(model)).loss.backward()
     for key, parameter in model.module.named_parameters():
         assert parameter.grad is not None, key
@@ -160,31 +168,71 @@ def test_an_absent_private_latent_is_zero_or_a_prior_sample():
         assert bool(drawn.any()) == varies
 
 
-def test_closed_gates_teach_shared_nothing():
+def test_features_that_are_not_predicted_teach_shared_nothing():
     """Not even a gradient: values and predictions of such features do not concern it."""
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
     for m in model.modalities:
-        model.module.open_gates(m, np.ones(20), np.zeros(20))
-    output = losses(model.module.train(), minibatch(model))
-    (reconstruction,) = output.reconstruction_loss.values()
+        model.module.restrict(m, reads=np.full(20, True), predicts=np.arange(20) < 5)
+    module, tensors = model.module.eval(), minibatch(model)
+    n_cells = len(tensors["batch"])
+    raw = module.cross_decoders[0](torch.randn(n_cells, 3), tensors["batch"])  # (B, D)
+    assert torch.equal(raw[:, 5:], module.cross_decoders[0].baseline[5:].expand(n_cells, -1))
+    for m in model.modalities:
+        model.module.restrict(m, reads=np.full(20, True), predicts=np.full(20, False))
+    (reconstruction,) = losses(module, tensors).reconstruction_loss.values()
     reconstruction.sum().backward()
-    for encoder, decoder in zip(model.module.encoders, model.module.cross_decoders, strict=True):
+    for encoder, decoder in zip(module.encoders, module.cross_decoders, strict=True):
         assert not encoder.shared.weight.grad.any()
         assert not encoder.hidden_shared.fc_layers[0][0].weight.grad.any()
-        assert not decoder.out.weight.grad.any()
         assert decoder.baseline.grad.any()
 
 
-def test_shared_reads_a_feature_as_far_as_its_gate_is_open():
+def test_shared_reads_only_what_it_is_restricted_to():
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
     module, tensors = model.module.eval(), minibatch(model)
-    gate = np.arange(20) < 10
-    module.open_gates("rna", gate, gate)
+    some = np.arange(20) < 10
+    module.restrict("rna", reads=some, predicts=some)
     other = {**tensors, "X_rna": tensors["X_rna"].clone()}
     other["X_rna"][:, 10:] += 1
     embedded = [module.embed(t, ["rna"]) for t in (tensors, other)]
     assert torch.equal(embedded[0][0].nan_to_num(), embedded[1][0].nan_to_num())
     assert not torch.equal(embedded[0][1]["rna"].nan_to_num(), embedded[1][1]["rna"].nan_to_num())
+
+
+def test_private_reads_what_shared_leaves_over():
+    """Where the cross-view prediction is right, its encoder sees zeros; where not observed, too."""
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    views = module._views(tensors, ["rna"])
+    shared = torch.randn(len(tensors["batch"]), 3)
+    raw = module.cross_decoders[0](shared, tensors["batch"])
+    likelihood = module.likelihood("rna")
+    predicted = likelihood.mean(raw, views["rna"].library)
+    exact = views["rna"]._replace(x=predicted)
+    left_over = module._left_over("rna", exact, shared, tensors["batch"])
+    torch.testing.assert_close(left_over, torch.zeros_like(left_over))
+    left_over = module._left_over("rna", views["rna"], shared, tensors["batch"])
+    observed = views["rna"].observed
+    assert not observed.all()
+    assert not left_over[~observed].any()
+    assert left_over[observed].any(1).all()
+
+
+def test_a_same_view_prediction_corrects_the_cross_view_one():
+    """What the cross-view decoder gives is added, and not taught by what is left over."""
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    before = module.predict(tensors, ["rna"], "rna")
+    with torch.no_grad():
+        for parameter in module.decoders[0].out.parameters():
+            parameter.zero_()
+    shared = module.embed(tensors, ["rna"])[0]
+    library = module._views(tensors, ["rna"])["rna"].library
+    raw = module.cross_decoders[0](shared, tensors["batch"])
+    expected = module.likelihood("rna").mean(raw, library)
+    after = module.predict(tensors, ["rna"], "rna")
+    torch.testing.assert_close(after, expected, equal_nan=True)
+    assert not torch.equal(before.nan_to_num(), after.nan_to_num())
 
 
 def test_batch_reaches_decoders_and_on_request_encoders():

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import scvi
+import torch
 from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,7 +189,7 @@ def test_scores_follow_the_features_of_new_data(trained):
 
 
 def test_only_training_cells_are_screened():
-    """Values of other cells, however wild, change no score and no gate."""
+    """Values of other cells, however wild, change no score."""
     found, library = [], None
     for garble in (False, True):
         mdata = scvenn.datasets.simulate_counts(300, n_features=30)
@@ -221,7 +222,7 @@ def test_a_seed_gives_the_same_scores():
     np.testing.assert_array_equal(tables[0]["score"], tables[1]["score"])
 
 
-def test_scores_and_gates_are_saved(trained):
+def test_scores_and_networks_are_saved(trained):
     trained.save("model")
     loaded = scvenn.MMVAEpp.load("model", trained.adata)
     np.testing.assert_array_equal(
@@ -230,6 +231,16 @@ def test_scores_and_gates_are_saved(trained):
     np.testing.assert_array_equal(
         loaded.predict("rna", "atac", return_numpy=True),
         trained.predict("rna", "atac", return_numpy=True),
+    )
+
+
+def test_training_further_keeps_what_was_screened(trained):
+    """Other training cells find other features; the networks of those learned stay."""
+    table, weight = trained.get_shared_scores(), trained.module.cross_decoders[0].out.weight.clone()
+    trained.train(1, shuffle_set_split=False, **QUIET)
+    pd.testing.assert_frame_equal(trained.get_shared_scores(), table)
+    torch.testing.assert_close(
+        trained.module.cross_decoders[0].out.weight, weight, atol=0.1, rtol=0
     )
 
 

@@ -225,7 +225,7 @@ def synthetic_tried() -> str:
 
 def auc_table(experiment: str, column: str, **chosen: str) -> str:
     """AUC of the label from the shared latent, and from principal components."""
-    table = with_default(experiment, metric="auc", **chosen)
+    table = with_default(experiment, metric="auc", target="label", **chosen)
     reads_one = table["method"] == "PCA + logistic"
     table = table[(table["source"] == "shared") | reads_one]
     if "latents" in chosen:
@@ -384,7 +384,8 @@ def figure_by_setting(experiment: str, name: str, what: str, xlabel: str, ylabel
     for i, supervised in enumerate(("no", "yes")):
         for j, latents in enumerate(sizes):
             axis = axes[i, j]
-            fixed = {"metric": what} if what == "auc" else {"metric": "r2", "target": what}
+            of_label = {"metric": "auc", "target": "label"}
+            fixed = of_label if what == "auc" else {"metric": "r2", "target": what}
             fixed |= (
                 {"source": "shared"} if what == "auc" else {"view": "cross", "features": "shared"}
             )
@@ -471,7 +472,13 @@ def figure_pbmc() -> None:
             cells = wide[wide["source"] == kind]
             axis.scatter(cells["shared_0"], cells["shared_1"], s=5, color=colour, label=kind, lw=0)
         auc = scores(
-            "pbmc", metric="auc", source="shared", method=method, supervised="no", setting="41"
+            "pbmc",
+            metric="auc",
+            target="label",
+            source="shared",
+            method=method,
+            supervised="no",
+            setting="41",
         )
         axis.set_title(f"{label(method)} (AUC {auc[auc['seed'] == 0]['value'].item():.2f})")
         axis.set(xticks=[], yticks=[], xlabel="shared 1")

@@ -152,6 +152,16 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
         datasplitter_kwargs={"external_indexing": [train, validation, test]},
     )
     yield from summarise(model.evaluate(labels_key=labels_key), mdata)
+    if "celltype" in mdata.obs:
+        split = {"train": train, "test": test}
+        embedding = model.get_shared_representation()
+        for metric, probe in {
+            "auc": scvenn.metrics.probe_auc,
+            "balanced_accuracy": scvenn.metrics.probe_accuracy,
+        }.items():
+            value = probe(embedding, mdata.obs["celltype"], **split)
+            described = {"view": "latent", "source": "shared", "target": "celltype"}
+            yield {"metric": metric, **described, "value": value}
     if job.seed == 0 and job.supervised == "no" and job.setting == experiment.get("keep_shared"):
         embedding = model.get_shared_representation(indices=test)
         for cell, coordinates in zip(test, embedding, strict=True):

@@ -14,6 +14,7 @@ from mudata import MuData
 
 from scvenn import metrics
 from scvenn._checks import some
+from scvenn._feature_metrics import UNDEFINED
 from scvenn._keys import Keys
 from scvenn._readouts import ReadoutsMixin
 from scvenn._registration import ColumnField, observed_cells
@@ -52,7 +53,8 @@ class EvaluationMixin(ReadoutsMixin):
                                        each feature of *another* modality, read off a latent
                                        by ridge regression; of a private latent it should be
                                        near 0
-        auc                   latent   of a linear probe for the labels, from each latent
+        auc,                  latent   of a linear probe for the labels, from each latent
+        balanced_accuracy
         recovery_linear_r2,   latent   of a planted latent (``mdata.obsm["z_shared"]``,
         recovery_knn_r2                ``["z_private_<modality>"]``), read off a learned one
         ===================== ======== ====================================================
@@ -106,7 +108,7 @@ class EvaluationMixin(ReadoutsMixin):
         train = np.asarray(self.train_indices)  # type: ignore[attr-defined]
         test = self._cells_to_score(mdata, indices, train)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # said once, below
+            warnings.filterwarnings("ignore", message=UNDEFINED)  # said once, below
             rows = [
                 *self._score_predictions(mdata, test, batch_size),
                 *self._score_latents(mdata, train, test, labels_key, batch_size),
@@ -234,6 +236,8 @@ class EvaluationMixin(ReadoutsMixin):
             for source, latent in latents.items():
                 value = metrics.probe_auc(latent, labels, **split)
                 yield "auc", "latent", source, labels_key, None, value
+                value = metrics.probe_accuracy(latent, labels, **split)
+                yield "balanced_accuracy", "latent", source, labels_key, None, value
         planted = ["z_shared", *(f"z_private_{m}" for m in self.modalities)]
         for target in planted:
             if all(target in data.obsm for data, _ in parts):

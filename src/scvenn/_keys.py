@@ -57,6 +57,7 @@ class Keys:
         """Column of the history: the KL of a private posterior from its prior."""
         return f"kl_private_{modality}"
 
+    CROSS_VIEW = "log_likelihood_cross_view"
     KL_SHARED = "kl_shared"
     LABEL_LOG_LIKELIHOOD = "log_likelihood_labels"
     LABEL_ACCURACY = "accuracy_labels"

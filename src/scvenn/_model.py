@@ -254,7 +254,8 @@ class SharedPrivateModel(
         ``model.history`` holds, per epoch and for training and validation cells, the loss, the KL
         of the shared and private latents, and the log-likelihood (nats per cell) of each modality
         given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
-        latent of ``rna`` predicts ``atac`` in cells that were not trained on.
+        latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
+        ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
 
         Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
         CPU they are then bit-equal.

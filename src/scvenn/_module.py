@@ -1,4 +1,4 @@
-"""The network behind every model: encode once, decode once, score the terms of an objective.
+"""The loss behind every model: encode once, decode once, score the terms of an objective.
 
 Shapes: ``B`` cells, ``D`` features, ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
 by the name of a modality, or by a tuple of names where posteriors are multiplied.
@@ -6,40 +6,22 @@ by the name of a modality, or by a tuple of names where posteriors are multiplie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any
 
-import numpy as np
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch import Tensor, nn
+from scvi.module.base import LossOutput
+from torch import Tensor
 
-from scvenn._gaussians import (
-    Gaussian,
-    kl_to_standard_normal,
-    mean_of_experts,
-    product_of_experts,
-    rsample,
-)
+from scvenn._coding import Decoded, SharedPrivateCoder, Subset
+from scvenn._gaussians import kl_to_standard_normal, product_of_experts, rsample
 from scvenn._keys import Keys
-from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead
 from scvenn._views import View
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.objective import Objective, Term
 
-Subset = tuple[str, ...]
 
-
-class Decoded(NamedTuple):
-    """Output of one network of a modality for some of the terms."""
-
-    positions: list[int]  # of the terms, among all of them
-    raw: Tensor  # (T, B, D)
-    from_shared: bool  # whether the network is the one that reads `shared` alone
-
-
-class SharedPrivateVAE(BaseModuleClass):
+class SharedPrivateVAE(SharedPrivateCoder):
     r"""Multimodal VAE with latents z = [shared, private of each modality].
 
     The loss of a cell with observed modalities :math:`O` is
@@ -60,83 +42,25 @@ class SharedPrivateVAE(BaseModuleClass):
     ----------
     objective
         The terms; see :class:`~scvenn.Objective`.
-    likelihoods
-        Name of the likelihood of each modality; gives the stored order of the modalities.
-    stats
-        Summary of each modality's training data.
-    n_shared, n_private
-        Latent sizes.
-    n_hidden, n_layers, dropout_rate
-        Of the hidden layers of every network.
-    n_batch
-        Number of batches the decoders see.
-    encode_covariates
-        Whether the encoders see the batch, too.
-    n_classes
-        Number of label classes; 0 for no label head.
     label_weight
         :math:`\lambda`, the weight of the labels' log-likelihood.
-    absent_private
-        What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
-    screened
-        Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
-        predict a feature as far as its gate is open (see :meth:`open_gates`).
     kl_weight_shared
-        Weight of the KL of the shared latent, relative to :math:`\beta`.
+        :math:`\alpha`, the weight of the KL of the shared latent relative to the private ones.
+    *args, **kwargs
+        Further parameters of :class:`~scvenn._coding.SharedPrivateCoder`.
     """
 
     def __init__(
         self,
         objective: Objective,
-        likelihoods: Mapping[str, str],
-        stats: Mapping[str, FeatureStats],
-        *,
-        n_shared: int,
-        n_private: Mapping[str, int],
-        n_hidden: int,
-        n_layers: int,
-        dropout_rate: float,
-        n_batch: int,
-        encode_covariates: bool,
-        n_classes: int,
+        *args: Any,
         label_weight: float,
-        absent_private: Literal["zero", "prior"],
-        screened: bool,
         kl_weight_shared: float,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.objective = objective
-        self.modalities = list(likelihoods)
-        self.n_shared = n_shared
-        self.n_private = dict(n_private)
-        self.n_classes = n_classes
+        super().__init__(objective, *args, **kwargs)
         self.label_weight = label_weight
-        self.absent_private = absent_private
-        self.screened = screened
         self.kl_weight_shared = kl_weight_shared
-        self._index = {m: i for i, m in enumerate(self.modalities)}
-
-        layers: dict[str, Any] = {
-            "n_hidden": n_hidden,
-            "n_layers": n_layers,
-            "dropout": dropout_rate,
-        }
-        encoders, decoders, cross_decoders, scored = [], [], [], []
-        for m in self.modalities:
-            sizes = (len(stats[m].mean), n_shared, n_private[m])
-            seen = n_batch if encode_covariates else 0
-            encoders.append(Encoder(*sizes, gated=screened, n_batch=seen, **layers))
-            decoders.append(Decoder(*sizes, n_batch=n_batch, **layers))
-            if screened:
-                cross_decoders.append(CrossDecoder(*sizes[:2], n_batch=n_batch, **layers))
-            scored.append(LIKELIHOODS[likelihoods[m]](stats[m]))
-        # lists, as a ModuleDict refuses names such as "type" or "a.b"
-        self.encoders = nn.ModuleList(encoders)
-        self.decoders = nn.ModuleList(decoders)
-        self.cross_decoders = nn.ModuleList(cross_decoders)
-        self.likelihoods = nn.ModuleList(scored)
-        self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
-
         trained = {(term.encode, m) for term in objective.terms for m in term.decode}
         # Cross-view pairs the objective leaves out are still worth watching.
         self._watched = [
@@ -145,69 +69,7 @@ class SharedPrivateVAE(BaseModuleClass):
             if ((a,), b) not in trained
         ]
 
-    def likelihood(self, modality: str) -> Likelihood:
-        """The likelihood of a modality."""
-        return cast(Likelihood, self.likelihoods[self._index[modality]])
-
-    @torch.no_grad()
-    def open_gates(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
-        """Say which features concern ``shared``.
-
-        Parameters
-        ----------
-        modality
-            Whose features.
-        reads, predicts
-            How far the encoder of ``shared`` reads each feature, and the cross-view decoder
-            predicts it: from 0 to 1, or boolean, (D,).
-        """
-        i = self._index[modality]
-        for network, gate in ((self.encoders[i], reads), (self.cross_decoders[i], predicts)):
-            network.gate.copy_(torch.as_tensor(gate))  # type: ignore[operator]
-
     # ----------------------------------------------------------------- inference
-
-    def _views(self, tensors: dict[str, Tensor], modalities: Sequence[str]) -> dict[str, View]:
-        """Read modalities from a minibatch so that no unobserved value can reach a result."""
-        return {
-            m: View.read(
-                tensors[Keys.x(m)],
-                tensors[Keys.OBSERVED][:, self._index[m]].bool(),
-                self.likelihood(m),
-            )
-            for m in modalities
-        }
-
-    def _encode(
-        self, views: dict[str, View], batch: Tensor
-    ) -> dict[str, tuple[Gaussian, Gaussian]]:
-        """Posteriors (shared, private) of each modality."""
-        encoded = {}
-        for m, view in views.items():
-            x = self.likelihood(m).encoder_input(view.x)
-            encoded[m] = self.encoders[self._index[m]](x, batch)
-        return encoded
-
-    def _experts(
-        self,
-        encoded: Mapping[str, tuple[Gaussian, Gaussian]],
-        views: Mapping[str, View],
-        subset: Sequence[str],
-    ) -> tuple[Gaussian, Tensor]:
-        """Stack the shared posteriors of a subset, (E, B, K), and where they exist, (E, B)."""
-        experts = Gaussian(
-            torch.stack([encoded[m][0].loc for m in subset]),
-            torch.stack([encoded[m][0].var for m in subset]),
-        )
-        return experts, torch.stack([views[m].observed for m in subset])
-
-    def _private(self, expert: Gaussian) -> Gaussian:
-        """Posterior of a private latent: its one expert, with the prior if that is an expert."""
-        if not self.objective.prior_expert:
-            return expert
-        always = torch.ones_like(expert.loc[None, :, 0], dtype=torch.bool)  # (1, B)
-        alone = Gaussian(expert.loc[None], expert.var[None])  # (1, B, K)
-        return product_of_experts(alone, always, prior_expert=True)
 
     def _get_inference_input(
         self, tensors: dict[str, Tensor], full_forward_pass: bool = False
@@ -253,48 +115,6 @@ class SharedPrivateVAE(BaseModuleClass):
         with torch.no_grad():
             watched = {m: self._decode(m, self._watched, *latents) for m in self.modalities}
         return {"raw": raw, "raw_watched": watched}
-
-    def _decode(
-        self,
-        modality: str,
-        terms: Sequence[Term],
-        z_shared: dict[Subset, Tensor],
-        z_private: dict[str, Tensor],
-        batch: Tensor,
-    ) -> list[Decoded]:
-        """Outputs of a modality's decoders for those of the terms that decode it.
-
-        Where ``shared`` has a decoder of its own, that one decodes same-view terms as well: it
-        must read the shared latents of all encoders, which makes them agree.
-        """
-        decoding = [t for t, term in enumerate(terms) if modality in term.decode]
-        own = [t for t in decoding if not (self.screened and terms[t].is_cross_view(modality))]
-        groups = {False: own, True: decoding if self.screened else []}  # by `from_shared`
-        i, decoded = self._index[modality], []
-        for from_shared, positions in groups.items():
-            if not positions:
-                continue
-            shared, private = [], []
-            for term in (terms[t] for t in positions):
-                sample = z_shared[term.encode]
-                shared.append(sample.detach() if modality in term.detach_shared else sample)
-                present = z_private[modality]
-                private.append(self._absent(present) if term.is_cross_view(modality) else present)
-            rows = batch.repeat(len(positions), 1)  # (T * B, 1)
-            raw = (
-                self.cross_decoders[i](torch.cat(shared), rows)
-                if from_shared
-                else self.decoders[i](torch.cat(shared), torch.cat(private), rows)
-            )
-            raw = raw.view(len(positions), len(batch), -1)  # (T * B, D) -> (T, B, D)
-            decoded.append(Decoded(positions, raw, from_shared))
-        return decoded
-
-    def _absent(self, private: Tensor) -> Tensor:
-        """What stands in for a private latent that was not encoded."""
-        if self.absent_private == "prior":
-            return torch.randn_like(private)
-        return torch.zeros_like(private)
 
     # ----------------------------------------------------------------- loss
 
@@ -412,14 +232,18 @@ class SharedPrivateVAE(BaseModuleClass):
             },
         }
         watched = self._log_likelihoods(generative_outputs["raw_watched"], views)
+        cross_view = []
         for terms, values in ((self.objective.terms, scores), (self._watched, watched)):
             for (t, m, from_shared), value in values.items():
                 if from_shared and not terms[t].is_cross_view(m):
                     continue  # same-view: what both latents say is recorded
                 encode = terms[t].encode
-                metrics[Keys.log_likelihood(encode, m)] = where(
-                    active[encode] & views[m].observed, value
-                )
+                record = where(active[encode] & views[m].observed, value)
+                metrics[Keys.log_likelihood(encode, m)] = record
+                if terms[t].is_cross_view(m):
+                    cross_view.append(record)
+        pairs = torch.stack(cross_view)  # (pairs, B)
+        metrics[Keys.CROSS_VIEW] = where(~pairs.isnan().all(0), pairs.nansum(0))
         if self.label_head is not None:
             codes = tensors[Keys.LABELS].view(-1).long()
             shared = torch.stack([inference_outputs["z_shared"][s] for s in subsets])  # (S, B, K)
@@ -430,69 +254,6 @@ class SharedPrivateVAE(BaseModuleClass):
             metrics[Keys.LABEL_LOG_LIKELIHOOD] = where(known, picked.squeeze(2)).nanmean(0)
             metrics[Keys.LABEL_ACCURACY] = where(known, right).nanmean(0)
         return metrics
-
-    # ----------------------------------------------------------------- read-outs
-
-    @torch.inference_mode()
-    @auto_move_data
-    def embed(
-        self, tensors: dict[str, Tensor], sources: Sequence[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Posterior means given some modalities.
-
-        Parameters
-        ----------
-        tensors
-            A minibatch that holds the sources.
-        sources
-            Modalities to encode.
-
-        Returns
-        -------
-        The shared latent, (B, K), NaN where no source was observed; and the private latent of each
-        source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
-        shared one is the mean of the sources' product, else the mean of the experts' means.
-        """
-        views = self._views(tensors, sources)
-        encoded = self._encode(views, tensors[Keys.BATCH])
-        experts, observed = self._experts(encoded, views, sources)
-        if self.objective.pools_experts:
-            shared = product_of_experts(
-                experts, observed, prior_expert=self.objective.prior_expert
-            ).loc
-        else:
-            shared = mean_of_experts(experts, observed)
-        shared = torch.where(observed.any(0).unsqueeze(-1), shared, torch.nan)
-        private = {
-            m: torch.where(
-                views[m].observed.unsqueeze(-1), self._private(encoded[m][1]).loc, torch.nan
-            )
-            for m in sources
-        }
-        return shared, private
-
-    @torch.inference_mode()
-    @auto_move_data
-    def predict(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
-        """Mean of a modality given the posterior means of the sources.
-
-        The private latent of the target is used where the target is a source that was observed;
-        elsewhere the prediction is cross-view, with a private latent of zero. Counts are scaled by
-        the cell's own library size where the target was observed, else by the training median.
-
-        Returns
-        -------
-        Shape (B, D), on the scale of the data; NaN where no source was observed.
-        """
-        shared, private = self.embed(tensors, sources)
-        i, batch = self._index[target], tensors[Keys.BATCH]
-        view = self._views(tensors, [target])[target]
-        z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
-        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), batch)
-        if self.screened:
-            same_view = view.observed.unsqueeze(-1) & (target in sources)
-            raw = torch.where(same_view, raw, self.cross_decoders[i](shared, batch))
-        return self.likelihood(target).mean(raw, view.library)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: predictions are means."""

@@ -39,49 +39,66 @@ def _hidden_layers(
 
 
 class Encoder(nn.Module):
-    """q(shared, private | x) of one modality: two diagonal Gaussians.
+    """q(shared, private | x) of one modality: two diagonal Gaussians off the same hidden layers.
 
     Parameters
     ----------
     n_features, n_shared, n_private
         D and the sizes K of the two latents.
-    gated
-        Whether ``shared`` has hidden layers of its own, which read each feature as far as its
-        ``gate`` is open; else both latents are read off the same hidden layers.
     n_hidden, **layers
         Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
         batches they see (1 or less: none).
     """
 
-    gate: Tensor  # (D,)
-
     def __init__(
-        self,
-        n_features: int,
-        n_shared: int,
-        n_private: int,
-        *,
-        gated: bool,
-        n_hidden: int,
-        **layers: Any,
+        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
     ) -> None:
         super().__init__()
         self.hidden = _hidden_layers(n_features, n_hidden=n_hidden, **layers)
-        self.hidden_shared = None
-        if gated:
-            self.hidden_shared = _hidden_layers(n_features, n_hidden=n_hidden, **layers)
-            self.register_buffer("gate", torch.ones(n_features))
         self.shared = nn.Linear(n_hidden, 2 * n_shared)
         self.private = nn.Linear(n_hidden, 2 * n_private)
 
     def forward(self, x: Tensor, batch: Tensor) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, from x (B, D) and batch (B, 1)."""
         hidden = self.hidden(x, batch)  # (B, H)
-        if self.hidden_shared is None:
-            hidden_shared = hidden
-        else:
-            hidden_shared = self.hidden_shared(x * self.gate, batch)
-        return _gaussian(self.shared(hidden_shared)), _gaussian(self.private(hidden))
+        return _gaussian(self.shared(hidden)), _gaussian(self.private(hidden))
+
+
+class ScreenedEncoder(nn.Module):
+    """q(shared | some features) and q(private | what shared leaves over), each with hidden layers.
+
+    Parameters
+    ----------
+    n_features, n_shared, n_private, n_hidden, **layers
+        As those of :class:`Encoder`.
+    """
+
+    features: Tensor  # positions of those that `shared` is read off, all at first
+
+    def __init__(
+        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
+    ) -> None:
+        super().__init__()
+        self._layers = {"n_hidden": n_hidden, **layers}
+        self.hidden_shared = _hidden_layers(n_features, **self._layers)
+        self.hidden_private = _hidden_layers(n_features, **self._layers)
+        self.shared = nn.Linear(n_hidden, 2 * n_shared)
+        self.private = nn.Linear(n_hidden, 2 * n_private)
+        self.register_buffer("features", torch.arange(n_features))
+
+    def restrict(self, features: Tensor) -> None:
+        """Start anew with layers that read ``shared`` off the features at these positions."""
+        device = self.features.device
+        self.hidden_shared = _hidden_layers(len(features), **self._layers).to(device)
+        self.features = features.to(device)
+
+    def encode_shared(self, x: Tensor, batch: Tensor) -> Gaussian:
+        """Posterior of shared, (B, K), from x (B, D) and batch (B, 1)."""
+        return _gaussian(self.shared(self.hidden_shared(x[:, self.features], batch)))
+
+    def encode_private(self, left_over: Tensor, batch: Tensor) -> Gaussian:
+        """Posterior of private, (B, K), from what is left over, (B, D), and batch (B, 1)."""
+        return _gaussian(self.private(self.hidden_private(left_over, batch)))
 
 
 def _gaussian(parameters: Tensor) -> Gaussian:
@@ -109,7 +126,7 @@ class Decoder(nn.Module):
         self.out = nn.Linear(n_hidden, n_features)
 
     def forward(self, shared: Tensor, private: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (R, D), from latents (R, K) and batch (R, 1)."""
+        """Raw parameters, (..., B, D), from latents (..., B, K) and batch (B, 1)."""
         return self.out(self.hidden(torch.cat([shared, private], dim=-1), batch))
 
 
@@ -118,8 +135,8 @@ class CrossDecoder(nn.Module):
 
     It reads the shared latent of every encoder, the modality's own as well, so that they agree.
 
-    A feature whose ``gate`` is closed has a baseline instead, which no cell can change: it teaches
-    ``shared`` nothing, and its prediction holds no noise.
+    Any other feature has a baseline, which no cell can change: it teaches ``shared`` nothing, and
+    its prediction holds no noise.
 
     Parameters
     ----------
@@ -129,18 +146,26 @@ class CrossDecoder(nn.Module):
         As those of :class:`Decoder`.
     """
 
-    gate: Tensor  # (D,)
+    features: Tensor  # positions of those that are predicted, all at first
 
     def __init__(self, n_features: int, n_shared: int, *, n_hidden: int, **layers: Any) -> None:
         super().__init__()
         self.hidden = _hidden_layers(n_shared, n_hidden=n_hidden, **layers)
         self.out = nn.Linear(n_hidden, n_features)
         self.baseline = nn.Parameter(torch.zeros(n_features))
-        self.register_buffer("gate", torch.ones(n_features))
+        self.register_buffer("features", torch.arange(n_features))
+
+    def restrict(self, features: Tensor) -> None:
+        """Start anew with a last layer that predicts the features at these positions."""
+        device = self.features.device
+        self.out = nn.Linear(self.out.in_features, len(features)).to(device)
+        self.features = features.to(device)
 
     def forward(self, shared: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (R, D), from shared (R, K) and batch (R, 1)."""
-        return torch.lerp(self.baseline, self.out(self.hidden(shared, batch)), self.gate)
+        """Raw parameters, (..., B, D), from shared (..., B, K) and batch (B, 1)."""
+        predicted = self.out(self.hidden(shared, batch))  # (..., B, features)
+        everywhere = self.baseline.expand(*shared.shape[:-1], -1)
+        return everywhere.index_copy(-1, self.features, predicted)
 
 
 class LabelHead(nn.Module):

@@ -71,16 +71,20 @@ class SharedFeaturesMixin(ReadoutsMixin):
         return pd.concat(tables, ignore_index=True)
 
     def _screen(self, train: np.ndarray) -> None:
-        """Screen the features in training cells, and open the gates of those that are shared.
+        """Screen the features in training cells, and restrict networks to those that are shared.
+
+        Once only: a model that is trained further keeps to the features it has learned.
 
         Parameters
         ----------
         train
             Positions of the training cells; no other cell is read.
         """
+        if self.screening_ is not None:
+            return
         rng = np.random.default_rng(scvi.settings.seed)
         observed = self.adata_manager.get_from_registry(Keys.OBSERVED)  # (n_obs, M)
-        self.screening_ = {}
+        screening = {}
         for i, m in enumerate(self.modalities):
             others = [name for name in self.modalities if name != m]
             paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
@@ -90,8 +94,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
             if self.module.n_classes:  # the label head reads `shared`, too
                 labels = screen(values, [self._labels(cells)], rng)
                 found = found._replace(related=found.related | labels.related)
-            self.screening_[m] = found
-            self.module.open_gates(m, reads=found.related, predicts=found.shared)
+            screening[m] = found
+            self.module.restrict(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
             logger.info(
                 "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
@@ -105,6 +109,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     UserWarning,
                     stacklevel=2,
                 )
+        self.screening_ = screening
 
     def _labels(self, cells: np.ndarray) -> np.ndarray:
         """Which class some cells have, (cells, classes); NaN where it is not known."""

@@ -160,7 +160,7 @@ class BestEpoch(Callback):
 
 
 class BeforeTraining(Callback):
-    """Do something with the training cells before the first step.
+    """Do something with the training cells before there is an optimiser.
 
     Parameters
     ----------
@@ -171,6 +171,6 @@ class BeforeTraining(Callback):
     def __init__(self, action: Callable[[np.ndarray], None]) -> None:
         self.action = action
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do it."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Do it; the networks may still change their shape."""
         self.action(np.asarray(cast(DataSplitter, trainer.datamodule).train_idx))  # type: ignore[attr-defined]

@@ -1,0 +1,302 @@
+"""From values to latents and back: the networks of all modalities.
+
+Shapes: ``B`` cells, ``D`` features, ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
+by the name of a modality, or by a tuple of names where posteriors are multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from scvi.module.base import BaseModuleClass, auto_move_data
+from torch import Tensor, nn
+
+from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts
+from scvenn._keys import Keys
+from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
+from scvenn._views import View
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.objective import Objective, Term
+
+Subset = tuple[str, ...]
+
+
+class Decoded(NamedTuple):
+    """Output of one network of a modality for some of the terms."""
+
+    positions: list[int]  # of the terms, among all of them
+    raw: Tensor  # (T, B, D)
+    from_shared: bool  # whether the network is the one that reads `shared` alone
+
+
+class SharedPrivateCoder(BaseModuleClass):
+    """Encoders, decoders and likelihoods of :class:`SharedPrivateVAE`, without its loss.
+
+    With ``screened`` the private latent of a modality is what ``shared`` leaves over: its encoder
+    reads how far values are from their cross-view prediction, and its decoder corrects that
+    prediction. Neither has a reason to repeat what is shared.
+
+    Parameters
+    ----------
+    objective
+        The terms; see :class:`~scvenn.Objective`.
+    likelihoods
+        Name of the likelihood of each modality; gives the stored order of the modalities.
+    stats
+        Summary of each modality's training data.
+    n_shared, n_private
+        Latent sizes.
+    n_hidden, n_layers, dropout_rate
+        Of the hidden layers of every network.
+    n_batch
+        Number of batches the decoders see.
+    encode_covariates
+        Whether the encoders see the batch, too.
+    n_classes
+        Number of label classes; 0 for no label head.
+    absent_private
+        What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
+    screened
+        Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
+        predict some of the features (see :meth:`restrict`).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        likelihoods: Mapping[str, str],
+        stats: Mapping[str, FeatureStats],
+        *,
+        n_shared: int,
+        n_private: Mapping[str, int],
+        n_hidden: int,
+        n_layers: int,
+        dropout_rate: float,
+        n_batch: int,
+        encode_covariates: bool,
+        n_classes: int,
+        absent_private: Literal["zero", "prior"],
+        screened: bool,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.modalities = list(likelihoods)
+        self.n_shared = n_shared
+        self.n_private = dict(n_private)
+        self.n_classes = n_classes
+        self.absent_private = absent_private
+        self.screened = screened
+        self._index = {m: i for i, m in enumerate(self.modalities)}
+
+        layers: dict[str, Any] = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout": dropout_rate,
+        }
+        encoders, decoders, cross_decoders, scored = [], [], [], []
+        for m in self.modalities:
+            sizes = (len(stats[m].mean), n_shared, n_private[m])
+            seen = n_batch if encode_covariates else 0
+            encoder = ScreenedEncoder if screened else Encoder
+            encoders.append(encoder(*sizes, n_batch=seen, **layers))
+            decoders.append(Decoder(*sizes, n_batch=n_batch, **layers))
+            if screened:
+                cross_decoders.append(CrossDecoder(*sizes[:2], n_batch=n_batch, **layers))
+            scored.append(LIKELIHOODS[likelihoods[m]](stats[m]))
+        # lists, as a ModuleDict refuses names such as "type" or "a.b"
+        self.encoders = nn.ModuleList(encoders)
+        self.decoders = nn.ModuleList(decoders)
+        self.cross_decoders = nn.ModuleList(cross_decoders)
+        self.likelihoods = nn.ModuleList(scored)
+        self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
+
+    def likelihood(self, modality: str) -> Likelihood:
+        """The likelihood of a modality."""
+        return cast(Likelihood, self.likelihoods[self._index[modality]])
+
+    def restrict(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
+        """Say which features concern ``shared``; the networks that did all of them start anew.
+
+        Parameters
+        ----------
+        modality
+            Whose features.
+        reads, predicts
+            Which of them the encoder of ``shared`` reads, and the cross-view decoder predicts;
+            boolean, (D,).
+        """
+        i = self._index[modality]
+        for network, chosen in ((self.encoders[i], reads), (self.cross_decoders[i], predicts)):
+            network.restrict(torch.as_tensor(np.flatnonzero(chosen)))  # type: ignore[operator]
+
+    def on_load(self, model: Any, **kwargs: Any) -> None:
+        """Give the networks the shape they were saved with."""
+        for modality, found in (model.screening_ or {}).items():
+            self.restrict(modality, reads=found.related, predicts=found.shared)
+
+    # ----------------------------------------------------------------- encoding
+
+    def _views(self, tensors: dict[str, Tensor], modalities: Sequence[str]) -> dict[str, View]:
+        """Read modalities from a minibatch so that no unobserved value can reach a result."""
+        return {
+            m: View.read(
+                tensors[Keys.x(m)],
+                tensors[Keys.OBSERVED][:, self._index[m]].bool(),
+                self.likelihood(m),
+            )
+            for m in modalities
+        }
+
+    def _encode(
+        self, views: dict[str, View], batch: Tensor
+    ) -> dict[str, tuple[Gaussian, Gaussian]]:
+        """Posteriors (shared, private) of each modality."""
+        encoded = {}
+        for m, view in views.items():
+            x = self.likelihood(m).encoder_input(view.x)
+            encoder: Any = self.encoders[self._index[m]]
+            if self.screened:
+                shared = encoder.encode_shared(x, batch)
+                left_over = self._left_over(m, view, shared.loc, batch)
+                encoded[m] = shared, encoder.encode_private(left_over, batch)
+            else:
+                encoded[m] = encoder(x, batch)
+        return encoded
+
+    @torch.no_grad()
+    def _left_over(self, modality: str, view: View, shared: Tensor, batch: Tensor) -> Tensor:
+        """How far values are from what ``shared`` predicts, (B, D), as encoders read them."""
+        likelihood = self.likelihood(modality)
+        raw = self.cross_decoders[self._index[modality]](shared, batch)
+        predicted = likelihood.encoder_input(likelihood.mean(raw, view.library))
+        difference = likelihood.encoder_input(view.x) - predicted
+        return torch.where(view.measured, difference, 0.0)
+
+    def _experts(
+        self,
+        encoded: Mapping[str, tuple[Gaussian, Gaussian]],
+        views: Mapping[str, View],
+        subset: Sequence[str],
+    ) -> tuple[Gaussian, Tensor]:
+        """Stack the shared posteriors of a subset, (E, B, K), and where they exist, (E, B)."""
+        experts = Gaussian(
+            torch.stack([encoded[m][0].loc for m in subset]),
+            torch.stack([encoded[m][0].var for m in subset]),
+        )
+        return experts, torch.stack([views[m].observed for m in subset])
+
+    def _private(self, expert: Gaussian) -> Gaussian:
+        """Posterior of a private latent: its one expert, with the prior if that is an expert."""
+        if not self.objective.prior_expert:
+            return expert
+        always = torch.ones_like(expert.loc[None, :, 0], dtype=torch.bool)  # (1, B)
+        alone = Gaussian(expert.loc[None], expert.var[None])  # (1, B, K)
+        return product_of_experts(alone, always, prior_expert=True)
+
+    # ----------------------------------------------------------------- decoding
+
+    def _decode(
+        self,
+        modality: str,
+        terms: Sequence[Term],
+        z_shared: dict[Subset, Tensor],
+        z_private: dict[str, Tensor],
+        batch: Tensor,
+    ) -> list[Decoded]:
+        """Outputs of a modality's decoders for those of the terms that decode it.
+
+        Where ``shared`` has a decoder of its own, that one decodes same-view terms as well: it
+        must read the shared latents of all encoders, which makes them agree. The decoder that
+        reads both latents then adds to its output.
+        """
+        decoding = [t for t, term in enumerate(terms) if modality in term.decode]
+        if not decoding:
+            return []
+        samples, present, i = [], z_private[modality], self._index[modality]
+        for term in (terms[t] for t in decoding):
+            sample = z_shared[term.encode]
+            samples.append(sample.detach() if modality in term.detach_shared else sample)
+        shared = torch.stack(samples)  # (T, B, K)
+        cross_view = [terms[t].is_cross_view(modality) for t in decoding]
+        private = torch.stack([self._absent(present) if c else present for c in cross_view])
+        if not self.screened:
+            raw = self.decoders[i](shared, private, batch)  # (T, B, D)
+            return [Decoded(decoding, raw, from_shared=False)]
+        from_shared = self.cross_decoders[i](shared, batch)
+        decoded = [Decoded(decoding, from_shared, from_shared=True)]
+        if same := [row for row, cross in enumerate(cross_view) if not cross]:
+            raw = from_shared[same].detach() + self.decoders[i](shared[same], private[same], batch)
+            decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
+        return decoded
+
+    def _absent(self, private: Tensor) -> Tensor:
+        """What stands in for a private latent that was not encoded."""
+        if self.absent_private == "prior":
+            return torch.randn_like(private)
+        return torch.zeros_like(private)
+
+    # ----------------------------------------------------------------- read-outs
+
+    @torch.inference_mode()
+    @auto_move_data
+    def embed(
+        self, tensors: dict[str, Tensor], sources: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Posterior means given some modalities.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch that holds the sources.
+        sources
+            Modalities to encode.
+
+        Returns
+        -------
+        The shared latent, (B, K), NaN where no source was observed; and the private latent of each
+        source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
+        shared one is the mean of the sources' product, else the mean of the experts' means.
+        """
+        views = self._views(tensors, sources)
+        encoded = self._encode(views, tensors[Keys.BATCH])
+        experts, observed = self._experts(encoded, views, sources)
+        if self.objective.pools_experts:
+            shared = product_of_experts(
+                experts, observed, prior_expert=self.objective.prior_expert
+            ).loc
+        else:
+            shared = mean_of_experts(experts, observed)
+        shared = torch.where(observed.any(0).unsqueeze(-1), shared, torch.nan)
+        private = {
+            m: torch.where(
+                views[m].observed.unsqueeze(-1), self._private(encoded[m][1]).loc, torch.nan
+            )
+            for m in sources
+        }
+        return shared, private
+
+    @torch.inference_mode()
+    @auto_move_data
+    def predict(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
+        """Mean of a modality given the posterior means of the sources.
+
+        The private latent of the target is used where the target is a source that was observed;
+        elsewhere the prediction is cross-view, with a private latent of zero. Counts are scaled by
+        the cell's own library size where the target was observed, else by the training median.
+
+        Returns
+        -------
+        Shape (B, D), on the scale of the data; NaN where no source was observed.
+        """
+        shared, private = self.embed(tensors, sources)
+        i, batch = self._index[target], tensors[Keys.BATCH]
+        view = self._views(tensors, [target])[target]
+        z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
+        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), batch)
+        if self.screened:
+            same_view = view.observed.unsqueeze(-1) & (target in sources)
+            raw = self.cross_decoders[i](shared, batch) + torch.where(same_view, raw, 0.0)
+        return self.likelihood(target).mean(raw, view.library)
