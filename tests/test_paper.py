@@ -37,19 +37,21 @@ def run(paper, name, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [e for e in EXPERIMENTS if e != "pbmc_full"])
 def test_every_experiment_runs(paper, name, tmp_path):
-    source = name.removesuffix("_default")
-    if source in FILES:
-        data_file(FILES[source])
+    config = paper["run"].read_config(PAPER / "configs" / f"{name}.toml", smoke=True)
+    if config["data"] in FILES:
+        data_file(FILES[config["data"]])
     table = run(paper, name, tmp_path)
     models = table[table["supervised"] != ""]
+    assert set(models["method"]) == set(config["models"])
     assert {"r2", "seconds"} <= set(models["metric"])
-    if not name.endswith(("_default", "_tried")):
-        assert {"mean", "ridge", "PLS", "kNN", "extra-trees"} <= set(table["method"])
-    if source in FILES:
+    baselines = {"mean", "ridge", "PLS", "kNN", "extra-trees"}
+    with_baselines = config.get("baselines", True)
+    assert (baselines <= set(table["method"])) == with_baselines
+    if config["data"] in FILES:
         auc = models[models["metric"] == "auc"]
         assert {"shared", "private_rna"} <= set(auc["source"])
         assert auc["value"].between(0, 1).all()
-        assert ("PCA + logistic" in set(table["method"])) != name.endswith("_default")
+        assert ("PCA + logistic" in set(table["method"])) == with_baselines
 
 
 @pytest.mark.slow

@@ -41,8 +41,9 @@ NAMES = {
     "MMVAEpp-default": "MMVAE++ (scvenn)",
 }
 TEST_SIZE = 0.2
-# A model "-default" trains as scvenn does by itself: a tenth of its cells tells when to stop.
-DEFAULT = "-default"
+# A model "-default" trains as scvenn does by itself: a tenth of its cells tells when to stop. What
+# follows ": " is a part that is taken away from it.
+DEFAULT, VARIANT = "-default", ": "
 VALIDATION_SIZE = 0.1
 
 
@@ -114,6 +115,22 @@ def _baseline_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) ->
 
 
 def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> Iterator[dict]:
+    from variants import variant
+
+    name, _, part = job.method.partition(VARIANT)
+    with variant(part) as arguments:
+        yield from _trained_rows(job, name, arguments, mdata, train, test)
+
+
+def _trained_rows(
+    job: Job,
+    name: str,
+    arguments: tuple[dict, dict],
+    mdata: Any,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> Iterator[dict]:
+    """Train a model, with further arguments of its constructor and of ``train``, and score it."""
     import scvi
 
     import scvenn
@@ -122,7 +139,7 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
     scvi.settings.seed = job.seed
     experiment = read_config(job.config, job.smoke, job.setting)
     labels_key = "label" if "label" in mdata.obs else None
-    model_class = getattr(scvenn, job.method.removesuffix(DEFAULT))
+    model_class = getattr(scvenn, name.removesuffix(DEFAULT))
     mdata = mdata.copy()
     model_class.setup_mudata(
         mdata,
@@ -130,8 +147,9 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
         likelihoods=dict.fromkeys(mdata.mod, "normal"),
     )
     validation = np.array([], int)
-    if job.method.endswith(DEFAULT):
-        constructor, training = {}, {}
+    constructor, training = arguments
+    if name.endswith(DEFAULT):
+        training = {"max_epochs": experiment.get("max_epochs"), **training}
         mixed = np.random.default_rng(job.seed).permutation(train)
         validation, train = np.split(mixed, [round(VALIDATION_SIZE * len(train))])
     else:
@@ -139,9 +157,8 @@ def _model_rows(job: Job, mdata: Any, train: np.ndarray, test: np.ndarray) -> It
             model_class, max_epochs=experiment["max_epochs"], lr=experiment["lr"]
         )
     private_1, shared, private_2 = map(int, job.latents.split("+"))
-    constructor["n_shared"] = shared
-    constructor["n_private"] = dict(zip(mdata.mod, (private_1, private_2), strict=True))
-    model = model_class(mdata, **constructor)
+    sizes = dict(zip(mdata.mod, (private_1, private_2), strict=True))
+    model = model_class(mdata, **{"n_shared": shared, "n_private": sizes, **constructor})
     model.train(
         **training,
         accelerator="cpu",

@@ -1,0 +1,98 @@
+"""scvenn's default with one of its parts taken away: what the ablation trains.
+
+A part that is no option of the package is taken away by replacing a function of it while the model
+is trained and scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from torch import Tensor
+
+from scvenn import _coding, _module, _screening, _shared_features, likelihoods
+
+# Arguments of the constructor and of `train`, for variants that are options.
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no screening, no networks of its own": ({"screen": False, "kl_weight_shared": 0.1}, {}),
+    "KL of shared weighs 1": ({"kl_weight_shared": 1.0}, {}),
+    "n_shared = 2": ({"n_shared": 2}, {}),
+    "n_shared = 20": ({"n_shared": 20}, {}),
+    "stops on the cross-view log-likelihood": (
+        {},
+        {
+            "early_stopping_monitor": "log_likelihood_cross_view_validation",
+            "early_stopping_mode": "max",
+        },
+    ),
+}
+
+
+def _found(**every: bool) -> Any:
+    """Screening that calls every feature shared, or related."""
+    screen = _shared_features.screen
+
+    def changed(target: Any, sources: Any, rng: Any) -> _screening.Screening:
+        found = screen(target, sources, rng)
+        return found._replace(**{name: np.full(len(found.score), True) for name in every})
+
+    return patch.object(_shared_features, "screen", changed)
+
+
+def _one_noise() -> Any:
+    """One noise scale of each feature, learned, for both kinds of prediction."""
+    log_prob = likelihoods.Normal.log_prob
+
+    def changed(self: Any, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False):
+        return log_prob(self, raw, x, library)
+
+    return patch.object(likelihoods.Normal, "log_prob", changed)
+
+
+def _no_agreement() -> Any:
+    """No same-view likelihood given `shared` alone."""
+    scored = _module.SharedPrivateVAE._log_likelihoods
+
+    def changed(self: Any, raw: Any, views: Any) -> dict:
+        terms = self.objective.terms
+        return {
+            (t, m, from_shared): value
+            for (t, m, from_shared), value in scored(self, raw, views).items()
+            if not from_shared or t >= len(terms) or terms[t].is_cross_view(m)
+        }
+
+    return patch.object(_module.SharedPrivateVAE, "_log_likelihoods", changed)
+
+
+def _private_reads_all() -> Any:
+    """The private encoder reads the values themselves."""
+
+    def changed(self: Any, modality: str, view: Any, shared: Tensor, batch: Tensor) -> Tensor:
+        return self.likelihood(modality).encoder_input(view.x)
+
+    return patch.object(_coding.SharedPrivateCoder, "_left_over", changed)
+
+
+REPLACED: dict[str, Callable[[], Any]] = {
+    "shared predicts every feature": lambda: _found(shared=True),
+    "shared reads every feature": lambda: _found(related=True),
+    "shared reads and predicts every feature": lambda: _found(shared=True, related=True),
+    "screening without squares": lambda: patch.object(_screening, "_squared", lambda matrix: None),
+    "one noise scale": _one_noise,
+    "no same-view prediction from shared alone": _no_agreement,
+    "private reads the values themselves": _private_reads_all,
+}
+
+
+@contextmanager
+def variant(name: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Take a part away; gives arguments of the constructor and of ``train``. ``""``: nothing."""
+    unknown = name and name not in OPTIONS and name not in REPLACED
+    if unknown:
+        raise ValueError(f"no variant {name!r}; there are {[*OPTIONS, *REPLACED]}")
+    with REPLACED.get(name, nullcontext)():
+        yield OPTIONS.get(name, ({}, {}))
