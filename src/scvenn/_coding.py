@@ -1,6 +1,7 @@
 """From values to latents and back: the networks of all modalities.
 
-Shapes: ``B`` cells, ``D`` features, ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
+Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of a modality (one or more for each
+feature), ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
 by the name of a modality, or by a tuple of names where posteriors are multiplied.
 """
 
@@ -28,7 +29,7 @@ class Decoded(NamedTuple):
     """Output of one network of a modality for some of the terms."""
 
     positions: list[int]  # of the terms, among all of them
-    raw: Tensor  # (T, B, D)
+    raw: Tensor  # (T, B, R)
     from_shared: bool  # whether the network is the one that reads `shared` alone
 
 
@@ -98,14 +99,16 @@ class SharedPrivateCoder(BaseModuleClass):
         }
         encoders, decoders, cross_decoders, scored = [], [], [], []
         for m in self.modalities:
-            sizes = (len(stats[m].mean), n_shared, n_private[m])
+            n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
             seen = n_batch if encode_covariates else 0
+            likelihood = LIKELIHOODS[likelihoods[m]](stats[m])
+            n_raw = likelihood.n_outputs * n_features
             encoder = ScreenedEncoder if screened else Encoder
-            encoders.append(encoder(*sizes, n_batch=seen, **layers))
-            decoders.append(Decoder(*sizes, n_batch=n_batch, **layers))
+            encoders.append(encoder(n_features, *latents, n_batch=seen, **layers))
+            decoders.append(Decoder(n_raw, *latents, n_batch=n_batch, **layers))
             if screened:
-                cross_decoders.append(CrossDecoder(*sizes[:2], n_batch=n_batch, **layers))
-            scored.append(LIKELIHOODS[likelihoods[m]](stats[m]))
+                cross_decoders.append(CrossDecoder(n_raw, n_shared, n_batch=n_batch, **layers))
+            scored.append(likelihood)
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
         self.decoders = nn.ModuleList(decoders)
@@ -129,8 +132,10 @@ class SharedPrivateCoder(BaseModuleClass):
             boolean, (D,).
         """
         i = self._index[modality]
-        for network, chosen in ((self.encoders[i], reads), (self.cross_decoders[i], predicts)):
-            network.restrict(torch.as_tensor(np.flatnonzero(chosen)))  # type: ignore[operator]
+        encoder, decoder = cast(Any, self.encoders[i]), cast(Any, self.cross_decoders[i])
+        encoder.restrict(torch.as_tensor(np.flatnonzero(reads)))
+        parameters = np.tile(predicts, self.likelihood(modality).n_outputs)  # (R,)
+        decoder.restrict(torch.as_tensor(np.flatnonzero(parameters)))
 
     def on_load(self, model: Any, **kwargs: Any) -> None:
         """Give the networks the shape they were saved with."""
@@ -223,7 +228,7 @@ class SharedPrivateCoder(BaseModuleClass):
         cross_view = [terms[t].is_cross_view(modality) for t in decoding]
         private = torch.stack([self._absent(present) if c else present for c in cross_view])
         if not self.screened:
-            raw = self.decoders[i](shared, private, batch)  # (T, B, D)
+            raw = self.decoders[i](shared, private, batch)  # (T, B, R)
             return [Decoded(decoding, raw, from_shared=False)]
         from_shared = self.cross_decoders[i](shared, batch)
         decoded = [Decoded(decoding, from_shared, from_shared=True)]

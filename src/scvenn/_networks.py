@@ -107,65 +107,69 @@ def _gaussian(parameters: Tensor) -> Gaussian:
 
 
 class Decoder(nn.Module):
-    """From shared and private to the raw parameter of each feature of one modality.
+    """From shared and private to the raw parameters of the features of one modality.
 
     Parameters
     ----------
-    n_features, n_shared, n_private
-        D and the sizes K of the two latents.
+    n_raw
+        Number R of raw parameters, one or more for each feature.
+    n_shared, n_private
+        Sizes K of the two latents.
     n_hidden, **layers
         Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
         batches they see (1 or less: none).
     """
 
     def __init__(
-        self, n_features: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
+        self, n_raw: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
     ) -> None:
         super().__init__()
         self.hidden = _hidden_layers(n_shared + n_private, n_hidden=n_hidden, **layers)
-        self.out = nn.Linear(n_hidden, n_features)
+        self.out = nn.Linear(n_hidden, n_raw)
 
     def forward(self, shared: Tensor, private: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (..., B, D), from latents (..., B, K) and batch (B, 1)."""
+        """Raw parameters, (..., B, R), from latents (..., B, K) and batch (B, 1)."""
         return self.out(self.hidden(torch.cat([shared, private], dim=-1), batch))
 
 
 class CrossDecoder(nn.Module):
-    """From shared alone to the raw parameter of each feature that other modalities predict.
+    """From shared alone to the raw parameters of the features that other modalities predict.
 
     It reads the shared latent of every encoder, the modality's own as well, so that they agree.
 
-    Any other feature has a baseline, which no cell can change: it teaches ``shared`` nothing, and
+    Any other parameter is a baseline, which no cell can change: it teaches ``shared`` nothing, and
     its prediction holds no noise.
 
     Parameters
     ----------
-    n_features, n_shared
-        D and the size K of the shared latent.
+    n_raw
+        Number R of raw parameters, one or more for each feature.
+    n_shared
+        Size K of the shared latent.
     n_hidden, **layers
         As those of :class:`Decoder`.
     """
 
-    features: Tensor  # positions of those that are predicted, all at first
+    predicted: Tensor  # positions of the parameters that are no baseline, all at first
 
-    def __init__(self, n_features: int, n_shared: int, *, n_hidden: int, **layers: Any) -> None:
+    def __init__(self, n_raw: int, n_shared: int, *, n_hidden: int, **layers: Any) -> None:
         super().__init__()
         self.hidden = _hidden_layers(n_shared, n_hidden=n_hidden, **layers)
-        self.out = nn.Linear(n_hidden, n_features)
-        self.baseline = nn.Parameter(torch.zeros(n_features))
-        self.register_buffer("features", torch.arange(n_features))
+        self.out = nn.Linear(n_hidden, n_raw)
+        self.baseline = nn.Parameter(torch.zeros(n_raw))
+        self.register_buffer("predicted", torch.arange(n_raw))
 
-    def restrict(self, features: Tensor) -> None:
-        """Start anew with a last layer that predicts the features at these positions."""
-        device = self.features.device
-        self.out = nn.Linear(self.out.in_features, len(features)).to(device)
-        self.features = features.to(device)
+    def restrict(self, predicted: Tensor) -> None:
+        """Start anew with a last layer that gives the parameters at these positions."""
+        device = self.predicted.device
+        self.out = nn.Linear(self.out.in_features, len(predicted)).to(device)
+        self.predicted = predicted.to(device)
 
     def forward(self, shared: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (..., B, D), from shared (..., B, K) and batch (B, 1)."""
-        predicted = self.out(self.hidden(shared, batch))  # (..., B, features)
+        """Raw parameters, (..., B, R), from shared (..., B, K) and batch (B, 1)."""
+        raw = self.out(self.hidden(shared, batch))  # (..., B, predicted)
         everywhere = self.baseline.expand(*shared.shape[:-1], -1)
-        return everywhere.index_copy(-1, self.features, predicted)
+        return everywhere.index_copy(-1, self.predicted, raw)
 
 
 class LabelHead(nn.Module):

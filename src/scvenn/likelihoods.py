@@ -3,7 +3,8 @@
 A likelihood knows the scale of the data (it standardises, it multiplies by the library size) and
 nothing of objectives. ``LIKELIHOODS`` is the one table of them.
 
-Shapes: ``B`` cells, ``D`` features; a decoder's output may have leading dimensions, (..., B, D).
+Shapes: ``B`` cells, ``D`` features. A decoder gives ``n_outputs`` raw parameters for each feature,
+those of one kind side by side, and may have leading dimensions: (..., B, n_outputs * D).
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Likelihood(nn.Module):
     name: str
     domain: str
     allows_missing: bool
+    n_outputs: int = 1
     mean_: Tensor
     scale_: Tensor
     library_: Tensor
@@ -105,7 +107,7 @@ class Likelihood(nn.Module):
         Parameters
         ----------
         raw
-            Output of the decoder, (..., B, D).
+            Output of the decoder, (..., B, n_outputs * D).
         x
             Values, (B, D), without NaN.
         library
@@ -126,7 +128,7 @@ class Likelihood(nn.Module):
         Parameters
         ----------
         raw
-            Outputs of the cross-view decoder, (T, B, D).
+            Outputs of the cross-view decoder, (T, B, n_outputs * D).
         x
             Values, (B, D), without NaN.
         measured
