@@ -3,6 +3,7 @@
 # make test            the whole test suite
 # make paper-run       the paper's experiments, those that are not finished yet (hours)
 # make paper           tables and figures of docs/paper.md from their results
+# make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make lint types      style and type checks
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses the interpreter (3.11 or newer).
@@ -23,7 +24,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper lint types clean
+.PHONY: demo test paper-run paper peers lint types clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -36,6 +37,11 @@ paper-run: $(READY)
 
 paper: $(READY)
 	$(BIN)/python benchmarks/paper/render.py
+
+peers: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[peers]'
+	$(BIN)/python benchmarks/peers/run.py
+	$(BIN)/python benchmarks/peers/render.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,0 +1,67 @@
+"""What is to be done, and the CSV file that remembers what was: one line for each number."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+JOB = ["dataset", "seed", "method", "max_epochs"]
+COLUMNS = [*JOB, "embedding", "metric", "source", "target", "value"]
+# The order in which the tables show them.
+METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
+# Those whose epochs ``--max-epochs`` bounds.
+VAES = ["scvenn", "MULTIVI", "totalVI"]
+DATASETS = {
+    "snareseq": [method for method in METHODS if method != "totalVI"],
+    "citeseq": [method for method in METHODS if method != "MULTIVI"],
+    # the RNA of this set is not counts, which scvi-tools' models need
+    "pbmc": [method for method in METHODS if method not in ("MULTIVI", "totalVI")],
+}
+SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one data set and split; ``max_epochs`` is "" for the package's own default."""
+
+    dataset: str
+    seed: int
+    method: str
+    max_epochs: str = ""
+    smoke: bool = False
+
+    @property
+    def key(self) -> tuple:
+        """What tells one job from another: the columns ``JOB``."""
+        return (self.dataset, self.seed, self.method, self.max_epochs)
+
+
+def all_jobs(max_epochs: int | None, *, smoke: bool) -> list[Job]:
+    """Every job; those of one seed behind each other, so that an early stop leaves whole seeds."""
+    bound = "" if max_epochs is None else str(max_epochs)
+    return [
+        Job(dataset, seed, method, bound if method in VAES else "", smoke)
+        for seed in range(1 if smoke else SEEDS)
+        for dataset, methods in DATASETS.items()
+        for method in methods
+    ]
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """The lines of finished jobs: those with a time, which is written last."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    table = pd.read_csv(path, keep_default_na=False, dtype={"max_epochs": str})
+    table["value"] = pd.to_numeric(table["value"], errors="coerce")
+    finished = (table["metric"] == "seconds") & table["value"].notna()
+    return table.merge(table.loc[finished, JOB], on=JOB)
+
+
+def write_results(table: pd.DataFrame, path: Path) -> None:
+    draft = path.with_suffix(".draft")
+    table.to_csv(draft, index=False, float_format="%.5g")
+    os.replace(draft, path)

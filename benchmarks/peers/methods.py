@@ -1,0 +1,235 @@
+"""The methods: each is fitted on the training cells, then embeds all cells and predicts.
+
+A function here takes a problem, a seed and a bound on the epochs, and returns what was found. Each
+package runs with its own defaults, on the CPU; where it takes a batch it is given it. Test cells
+whose modality is to be predicted are given without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from problems import Problem
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+N_COMPONENTS = 30
+ALPHAS = np.logspace(-1, 5, 7)
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@dataclass
+class Fitted:
+    """What a method found."""
+
+    # of all cells, by name
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
+    # of the test cells on the scale of `Problem.scaled`, by source and target
+    predictions: dict[tuple[str, str], Callable[[], np.ndarray]] = field(default_factory=dict)
+
+
+def scvenn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """MMVAE++ on raw counts; its shared latent, and that with the private ones beside it."""
+    import scvenn
+
+    training = problem.part(problem.train)
+    scvenn.MMVAEpp.setup_mudata(training, batch_key=problem.batch_key)
+    model = scvenn.MMVAEpp(training)
+    model.train(max_epochs, write_obsm=False, **QUIET)
+    test = problem.part(problem.test)
+
+    def predict(source: str, target: str) -> np.ndarray:
+        without = MuData({source: test[source]})
+        without.obs = test.obs.loc[without.obs_names]
+        return problem.scaled(target, model.predict(source, target, without, return_numpy=True))
+
+    return Fitted(
+        {
+            "shared": model.get_shared_representation(problem.mdata),
+            "shared + private": model.get_latent_representation(problem.mdata),
+        },
+        {pair: lambda pair=pair: predict(*pair) for pair in problem.pairs},
+    )
+
+
+def multivi(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """MULTIVI; it takes a modality of which a cell has no counts for one that was not measured."""
+    from scvi.model import MULTIVI
+
+    training = problem.part(problem.train)
+    MULTIVI.setup_mudata(
+        training,
+        batch_key=problem.batch_key,
+        modalities={"rna_layer": "rna", "atac_layer": "atac"},
+    )
+    model = MULTIVI(training)
+    model.train(**_bound(max_epochs), **QUIET)
+
+    def readable(cells: np.ndarray) -> MuData:
+        mdata = problem.part(cells)
+        mdata.obs["_indices"] = np.arange(
+            mdata.n_obs
+        )  # set up in the training cells, asked for here
+        return mdata
+
+    def predict(target: str) -> np.ndarray:
+        without = readable(problem.test)
+        without[target].X = sp.csr_matrix(without[target].shape, dtype=np.float32)
+        if target == "rna":
+            values = model.get_normalized_expression(without, return_numpy=True)
+        else:  # region factors are part of what is expected in the data
+            values = model.get_normalized_accessibility(
+                without, normalize_regions=True, return_numpy=True
+            )
+        return problem.scaled(target, values)
+
+    return Fitted(
+        {"joint": model.get_latent_representation(readable(np.arange(problem.mdata.n_obs)))},
+        {(source, target): lambda t=target: predict(t) for source, target in problem.pairs},
+    )
+
+
+def totalvi(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """totalVI; proteins are predicted by a second model, RNA not at all.
+
+    Its encoder reads RNA and proteins together and never sees cells without proteins unless a
+    batch of the training data lacks them. So, as its documentation has it, a model for predictions
+    is trained on the training cells and on the RNA of the test cells, which are batches of their
+    own; their proteins are then decoded as in the batch they came from.
+    """
+    from scvi.model import TOTALVI
+
+    def fit(mdata: MuData, batch_key: str | None) -> TOTALVI:
+        TOTALVI.setup_mudata(
+            mdata, batch_key=batch_key, modalities={"rna_layer": "rna", "protein_layer": "adt"}
+        )
+        model = TOTALVI(mdata)
+        model.train(max_epochs, **QUIET)
+        return model
+
+    def predict() -> np.ndarray:
+        mdata = _with_dense_proteins(problem.mdata)
+        mdata["adt"].X[problem.test] = 0
+        batch = mdata.obs["batch"].to_numpy(object)
+        mdata.obs["measured"] = batch.copy()
+        mdata.obs.iloc[problem.test, mdata.obs.columns.get_loc("measured")] = [
+            f"{name}, rna only" for name in batch[problem.test]
+        ]
+        model = fit(mdata, "measured")
+        values = np.empty((len(problem.test), mdata["adt"].n_vars), np.float32)
+        for name in np.unique(batch):
+            rows = batch[problem.test] == name
+            values[rows] = model.get_normalized_expression(
+                indices=problem.test[rows],
+                transform_batch=[name],
+                include_protein_background=True,
+                n_samples=25,  # as in its tutorials; one sample, the default, is noisy
+                return_numpy=True,
+            )[1]
+        return problem.scaled("adt", values)
+
+    model = fit(_with_dense_proteins(problem.part(problem.train)), problem.batch_key)
+    embedding = model.get_latent_representation(_with_dense_proteins(problem.mdata))
+    return Fitted({"joint": embedding}, {("rna", "adt"): predict})
+
+
+def mofa(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """MOFA+ on logarithms of normalised counts, of all cells: it cannot embed new ones."""
+    import muon
+
+    mdata = MuData(
+        {
+            m: AnnData(
+                problem.scaled(m, adata.X), obs=pd.DataFrame(index=adata.obs_names), var=adata.var
+            )
+            for m, adata in problem.mdata.mod.items()
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        muon.tl.mofa(
+            mdata,
+            use_var=None,
+            likelihoods="gaussian",
+            seed=seed,
+            save_data=False,
+            outfile=str(Path(folder) / "mofa.hdf5"),
+        )
+    return Fitted({"joint": mdata.obsm["X_mofa"]})
+
+
+def pca(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """Principal components of each modality beside each other, each with a variance of 1 in all."""
+    parts = []
+    for m in problem.mdata.mod:
+        components = _components(problem, m, seed)
+        parts.append(components / np.sqrt(components[problem.train].var(0).sum()))
+    return Fitted({"joint": np.hstack(parts)})
+
+
+def ridge(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """Ridge regression from principal components of one modality to the other."""
+
+    def predict(source: str, target: str) -> np.ndarray:
+        components = _components(problem, source, seed)
+        train, test = components[problem.train], components[problem.test]
+        x = problem.mdata[target].X
+        values = np.empty((len(problem.test), x.shape[1]), np.float32)
+        y = problem.scaled(target, x[problem.train])
+        for start in range(0, x.shape[1], 2000):  # RidgeCV makes several copies of its target
+            block = slice(start, start + 2000)
+            model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS, alpha_per_target=True))
+            values[:, block] = model.fit(train, y[:, block]).predict(test)
+        return values
+
+    # at once: for this method, predicting is what takes the time
+    found = {pair: predict(*pair) for pair in problem.pairs}
+    return Fitted(predictions={pair: lambda values=v: values for pair, v in found.items()})
+
+
+FUNCTIONS = {
+    "scvenn": scvenn,
+    "MULTIVI": multivi,
+    "totalVI": totalvi,
+    "MOFA+": mofa,
+    "PCA": pca,
+    "ridge": ridge,
+}
+
+
+def _components(problem: Problem, modality: str, seed: int) -> np.ndarray:
+    """Principal components of a modality for all cells, fitted on the training cells.
+
+    Peaks are weighed by TF-IDF; the first component of these says how many a cell has and is left
+    out, as usual.
+    """
+    x = problem.mdata[modality].X
+    if modality == "atac":
+        svd = TruncatedSVD(N_COMPONENTS + 1, random_state=seed)
+        return make_pipeline(TfidfTransformer(), svd).fit(x[problem.train]).transform(x)[:, 1:]
+    values = problem.scaled(modality, x)
+    return PCA(N_COMPONENTS, random_state=seed).fit(values[problem.train]).transform(values)
+
+
+def _bound(max_epochs: int | None) -> dict[str, int]:
+    """MULTIVI's own default is a number, not None."""
+    return {} if max_epochs is None else {"max_epochs": max_epochs}
+
+
+def _with_dense_proteins(mdata: MuData) -> MuData:
+    """A copy; totalVI looks for proteins that a batch lacks in dense arrays only."""
+    copy = mdata.copy()
+    copy["adt"].X = copy["adt"].X.toarray()
+    return copy

@@ -1,0 +1,298 @@
+"""The comparison with peers runs, is fair, goes on where it was stopped, and is what is shown."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+
+from tests.conftest import data_file
+
+PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
+APPLICABLE = {
+    "snareseq": ["scvenn", "MULTIVI", "MOFA+", "PCA", "ridge"],
+    "citeseq": ["scvenn", "totalVI", "MOFA+", "PCA", "ridge"],
+    "pbmc": ["scvenn", "MOFA+", "PCA", "ridge"],
+}
+
+
+def script(name):
+    """A script whose bare name another folder of benchmarks/ has as well."""
+    spec = importlib.util.spec_from_file_location(f"peers_{name}", PEERS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def peers():
+    """The files of benchmarks/peers, which import each other by bare names."""
+    sys.path.insert(0, str(PEERS))
+    try:
+        names = ("jobs", "problems", "methods", "scores")
+        modules = {name: importlib.import_module(name) for name in names}
+        yield modules | {name: script(name) for name in ("run", "render")}
+    finally:
+        sys.path.remove(str(PEERS))
+
+
+@pytest.fixture
+def _no_scib(monkeypatch):
+    """Without scib-metrics, which takes a minute for its first scores."""
+    monkeypatch.setitem(sys.modules, "scib_metrics", None)
+
+
+def smoke(peers, dataset, method):
+    """A job of few cells, one epoch; skipped where what it needs is not there."""
+    data_file(peers["problems"].FILES[dataset])
+    if method == "MOFA+":
+        pytest.importorskip("mofapy2", reason="MOFA+ needs pip install scvenn[peers]")
+    (job,) = (
+        job
+        for job in peers["jobs"].all_jobs(1, smoke=True)
+        if (job.dataset, job.method) == (dataset, method)
+    )
+    return job
+
+
+# ------------------------------------------------------------------------------------- methods
+
+
+def test_methods_and_data_sets(peers):
+    assert peers["jobs"].DATASETS == APPLICABLE
+    assert set(peers["methods"].FUNCTIONS) == set(peers["jobs"].METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_scib")
+@pytest.mark.parametrize(
+    ("dataset", "method"),
+    [(dataset, method) for dataset, methods in APPLICABLE.items() for method in methods],
+)
+def test_every_method_runs(peers, dataset, method):
+    rows = pd.DataFrame(peers["scores"].perform(smoke(peers, dataset, method)))
+    assert np.isfinite(rows["value"]).all()
+    assert rows["metric"].iloc[-1] == "seconds"
+    assert {"fit_seconds", "memory_gib"} <= set(rows["metric"])
+
+    accuracy = rows[rows["metric"] == "balanced_accuracy"]
+    embeddings = {"scvenn": ["shared", "shared + private"], "ridge": []}.get(method, ["joint"])
+    assert list(accuracy["embedding"]) == embeddings
+    assert accuracy["value"].between(0, 1).all()
+
+    pearson = rows[rows["metric"] == "pearson"]
+    directions = {"MOFA+": 0, "PCA": 0, "totalVI": 1}.get(method, 2)
+    assert len(pearson) == directions
+    assert pearson["value"].between(-1, 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dataset", "method"),
+    [
+        ("citeseq", "scvenn"),
+        ("snareseq", "MULTIVI"),
+        ("citeseq", "totalVI"),
+        ("snareseq", "PCA"),
+        ("snareseq", "ridge"),
+    ],
+)
+def test_test_cells_are_not_trained_on_and_their_target_is_not_known(peers, dataset, method):
+    """Other values of a modality in the test cells change neither the fit nor its prediction."""
+    import scvi
+
+    smoke(peers, dataset, method)
+    problem, changed = (peers["problems"].load(dataset, 0, smoke=True) for _ in range(2))
+
+    def fit(problem):
+        scvi.settings.seed = 0
+        fitted = peers["methods"].FUNCTIONS[method](problem, 0, 1)
+        return fitted.embeddings, {k: predict() for k, predict in fitted.predictions.items()}
+
+    embeddings, predictions = fit(problem)
+    for target in problem.mdata.mod:
+        x = problem.mdata[target].X.toarray()
+        x[problem.test] = x[problem.test, ::-1] + 1
+        changed.mdata[target].X = sp.csr_matrix(x)
+        embeddings_again, predictions_again = fit(changed)
+        changed.mdata[target].X = problem.mdata[target].X
+        for name, embedding in embeddings.items():
+            of_training = embeddings_again[name][problem.train]
+            np.testing.assert_array_equal(of_training, embedding[problem.train])
+        for pair, predicted in predictions.items():
+            if pair[1] == target:
+                np.testing.assert_array_equal(predictions_again[pair], predicted)
+
+
+@pytest.mark.slow
+def test_embeddings_are_scored_by_scib_metrics(peers):
+    pytest.importorskip("scib_metrics", reason="needs pip install scvenn[peers]")
+    data_file(peers["problems"].FILES["citeseq"])
+    problem = peers["problems"].load("citeseq", 0, smoke=True)
+    embedding = peers["methods"].pca(problem, 0, None).embeddings["joint"]
+    found = peers["scores"]._of_embedding(problem, embedding)
+    assert {"scib: Bio conservation", "scib: Batch correction"} <= set(found)
+    assert found["scib: Bio conservation"] > 0.5
+
+
+# ---------------------------------------------------------------------------------------- data
+
+
+def problem_of(peers, rna):
+    names = [f"cell{i}" for i in range(len(rna))]
+    other = np.random.default_rng(1).normal(size=(len(rna), 3)).astype(np.float32)
+    mdata = MuData(
+        {
+            m: AnnData(x, obs=pd.DataFrame(index=names))
+            for m, x in {"rna": sp.csr_matrix(rna), "meth": other}.items()
+        }
+    )
+    half = len(rna) // 2
+    return peers["problems"].Problem(mdata, np.arange(half), np.arange(half, len(rna)))
+
+
+def test_the_depth_of_a_cell_does_not_count(peers):
+    rna = np.random.default_rng(0).poisson(2, (20, 6)).astype(np.float32)
+    rna[3] = 0
+    problem = problem_of(peers, rna)
+    scaled = problem.scaled("rna", rna)
+    factors = np.arange(1, 21, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(problem.scaled("rna", rna * factors), scaled, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.expm1(scaled[rna.any(1)]).sum(1), np.median(rna[:10].sum(1)), rtol=1e-5
+    )
+    assert (scaled[3] == 0).all()
+
+
+def test_what_is_not_counts_stays_as_it_is(peers):
+    problem = problem_of(peers, np.ones((8, 2), np.float32))
+    meth = problem.mdata["meth"].X
+    np.testing.assert_array_equal(problem.scaled("meth", meth), meth)
+
+
+@pytest.mark.parametrize("dataset", APPLICABLE)
+def test_splits_depend_on_the_seed_and_hold_every_cell_once(peers, dataset):
+    data_file(peers["problems"].FILES[dataset])
+    splits = [peers["problems"].load(dataset, seed, smoke=True) for seed in (0, 0, 1)]
+    for split in splits:
+        both = np.concatenate([split.train, split.test])
+        np.testing.assert_array_equal(np.sort(both), np.arange(split.mdata.n_obs))
+        first, second = split.mdata.mod.values()
+        assert list(first.obs_names) == list(second.obs_names) == list(split.mdata.obs_names)
+    np.testing.assert_array_equal(splits[0].test, splits[1].test)
+    assert (splits[0].test != splits[2].test).any()
+
+
+# --------------------------------------------------------------------------------------- runner
+
+
+@pytest.mark.usefixtures("_no_scib")
+def test_an_interrupted_run_goes_on_and_a_finished_one_rests(peers, tmp_path, monkeypatch, capsys):
+    jobs = [smoke(peers, "citeseq", method) for method in ("PCA", "ridge")]
+    performed = []
+    monkeypatch.setattr(
+        peers["run"],
+        "in_own_process",
+        lambda job: performed.append(job.method) or peers["scores"].perform(job),
+    )
+    file = tmp_path / "results.csv"
+
+    def run():
+        assert peers["run"].run(jobs, file) == []
+        table = peers["jobs"].read_results(file)
+        costs = table["metric"].isin(["seconds", "fit_seconds", "memory_gib"])
+        return table[~costs].reset_index(drop=True)
+
+    whole = run()
+    lines = file.read_text().splitlines(keepends=True)
+    cut = lines[-1].index("seconds") + len("seconds")
+    file.write_text("".join(lines[:-1]) + lines[-1][:cut])  # killed while it was written
+    pd.testing.assert_frame_equal(run(), whole)
+    assert performed == ["PCA", "ridge", "ridge"]
+    run()
+    assert performed == ["PCA", "ridge", "ridge"]
+    assert "2 of 2 jobs are finished" in capsys.readouterr().out
+
+
+def test_a_job_that_fails_does_not_stop_the_others(peers, tmp_path, monkeypatch):
+    monkeypatch.delenv("SCVENN_DATA", raising=False)
+    monkeypatch.setattr(peers["run"], "in_own_process", peers["scores"].perform)
+    jobs = peers["jobs"].all_jobs(None, smoke=True)
+    failed = peers["run"].run(jobs[:2], tmp_path / "results.csv")
+    assert len(failed) == 2
+    assert "snareseq_cortex.h5mu is not in the folder" in failed[0]
+
+
+@pytest.mark.slow
+def test_jobs_run_in_a_process_of_their_own(peers, tmp_path):
+    smoke(peers, "citeseq", "ridge")
+    out = tmp_path / "smoke.csv"
+    command = [sys.executable, PEERS / "run.py", "--smoke", "--only", "citeseq/ridge", "--out", out]
+    subprocess.run(command, check=True, capture_output=True)
+    table = peers["jobs"].read_results(out)
+    assert list(table["metric"]) == ["fit_seconds", "memory_gib", "pearson", "pearson", "seconds"]
+    assert 0.1 < table.loc[table["metric"] == "memory_gib", "value"].item() < 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "citeseq/MULTIVI"], "expected some of"),
+        (["--smoke"], "--smoke needs --out"),
+    ],
+)
+def test_wrong_calls_are_refused(peers, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit):
+        peers["run"].main()
+    assert message in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------- tables
+
+
+def rows_of(method, seed, embedding, values, max_epochs=""):
+    for (metric, source, target), value in values.items():
+        yield {
+            "dataset": "citeseq",
+            "seed": seed,
+            "method": method,
+            "max_epochs": max_epochs,
+            "embedding": embedding,
+            "metric": metric,
+            "source": source,
+            "target": target,
+            "value": value,
+        }
+
+
+def test_a_table_shows_medians_over_seeds(peers):
+    rows = []
+    for seed, value in enumerate((0.1, 0.3, 0.2)):
+        key = ("balanced_accuracy", "", "")
+        rows += rows_of("scvenn", seed, "shared", {key: value, ("pearson", "rna", "adt"): -value})
+        rows += rows_of("scvenn", seed, "shared + private", {key: value + 0.5})
+        rows += rows_of("scvenn", seed, "", {("fit_seconds", "", ""): 100 * value})
+    rows += rows_of("PCA", 0, "joint", {("balanced_accuracy", "", ""): 0.4})
+    rows += rows_of("scvenn", 0, "shared", {("balanced_accuracy", "", ""): 0.7}, "5")
+    assert peers["render"].table(pd.DataFrame(rows), "citeseq").splitlines() == [
+        "| method | balanced accuracy | Pearson rna → adt | seconds |",
+        "| --- | --- | --- | --- |",
+        "| scvenn MMVAE++, shared | 0.20 ± 0.10 | −0.200 ± 0.100 | 20 ± 10 |",
+        "| scvenn MMVAE++, shared + private | 0.70 ± 0.10 | – | – |",
+        "| scvenn MMVAE++, shared, at most 5 epochs, 1 of 3 seeds | 0.70 | – | – |",
+        "| PCA + concatenation, 1 of 3 seeds | 0.40 | – | – |",
+    ]
+    assert "No results yet" in peers["render"].table(pd.DataFrame(rows), "pbmc")
+
+
+def test_the_page_shows_what_the_results_say(peers):
+    page = (PEERS / "README.md").read_text()
+    results = peers["jobs"].read_results(PEERS / "results.csv")
+    assert peers["render"].rendered(page, results) == page
