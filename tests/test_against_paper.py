@@ -79,7 +79,8 @@ def build(name, supervised):
         n_hidden=16,
         n_layers=1,
         dropout_rate=0.0,
-        n_batch=0,
+        n_categories={},
+        continuous=[],
         encode_covariates=False,
         n_classes=2 if supervised else 0,
         label_weight=100.0,
@@ -152,7 +153,7 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
         }
     )
     outputs = module.inference(**inputs)
-    decoded = module.generative(outputs["z_shared"], outputs["z_private"], inputs["batch"])
+    decoded = module.generative(outputs["z_shared"], outputs["z_private"], inputs["covariates"])
     scores = module._log_likelihoods(decoded["raw"], outputs["views"])
     for t, m in enumerate(VIEWS):
         head = module.encoders[t].shared.weight

@@ -122,7 +122,7 @@ def test_cells_unknown_to_the_mudata_are_refused(small):
         ({"layers": {"rna": "counts"}}, "'rna': layer 'counts' not found"),
         ({"layers": {"adt": "counts"}}, r"\['adt'\] not found among the modalities"),
         ({"layers": "counts"}, "expected a dictionary"),
-        ({"likelihoods": {"rna": "zinb"}}, "'zinb'.*expected one of"),
+        ({"likelihoods": {"rna": "gaussian"}}, "'gaussian'.*expected one of"),
         ({"likelihoods": {"adt": "nb"}}, r"\['adt'\] not found among the modalities"),
         ({"likelihoods": "nb"}, "expected a dictionary"),
         ({"labels_key": "kind"}, "labels_key='kind' not found. Searched mdata.obs"),
@@ -143,7 +143,7 @@ def test_a_label_needs_two_classes(small, values):
 
 def test_a_batch_must_be_known_for_every_cell(small):
     small.obs["donor"] = ["a", "b", None] * 20
-    with pytest.raises(ValueError, match="batch_key='donor': 20 of 60 cells have no batch"):
+    with pytest.raises(ValueError, match="batch_key='donor': 20 of 60 cells have no value"):
         setup(small, batch_key="donor")
 
 

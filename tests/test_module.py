@@ -175,8 +175,12 @@ def test_features_that_are_not_predicted_teach_shared_nothing():
         model.module.restrict(m, reads=np.full(20, True), predicts=np.arange(20) < 5)
     module, tensors = model.module.eval(), minibatch(model)
     n_cells = len(tensors["batch"])
-    raw = module.cross_decoders[0](torch.randn(n_cells, 3), tensors["batch"])  # (B, D)
-    assert torch.equal(raw[:, 5:], module.cross_decoders[0].baseline[5:].expand(n_cells, -1))
+    decoder = module.cross_decoders[0]
+    with torch.no_grad():
+        decoder.shift += torch.randn(decoder.shift.shape)
+    raw = decoder(torch.randn(n_cells, 3), module.covariates(tensors))  # (B, D)
+    baseline = decoder.baseline + module.covariates(tensors) @ decoder.shift
+    assert torch.equal(raw[:, 5:], baseline[:, 5:])
     for m in model.modalities:
         model.module.restrict(m, reads=np.full(20, True), predicts=np.full(20, False))
     (reconstruction,) = losses(module, tensors).reconstruction_loss.values()
@@ -205,13 +209,13 @@ def test_private_reads_what_shared_leaves_over():
     module, tensors = model.module.eval(), minibatch(model)
     views = module._views(tensors, ["rna"])
     shared = torch.randn(len(tensors["batch"]), 3)
-    raw = module.cross_decoders[0](shared, tensors["batch"])
+    raw = module.cross_decoders[0](shared, module.covariates(tensors))
     likelihood = module.likelihood("rna")
     predicted = likelihood.mean(raw, views["rna"].library)
     exact = views["rna"]._replace(x=predicted)
-    left_over = module._left_over("rna", exact, shared, tensors["batch"])
+    left_over = module._left_over("rna", exact, shared, module.covariates(tensors))
     torch.testing.assert_close(left_over, torch.zeros_like(left_over))
-    left_over = module._left_over("rna", views["rna"], shared, tensors["batch"])
+    left_over = module._left_over("rna", views["rna"], shared, module.covariates(tensors))
     observed = views["rna"].observed
     assert not observed.all()
     assert not left_over[~observed].any()
@@ -228,7 +232,7 @@ def test_a_same_view_prediction_corrects_the_cross_view_one():
             parameter.zero_()
     shared = module.embed(tensors, ["rna"])[0]
     library = module._views(tensors, ["rna"])["rna"].library
-    raw = module.cross_decoders[0](shared, tensors["batch"])
+    raw = module.cross_decoders[0](shared, module.covariates(tensors))
     expected = module.likelihood("rna").mean(raw, library)
     after = module.predict(tensors, ["rna"], "rna")
     torch.testing.assert_close(after, expected, equal_nan=True)

@@ -326,7 +326,7 @@ def test_no_known_modality_is_refused(model):
 def test_unseen_batches_are_refused(model):
     mdata = model.adata.copy()
     mdata.obs["batch"] = ["batch0", "batch9"] * 75
-    with pytest.raises(ValueError, match=r"trained on the batches 'batch0', 'batch1'.*'batch9'"):
+    with pytest.raises(ValueError, match=r"trained on 'batch0', 'batch1'.*'batch9'"):
         model.get_shared_representation(mdata)
 
 

@@ -10,32 +10,89 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 from mudata import MuData
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics import r2_score
 
 import scvenn
-from scvenn._screening import _PENALTIES, _operators, gram, leave_one_out_r2, screen, threshold
+from scvenn._screening import (
+    _PENALTIES,
+    _basis,
+    _operators,
+    _principal_components,
+    gram,
+    least_squares_r2,
+    ridge_r2,
+    screen,
+    threshold,
+)
 from tests.conftest import MODELS, QUIET, three_modalities
 
 
-def test_the_short_cut_equals_leaving_out_each_cell_in_turn():
+def left_out_in_turn(fit_and_predict, covariates, y):
+    """R² of predictions of each cell by a fit to the others, against one on covariates alone."""
+    n = len(y)
+    columns = np.hstack([np.ones((n, 1)), covariates])
+    residual, reference = np.empty_like(y), np.empty_like(y)
+    for i in range(n):
+        rest = np.arange(n) != i
+        residual[i] = y[i] - fit_and_predict(rest, i, columns)
+        reference[i] = y[i] - columns[i] @ np.linalg.lstsq(columns[rest], y[rest], rcond=None)[0]
+    return 1 - np.square(residual).sum(0) / np.square(reference).sum(0)
+
+
+@pytest.fixture
+def few_cells():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(25, 4)), rng.normal(size=(25, 2))
     y[:, 0] += x[:, 0]
-    y -= y.mean(0)
+    batch = np.eye(3)[rng.integers(3, size=25)]
+    return x, y + batch @ rng.normal(size=(3, 2)), batch
+
+
+def test_the_short_cut_of_ridge_regression_equals_leaving_out_each_cell(few_cells):
+    x, y, batch = few_cells
     kernel = gram(x)
-    best = np.full(2, -np.inf)
+    scores = []
     for penalty in _PENALTIES:
-        predicted = np.empty_like(y)
-        for i in range(25):
-            rest = np.arange(25) != i
-            ridge = KernelRidge(alpha=penalty, kernel="precomputed")
-            ridge.fit(kernel[np.ix_(rest, rest)], y[rest])
-            predicted[i] = ridge.predict(kernel[[i]][:, rest])[0]
-        mean_of_rest = -y / 24
-        residual = np.square(y - predicted).sum(0)
-        best = np.maximum(best, 1 - residual / np.square(y - mean_of_rest).sum(0))
-    np.testing.assert_allclose(leave_one_out_r2(_operators([kernel]), y), best, rtol=1e-3)
+
+        def fit_and_predict(rest, i, columns, penalty=penalty):
+            # kernel ridge regression with free covariates: a linear system in both
+            n, v = rest.sum(), columns.shape[1]
+            system = np.zeros((n + v, n + v))
+            system[:n, :n] = kernel[np.ix_(rest, rest)] + penalty * np.eye(n)
+            system[:n, n:], system[n:, :n] = columns[rest], columns[rest].T
+            right = np.vstack([y[rest], np.zeros((v, y.shape[1]))])
+            solved = np.linalg.lstsq(system, right, rcond=None)[0]
+            return kernel[i, rest] @ solved[:n] + columns[i] @ solved[n:]
+
+        scores.append(left_out_in_turn(fit_and_predict, batch, y))
+    basis = _basis(25, batch, slice(25))
+    found = ridge_r2(_operators([kernel], basis), basis, y)
+    np.testing.assert_allclose(found, np.max(scores, axis=0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("matrix", [np.asarray, sp.csr_matrix])
+def test_the_short_cut_of_least_squares_equals_leaving_out_each_cell(few_cells, matrix):
+    x, y, batch = few_cells
+    y = np.round(y * 2)  # with zeros
+
+    def fit_and_predict(rest, i, columns):
+        both = np.hstack([columns, x])
+        return both[i] @ np.linalg.lstsq(both[rest], y[rest], rcond=None)[0]
+
+    expected = left_out_in_turn(fit_and_predict, batch, y)
+    basis = _basis(25, batch, slice(25))
+    whole = np.linalg.qr(np.hstack([basis, x]))[0]
+    np.testing.assert_allclose(least_squares_r2([whole], basis, matrix(y)), expected, rtol=1e-6)
+
+
+def test_a_cell_alone_in_its_batch_is_left_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5))
+    y = x + 0.1 * rng.normal(size=x.shape)
+    batch = np.eye(2)[[0] * 59 + [1]]
+    y[59] = 1e3
+    found = screen(y, [x], np.random.default_rng(0), covariates=batch)
+    assert (found.score > 0.9).all()
 
 
 @given(seed=st.integers(0, 100))
@@ -50,6 +107,30 @@ def test_inner_products_are_those_of_standardised_features(seed):
     np.testing.assert_allclose(gram(x), expected, atol=1e-5)
     np.testing.assert_allclose(gram(sp.csr_matrix(x)), expected, atol=1e-5)
     assert np.diag(gram(x)).mean() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("matrix", [np.asarray, sp.csr_matrix])
+def test_principal_components_are_those_of_what_covariates_leave(matrix):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(1, (40, 12)).astype(float)
+    batch = np.eye(2)[rng.integers(2, size=40)]
+    basis = _basis(40, batch, slice(40))
+    found = _principal_components(matrix(x), basis, 3, rng)
+    z = x if matrix is sp.csr_matrix else (x - x.mean(0)) / x.std(0)
+    left = np.linalg.svd(z - basis @ basis.T @ z, full_matrices=False)[0][:, :3]
+    np.testing.assert_allclose(np.abs(found.T @ left), np.eye(3), atol=1e-6)
+
+
+def test_what_many_sparse_features_tell_a_little_of_is_found():
+    """A programme that shifts the rate of every peak by little; no peak alone tells much."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4000, 1))
+    genes = rng.poisson(np.exp(0.5 * z * rng.normal(size=20)))
+    peaks = rng.random((4000, 600)) < 0.03 * np.exp(0.5 * z * rng.normal(size=600))
+    genes, peaks = (sp.csr_matrix(x.astype(np.float32)) for x in (genes, peaks))
+    assert screen(peaks, [genes], np.random.default_rng(0)).shared.mean() > 0.3
+    other = peaks[rng.permutation(4000)]
+    assert screen(other, [genes], np.random.default_rng(0)).shared.mean() < 0.05
 
 
 def test_missing_entries_count_as_the_mean():
@@ -119,6 +200,18 @@ def test_a_feature_is_shared_if_any_of_the_others_predicts_it():
     found = screen(target, [x, y], np.random.default_rng(0))
     assert found.shared[:4].all()
     assert not found.shared[4:].any()
+
+
+def test_what_covariates_explain_is_not_shared():
+    """Batches shift all features of both modalities, and nothing else is common to them."""
+    rng = np.random.default_rng(0)
+    batch = np.eye(3)[rng.integers(3, size=400)]
+    x, y = (batch @ rng.normal(size=(3, 20)) + rng.normal(size=(400, 20)) for _ in range(2))
+    y[:, 0] += x[:, 0] - batch @ batch.T @ x[:, 0] / batch.sum(0).mean()
+    assert screen(y, [x], np.random.default_rng(0)).shared.mean() > 0.8
+    found = screen(y, [x], np.random.default_rng(0), covariates=batch)
+    assert found.shared[0]
+    assert found.shared[1:].mean() < 0.1
 
 
 def test_missing_values_of_the_target_do_not_matter():

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor, nn
 
@@ -52,10 +53,13 @@ class SharedPrivateCoder(BaseModuleClass):
         Latent sizes.
     n_hidden, n_layers, dropout_rate
         Of the hidden layers of every network.
-    n_batch
-        Number of batches the decoders see.
+    n_categories
+        Number of categories of each categorical covariate, the batch among them, by the name of its
+        tensor.
+    continuous
+        Names of the tensors of continuous covariates.
     encode_covariates
-        Whether the encoders see the batch, too.
+        Whether the encoders see the covariates as the decoders do.
     n_classes
         Number of label classes; 0 for no label head.
     absent_private
@@ -76,7 +80,8 @@ class SharedPrivateCoder(BaseModuleClass):
         n_hidden: int,
         n_layers: int,
         dropout_rate: float,
-        n_batch: int,
+        n_categories: Mapping[str, int],
+        continuous: Sequence[str],
         encode_covariates: bool,
         n_classes: int,
         absent_private: Literal["zero", "prior"],
@@ -90,24 +95,29 @@ class SharedPrivateCoder(BaseModuleClass):
         self.n_classes = n_classes
         self.absent_private = absent_private
         self.screened = screened
+        self.n_categories = dict(n_categories)
+        self.continuous = list(continuous)
+        self.encode_covariates = encode_covariates
         self._index = {m: i for i, m in enumerate(self.modalities)}
 
+        n_covariates = sum(n for n in self.n_categories.values() if n > 1) + len(self.continuous)
         layers: dict[str, Any] = {
             "n_hidden": n_hidden,
             "n_layers": n_layers,
             "dropout": dropout_rate,
+            "n_covariates": n_covariates,
         }
+        seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
         encoders, decoders, cross_decoders, scored = [], [], [], []
         for m in self.modalities:
             n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
-            seen = n_batch if encode_covariates else 0
             likelihood = LIKELIHOODS[likelihoods[m]](stats[m])
             n_raw = likelihood.n_outputs * n_features
             encoder = ScreenedEncoder if screened else Encoder
-            encoders.append(encoder(n_features, *latents, n_batch=seen, **layers))
-            decoders.append(Decoder(n_raw, *latents, n_batch=n_batch, **layers))
+            encoders.append(encoder(n_features, *latents, **seen))
+            decoders.append(Decoder(n_raw, *latents, **layers))
             if screened:
-                cross_decoders.append(CrossDecoder(n_raw, n_shared, n_batch=n_batch, **layers))
+                cross_decoders.append(CrossDecoder(n_raw, n_shared, **layers))
             scored.append(likelihood)
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
@@ -155,27 +165,39 @@ class SharedPrivateCoder(BaseModuleClass):
             for m in modalities
         }
 
+    def covariates(self, tensors: dict[str, Tensor]) -> Tensor:
+        """A column for each category of a covariate that has two or more, and for each number."""
+        columns = [
+            F.one_hot(tensors[key].view(-1).long(), n)
+            for key, n in self.n_categories.items()
+            if n > 1
+        ]
+        columns += [tensors[key] for key in self.continuous]
+        nothing = tensors[Keys.OBSERVED].new_zeros((len(tensors[Keys.OBSERVED]), 0))
+        return torch.cat([nothing, *columns], dim=1).float()  # (B, V)
+
     def _encode(
-        self, views: dict[str, View], batch: Tensor
+        self, views: dict[str, View], covariates: Tensor
     ) -> dict[str, tuple[Gaussian, Gaussian]]:
         """Posteriors (shared, private) of each modality."""
         encoded = {}
+        seen = covariates if self.encode_covariates else None
         for m, view in views.items():
             x = self.likelihood(m).encoder_input(view.x)
             encoder: Any = self.encoders[self._index[m]]
             if self.screened:
-                shared = encoder.encode_shared(x, batch)
-                left_over = self._left_over(m, view, shared.loc, batch)
-                encoded[m] = shared, encoder.encode_private(left_over, batch)
+                shared = encoder.encode_shared(x, seen)
+                left_over = self._left_over(m, view, shared.loc, covariates)
+                encoded[m] = shared, encoder.encode_private(left_over, seen)
             else:
-                encoded[m] = encoder(x, batch)
+                encoded[m] = encoder(x, seen)
         return encoded
 
     @torch.no_grad()
-    def _left_over(self, modality: str, view: View, shared: Tensor, batch: Tensor) -> Tensor:
+    def _left_over(self, modality: str, view: View, shared: Tensor, covariates: Tensor) -> Tensor:
         """How far values are from what ``shared`` predicts, (B, D), as encoders read them."""
         likelihood = self.likelihood(modality)
-        raw = self.cross_decoders[self._index[modality]](shared, batch)
+        raw = self.cross_decoders[self._index[modality]](shared, covariates)
         predicted = likelihood.encoder_input(likelihood.mean(raw, view.library))
         difference = likelihood.encoder_input(view.x) - predicted
         return torch.where(view.measured, difference, 0.0)
@@ -209,7 +231,7 @@ class SharedPrivateCoder(BaseModuleClass):
         terms: Sequence[Term],
         z_shared: dict[Subset, Tensor],
         z_private: dict[str, Tensor],
-        batch: Tensor,
+        covariates: Tensor,
     ) -> list[Decoded]:
         """Outputs of a modality's decoders for those of the terms that decode it.
 
@@ -228,12 +250,14 @@ class SharedPrivateCoder(BaseModuleClass):
         cross_view = [terms[t].is_cross_view(modality) for t in decoding]
         private = torch.stack([self._absent(present) if c else present for c in cross_view])
         if not self.screened:
-            raw = self.decoders[i](shared, private, batch)  # (T, B, R)
+            raw = self.decoders[i](shared, private, covariates)  # (T, B, R)
             return [Decoded(decoding, raw, from_shared=False)]
-        from_shared = self.cross_decoders[i](shared, batch)
+        from_shared = self.cross_decoders[i](shared, covariates)
         decoded = [Decoded(decoding, from_shared, from_shared=True)]
         if same := [row for row, cross in enumerate(cross_view) if not cross]:
-            raw = from_shared[same].detach() + self.decoders[i](shared[same], private[same], batch)
+            raw = from_shared[same].detach() + self.decoders[i](
+                shared[same], private[same], covariates
+            )
             decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
         return decoded
 
@@ -266,7 +290,7 @@ class SharedPrivateCoder(BaseModuleClass):
         shared one is the mean of the sources' product, else the mean of the experts' means.
         """
         views = self._views(tensors, sources)
-        encoded = self._encode(views, tensors[Keys.BATCH])
+        encoded = self._encode(views, self.covariates(tensors))
         experts, observed = self._experts(encoded, views, sources)
         if self.objective.pools_experts:
             shared = product_of_experts(
@@ -285,23 +309,39 @@ class SharedPrivateCoder(BaseModuleClass):
 
     @torch.inference_mode()
     @auto_move_data
-    def predict(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
+    def predict(
+        self,
+        tensors: dict[str, Tensor],
+        sources: Sequence[str],
+        target: str,
+        *,
+        replaced: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """Mean of a modality given the posterior means of the sources.
 
         The private latent of the target is used where the target is a source that was observed;
         elsewhere the prediction is cross-view, with a private latent of zero. Counts are scaled by
         the cell's own library size where the target was observed, else by the training median.
 
+        Parameters
+        ----------
+        tensors
+            A minibatch that holds the sources.
+        sources, target
+            Modalities to encode, and the one to decode.
+        replaced
+            Covariates that the decoder is to see instead of the cells' own.
+
         Returns
         -------
         Shape (B, D), on the scale of the data; NaN where no source was observed.
         """
         shared, private = self.embed(tensors, sources)
-        i, batch = self._index[target], tensors[Keys.BATCH]
+        i, covariates = self._index[target], self.covariates({**tensors, **(replaced or {})})
         view = self._views(tensors, [target])[target]
         z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
-        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), batch)
+        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), covariates)
         if self.screened:
             same_view = view.observed.unsqueeze(-1) & (target in sources)
-            raw = self.cross_decoders[i](shared, batch) + torch.where(same_view, raw, 0.0)
+            raw = self.cross_decoders[i](shared, covariates) + torch.where(same_view, raw, 0.0)
         return self.likelihood(target).mean(raw, view.library)

@@ -35,7 +35,17 @@ class Keys:
 
         Prefixed so that no modality name can clash, and without the dots scvi-tools refuses.
         """
-        return "X_" + modality.replace("%", "%25").replace(".", "%2E")
+        return "X_" + _without_dots(modality)
+
+    @staticmethod
+    def categorical(column: str) -> str:
+        """Registry key of a categorical covariate."""
+        return "categorical_" + _without_dots(column)
+
+    @staticmethod
+    def continuous(column: str) -> str:
+        """Registry key of a continuous covariate."""
+        return "continuous_" + _without_dots(column)
 
     @staticmethod
     def shared(prefix: str = "X") -> str:
@@ -61,3 +71,7 @@ class Keys:
     KL_SHARED = "kl_shared"
     LABEL_LOG_LIKELIHOOD = "log_likelihood_labels"
     LABEL_ACCURACY = "accuracy_labels"
+
+
+def _without_dots(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E")

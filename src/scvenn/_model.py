@@ -66,7 +66,7 @@ class SharedPrivateModel(
         Weight of the labels' log-likelihood; ``"auto"`` is the largest modality's number of
         features. Used only with ``setup_mudata(labels_key=...)``.
     encode_covariates
-        Whether the encoders see the batch as the decoders do.
+        Whether the encoders see the batch and other covariates as the decoders do.
     absent_private
         What a cross-view decoder gets for its private latent while training: ``"zero"`` or a
         sample of the ``"prior"``. Predictions always use zero.
@@ -191,7 +191,12 @@ class SharedPrivateModel(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
-            n_batch=len(fields[Keys.BATCH]["state_registry"][Keys.CATEGORIES]),
+            n_categories={
+                key: len(fields[key]["state_registry"][Keys.CATEGORIES])
+                for key in fields
+                if key == Keys.BATCH or key.startswith(Keys.categorical(""))
+            },
+            continuous=[key for key in fields if key.startswith(Keys.continuous(""))],
             encode_covariates=encode_covariates,
             n_classes=n_classes,
             label_weight=weight,

@@ -74,11 +74,14 @@ class SharedPrivateVAE(SharedPrivateCoder):
     def _get_inference_input(
         self, tensors: dict[str, Tensor], full_forward_pass: bool = False
     ) -> dict[str, Any]:
-        return {"views": self._views(tensors, self.modalities), "batch": tensors[Keys.BATCH]}
+        return {
+            "views": self._views(tensors, self.modalities),
+            "covariates": self.covariates(tensors),
+        }
 
-    def inference(self, views: dict[str, View], batch: Tensor) -> dict[str, Any]:
+    def inference(self, views: dict[str, View], covariates: Tensor) -> dict[str, Any]:
         """Encode each modality once; one shared posterior and sample for each encoded subset."""
-        encoded = self._encode(views, batch)
+        encoded = self._encode(views, covariates)
         subsets = dict.fromkeys(term.encode for term in (*self.objective.terms, *self._watched))
         shared = {
             subset: product_of_experts(
@@ -89,6 +92,7 @@ class SharedPrivateVAE(SharedPrivateCoder):
         private = {m: self._private(encoded[m][1]) for m in self.modalities}
         return {
             "views": views,
+            "covariates": covariates,
             "shared": shared,
             "private": private,
             "z_shared": {subset: rsample(q) for subset, q in shared.items()},  # (B, K) each
@@ -103,14 +107,14 @@ class SharedPrivateVAE(SharedPrivateCoder):
         return {
             "z_shared": inference_outputs["z_shared"],
             "z_private": inference_outputs["z_private"],
-            "batch": tensors[Keys.BATCH],
+            "covariates": inference_outputs["covariates"],
         }
 
     def generative(
-        self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], batch: Tensor
+        self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], covariates: Tensor
     ) -> dict[str, Any]:
         """Run each decoder once, on the stacked latents of all terms that it decodes."""
-        latents = (z_shared, z_private, batch)
+        latents = (z_shared, z_private, covariates)
         raw = {m: self._decode(m, self.objective.terms, *latents) for m in self.modalities}
         with torch.no_grad():
             watched = {m: self._decode(m, self._watched, *latents) for m in self.modalities}

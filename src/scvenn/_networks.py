@@ -1,6 +1,7 @@
 """The networks of a modality: its encoder and its decoders.
 
-Shapes: ``B`` cells, ``D`` features, ``H`` hidden units, ``K`` latent dimensions.
+Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of the features, ``H`` hidden units, ``K``
+latent dimensions, ``V`` columns of covariates.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _MIN_VARIANCE = 1e-8
 
 
 def _hidden_layers(
-    n_in: int, *, n_hidden: int, n_layers: int, n_batch: int, dropout: float
+    n_in: int, *, n_hidden: int, n_layers: int, n_covariates: int, dropout: float
 ) -> FCLayers:
     """Layers as in the paper's code: linear, LeakyReLU, no normalisation over cells.
 
@@ -29,7 +30,7 @@ def _hidden_layers(
     return FCLayers(
         n_in=n_in,
         n_out=n_hidden,
-        n_cat_list=[n_batch],
+        n_cont=n_covariates,
         n_layers=n_layers,
         n_hidden=n_hidden,
         dropout_rate=dropout,
@@ -46,8 +47,8 @@ class Encoder(nn.Module):
     n_features, n_shared, n_private
         D and the sizes K of the two latents.
     n_hidden, **layers
-        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
-        batches they see (1 or less: none).
+        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_covariates``, the number V
+        of columns they see besides (0: none).
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class Encoder(nn.Module):
         self.shared = nn.Linear(n_hidden, 2 * n_shared)
         self.private = nn.Linear(n_hidden, 2 * n_private)
 
-    def forward(self, x: Tensor, batch: Tensor) -> tuple[Gaussian, Gaussian]:
-        """Posteriors of shared and private, (B, K) each, from x (B, D) and batch (B, 1)."""
-        hidden = self.hidden(x, batch)  # (B, H)
+    def forward(self, x: Tensor, covariates: Tensor | None) -> tuple[Gaussian, Gaussian]:
+        """Posteriors of shared and private, (B, K) each, from x (B, D) and covariates (B, V)."""
+        hidden = self.hidden(x, cont=covariates)  # (B, H)
         return _gaussian(self.shared(hidden)), _gaussian(self.private(hidden))
 
 
@@ -92,13 +93,13 @@ class ScreenedEncoder(nn.Module):
         self.hidden_shared = _hidden_layers(len(features), **self._layers).to(device)
         self.features = features.to(device)
 
-    def encode_shared(self, x: Tensor, batch: Tensor) -> Gaussian:
-        """Posterior of shared, (B, K), from x (B, D) and batch (B, 1)."""
-        return _gaussian(self.shared(self.hidden_shared(x[:, self.features], batch)))
+    def encode_shared(self, x: Tensor, covariates: Tensor | None) -> Gaussian:
+        """Posterior of shared, (B, K), from x (B, D) and covariates (B, V)."""
+        return _gaussian(self.shared(self.hidden_shared(x[:, self.features], cont=covariates)))
 
-    def encode_private(self, left_over: Tensor, batch: Tensor) -> Gaussian:
-        """Posterior of private, (B, K), from what is left over, (B, D), and batch (B, 1)."""
-        return _gaussian(self.private(self.hidden_private(left_over, batch)))
+    def encode_private(self, left_over: Tensor, covariates: Tensor | None) -> Gaussian:
+        """Posterior of private, (B, K), from what is left over, (B, D), and covariates (B, V)."""
+        return _gaussian(self.private(self.hidden_private(left_over, cont=covariates)))
 
 
 def _gaussian(parameters: Tensor) -> Gaussian:
@@ -116,8 +117,8 @@ class Decoder(nn.Module):
     n_shared, n_private
         Sizes K of the two latents.
     n_hidden, **layers
-        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_batch``, the number of
-        batches they see (1 or less: none).
+        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_covariates``, the number V
+        of columns they see besides (0: none).
     """
 
     def __init__(
@@ -127,9 +128,9 @@ class Decoder(nn.Module):
         self.hidden = _hidden_layers(n_shared + n_private, n_hidden=n_hidden, **layers)
         self.out = nn.Linear(n_hidden, n_raw)
 
-    def forward(self, shared: Tensor, private: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (..., B, R), from latents (..., B, K) and batch (B, 1)."""
-        return self.out(self.hidden(torch.cat([shared, private], dim=-1), batch))
+    def forward(self, shared: Tensor, private: Tensor, covariates: Tensor) -> Tensor:
+        """Raw parameters, (..., B, R), from latents (..., B, K) and covariates (B, V)."""
+        return self.out(self.hidden(torch.cat([shared, private], dim=-1), cont=covariates))
 
 
 class CrossDecoder(nn.Module):
@@ -137,8 +138,8 @@ class CrossDecoder(nn.Module):
 
     It reads the shared latent of every encoder, the modality's own as well, so that they agree.
 
-    Any other parameter is a baseline, which no cell can change: it teaches ``shared`` nothing, and
-    its prediction holds no noise.
+    Any other parameter is a baseline, which only covariates change: it teaches ``shared`` nothing,
+    and its prediction holds no noise.
 
     Parameters
     ----------
@@ -157,6 +158,7 @@ class CrossDecoder(nn.Module):
         self.hidden = _hidden_layers(n_shared, n_hidden=n_hidden, **layers)
         self.out = nn.Linear(n_hidden, n_raw)
         self.baseline = nn.Parameter(torch.zeros(n_raw))
+        self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))  # of the baseline
         self.register_buffer("predicted", torch.arange(n_raw))
 
     def restrict(self, predicted: Tensor) -> None:
@@ -165,10 +167,10 @@ class CrossDecoder(nn.Module):
         self.out = nn.Linear(self.out.in_features, len(predicted)).to(device)
         self.predicted = predicted.to(device)
 
-    def forward(self, shared: Tensor, batch: Tensor) -> Tensor:
-        """Raw parameters, (..., B, R), from shared (..., B, K) and batch (B, 1)."""
-        raw = self.out(self.hidden(shared, batch))  # (..., B, predicted)
-        everywhere = self.baseline.expand(*shared.shape[:-1], -1)
+    def forward(self, shared: Tensor, covariates: Tensor) -> Tensor:
+        """Raw parameters, (..., B, R), from shared (..., B, K) and covariates (B, V)."""
+        raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, predicted)
+        everywhere = (self.baseline + covariates @ self.shift).expand(*raw.shape[:-1], -1)
         return everywhere.index_copy(-1, self.predicted, raw)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from mudata import MuData
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scvenn._checks import some
 from scvenn._keys import Keys
 from scvenn._screening import Screening
 
@@ -192,6 +194,7 @@ class ReadoutsMixin:
         *,
         features: Sequence[str] | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
+        transform_batch: str | None = None,
         batch_size: int | None = None,
         return_numpy: bool = False,
     ) -> pd.DataFrame | np.ndarray:
@@ -211,6 +214,8 @@ class ReadoutsMixin:
             As in :meth:`get_shared_representation`.
         features
             Names of the target's features to return, in this order; None for all.
+        transform_batch
+            Predict as if all cells were of this batch; None for the cells' own.
         return_numpy
             Whether to return an array instead of a DataFrame.
 
@@ -224,7 +229,7 @@ class ReadoutsMixin:
         Raises
         ------
         ValueError
-            If a modality or feature is unknown, or the data cannot be matched.
+            If a modality, feature or batch is unknown, or the data cannot be matched.
 
         Examples
         --------
@@ -247,8 +252,15 @@ class ReadoutsMixin:
         loader = self._minibatches(
             mdata, {*sources, target}, rows, batch_size, f"Predicting {target}"
         )
+        replaced = self._batch_of(transform_batch)
         for part, tensors in loader:
-            values[part] = _numpy(self.module.predict(tensors, sources, target)[:, columns])
+            predicted = self.module.predict(
+                tensors,
+                sources,
+                target,
+                replaced={k: v.expand(len(tensors[k]), -1) for k, v in replaced.items()},
+            )
+            values[part] = _numpy(predicted[:, columns])
         if return_numpy:
             return values
         return pd.DataFrame(values, index=mdata.obs_names[rows], columns=names[columns])
@@ -266,6 +278,19 @@ class ReadoutsMixin:
                 f"found {names}."
             )
         return names
+
+    def _batch_of(self, batch: str | None) -> dict[str, Tensor]:
+        """A covariate's tensor (1, 1) that says which batch; nothing for None."""
+        if batch is None:
+            return {}
+        state = self.registry_["field_registries"][Keys.BATCH]["state_registry"]  # type: ignore[attr-defined]
+        known = list(state[Keys.CATEGORIES])
+        if str(batch) not in known:
+            raise ValueError(
+                f"transform_batch={batch!r}: expected one of the batches {some(known)}"
+                + ("." if known else "; the model was set up without batch_key.")
+            )
+        return {Keys.BATCH: torch.tensor([[known.index(str(batch))]])}
 
     def _feature_names(self, modality: str) -> np.ndarray:
         return self.get_var_names()[modality]  # type: ignore[attr-defined]
@@ -286,11 +311,12 @@ class ReadoutsMixin:
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Minibatches of the given modalities, and where their results go; a bar if slow."""
         keys = [Keys.x(m) for m in self.modalities if m in modalities]
+        covariates = [*self.module.n_categories, *self.module.continuous]
         loader = self._make_data_loader(  # type: ignore[attr-defined]
             adata=mdata,
             indices=rows,
             batch_size=batch_size,
-            data_and_attributes=[*keys, Keys.OBSERVED, Keys.BATCH],
+            data_and_attributes=[*keys, Keys.OBSERVED, *covariates],
         )
         done = 0
         for tensors in tqdm(loader, desc=description, leave=False, delay=2):

@@ -171,15 +171,12 @@ class ObservedField(_Field):
 
 
 class ColumnField(_Field):
-    """A categorical column of ``obs``: the batch, or the labels.
-
-    It is looked for in ``mdata.obs[key]``, else put together from ``mdata.obs["<mod>:<key>"]`` and
-    ``mdata[<mod>].obs[key]`` of all modalities, in which a cell may be known in one only.
+    """A categorical column of ``obs``: the batch, another covariate, or the labels.
 
     Parameters
     ----------
     registry_key
-        ``Keys.BATCH`` or ``Keys.LABELS``.
+        ``Keys.BATCH``, ``Keys.LABELS``, or the key of a covariate.
     key
         Name of the column; None gives every cell the same category.
     unlabeled_category
@@ -197,6 +194,13 @@ class ColumnField(_Field):
     def _is_label(self) -> bool:
         return self.registry_key == Keys.LABELS
 
+    @property
+    def _argument(self) -> str:
+        """How a user named the column."""
+        names = {Keys.BATCH: "batch_key", Keys.LABELS: "labels_key"}
+        name = names.get(self.registry_key, "categorical_covariate_keys")
+        return f"{name}={self.attr_key!r}"
+
     def register_field(self, adata: MuData) -> dict:
         if self.attr_key is None:
             return {Keys.CATEGORIES: np.array([], dtype=object), Keys.SOURCE: None}
@@ -208,15 +212,12 @@ class ColumnField(_Field):
     def _check(self, values: pd.Series, categories: np.ndarray) -> None:
         if self._is_label and len(categories) < 2:
             raise ValueError(
-                f"labels_key={self.attr_key!r}: found {len(categories)} class "
+                f"{self._argument}: found {len(categories)} class "
                 f"({some(categories)}) in {len(values)} cells; a label needs two or more. Choose "
                 "another column or train without labels."
             )
-        if not self._is_label and values.isna().any():
-            raise ValueError(
-                f"batch_key={self.attr_key!r}: {int(values.isna().sum())} of {len(values)} cells "
-                f"have no batch, for example {some(values.index[values.isna()])}. Fill them in."
-            )
+        if not self._is_label:
+            check_complete(values, self._argument)
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         if self.attr_key is None or self._is_label:
@@ -226,9 +227,9 @@ class ColumnField(_Field):
         known = state_registry[Keys.CATEGORIES]
         if unseen := sorted(set(values) - set(known)):
             raise ValueError(
-                f"batch_key={self.attr_key!r}: the model was trained on the batches {some(known)}, "
-                f"the new data has {some(unseen)}, for which its decoders have no parameters. Set "
-                "the column to one of the known batches, or train with the new cells."
+                f"{self._argument}: the model was trained on {some(known)}, the new data has "
+                f"{some(unseen)}, for which its decoders have no parameters. Set the column to one "
+                "of the known values, or train with the new cells."
             )
         return state_registry
 
@@ -237,7 +238,7 @@ class ColumnField(_Field):
         categories = state[Keys.CATEGORIES]
         if self.attr_key is None:
             return np.zeros((mdata.n_obs, 1), dtype=np.int64)
-        if self._is_label and self._find(mdata) is None:
+        if self._is_label and _find(mdata, self.attr_key) is None:
             return np.full((mdata.n_obs, 1), -1, dtype=np.int64)  # new cells need no labels
         values = self.values(mdata)
         codes = pd.Index(categories).get_indexer(values)  # NaN is in no index: -1
@@ -249,42 +250,104 @@ class ColumnField(_Field):
 
     def values(self, mdata: MuData) -> pd.Series:
         """The column as text, so that categories survive files; missing where not known."""
-        values = self._find(mdata)
-        if values is None:
-            name = "labels_key" if self._is_label else "batch_key"
-            raise ValueError(
-                f"{name}={self.attr_key!r} not found. Searched mdata.obs "
-                f"({some(list(mdata.obs.columns), 20)}) and the obs of "
-                f"{ {m: list(adata.obs.columns) for m, adata in mdata.mod.items()} }."
-            )
-        text = values.astype(object).map(_text, na_action="ignore")
+        text = find_column(mdata, self.attr_key, self._argument).astype(object)
+        text = text.map(_text, na_action="ignore")
         if self.unlabeled_category is not None:
             text = text.where(text != _text(self.unlabeled_category))
         return text
 
-    def _find(self, mdata: MuData) -> pd.Series | None:
-        key = self.attr_key
-        if key in mdata.obs:
-            return mdata.obs[key]
-        found: pd.Series | None = None
-        for m, adata in mdata.mod.items():
-            column = str(key).removeprefix(f"{m}:") if str(key).startswith(f"{m}:") else key
-            if column in adata.obs:
-                values = adata.obs[column].astype(object).reindex(mdata.obs_names)
-            elif f"{m}:{key}" in mdata.obs:
-                values = mdata.obs[f"{m}:{key}"].astype(object)
-            else:
-                continue
-            if found is not None:
-                differ = found.notna() & values.notna() & (found != values)
-                if differ.any():
-                    raise ValueError(
-                        f"obs column {key!r} differs between modalities in {int(differ.sum())} "
-                        f"cells, for example {some(differ.index[differ])}. Write the right values "
-                        f"to mdata.obs[{key!r}]."
-                    )
-            found = values if found is None else found.where(found.notna(), values)
-        return found
+
+class NumberField(_Field):
+    """A column of ``obs`` with numbers, a continuous covariate: standardised as in training.
+
+    Parameters
+    ----------
+    key
+        Name of the column.
+    """
+
+    attr_name = "obs"
+
+    def __init__(self, key: str) -> None:
+        self.registry_key = Keys.continuous(key)
+        self.attr_key = key
+
+    def register_field(self, adata: MuData) -> dict:
+        values = self._values(adata)
+        return {"mean": float(values.mean()), "scale": float(values.std()) or 1.0}
+
+    def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
+        self._values(adata_target)
+        return state_registry
+
+    def read(self, mdata: MuData, state: dict) -> np.ndarray:
+        standardised = (self._values(mdata) - state["mean"]) / state["scale"]
+        return standardised.astype(np.float32)[:, None]  # (n_obs, 1)
+
+    def _values(self, mdata: MuData) -> np.ndarray:
+        argument = f"continuous_covariate_keys={self.attr_key!r}"
+        column = find_column(mdata, self.attr_key, argument)
+        values = pd.to_numeric(column, errors="coerce")
+        if (text := values.isna() & column.notna()).any():
+            raise ValueError(
+                f"{argument}: expected numbers, found {column[text].iloc[0]!r} in cell "
+                f"{some(column.index[text])}. Categories belong to categorical_covariate_keys."
+            )
+        check_complete(values.where(np.isfinite(values)), argument)
+        return values.to_numpy(np.float64)
+
+
+def check_complete(values: pd.Series, argument: str) -> None:
+    """Raise a ``ValueError`` unless every cell has a value."""
+    if (missing := values.isna()).any():
+        raise ValueError(
+            f"{argument}: {int(missing.sum())} of {len(values)} cells have no value, for example "
+            f"{some(values.index[missing])}. Fill them in."
+        )
+
+
+def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
+    """A column of ``obs``, one value for each of ``mdata.obs_names``.
+
+    It is looked for in ``mdata.obs[key]``, else put together from ``mdata.obs["<mod>:<key>"]`` and
+    ``mdata[<mod>].obs[key]`` of all modalities, in which a cell may be known in one only.
+
+    Raises
+    ------
+    ValueError
+        If it is nowhere, or modalities contradict each other.
+    """
+    found = _find(mdata, key)
+    if found is None:
+        raise ValueError(
+            f"{argument} not found. Searched mdata.obs ({some(list(mdata.obs.columns), 20)}) and "
+            f"the obs of { {m: list(adata.obs.columns) for m, adata in mdata.mod.items()} }."
+        )
+    return found
+
+
+def _find(mdata: MuData, key: str) -> pd.Series | None:
+    if key in mdata.obs:
+        return mdata.obs[key]
+    found: pd.Series | None = None
+    for m, adata in mdata.mod.items():
+        column = str(key).removeprefix(f"{m}:") if str(key).startswith(f"{m}:") else key
+        if column in adata.obs:
+            values = adata.obs[column].astype(object).reindex(mdata.obs_names)
+        elif f"{m}:{key}" in mdata.obs:
+            values = mdata.obs[f"{m}:{key}"].astype(object)
+        else:
+            continue
+        if found is not None:
+            differ = found.notna() & values.notna() & (found != values)
+            if differ.any():
+                raise ValueError(
+                    f"obs column {key!r} differs between modalities in {int(differ.sum())} "
+                    f"cells, for example {some(differ.index[differ])}. Write the right values "
+                    f"to mdata.obs[{key!r}]."
+                )
+        found = values if found is None else found.where(found.notna(), values)
+    return found
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,13 @@ from mudata import MuData
 
 from scvenn._checks import check_mudata, choose_modalities
 from scvenn._keys import Keys
-from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
+from scvenn._registration import (
+    AlignedManager,
+    ColumnField,
+    ModalityField,
+    NumberField,
+    ObservedField,
+)
 from scvenn.likelihoods import LIKELIHOODS
 
 
@@ -51,6 +57,8 @@ class SetUpMixin:
         labels_key: str | None = None,
         unlabeled_category: Any = None,
         batch_key: str | None = None,
+        categorical_covariate_keys: Sequence[str] | None = None,
+        continuous_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         """Say what is to be read from a MuData; needed only where the defaults do not fit.
@@ -68,16 +76,22 @@ class SetUpMixin:
         layers
             Layer to read instead of ``.X``, by modality.
         likelihoods
-            ``"normal"``, ``"bernoulli"``, ``"poisson"`` or ``"nb"`` by modality. Where none is
-            given, it is inferred from the values and logged: only 0 and 1 is ``"bernoulli"``, other
-            non-negative integers ``"nb"``, anything else ``"normal"``.
+            By modality. Where none is given, it is inferred from the values and logged: only 0 and
+            1 is ``"bernoulli"``, other non-negative integers ``"nb"`` (negative binomial), anything
+            else ``"normal"``. Others have to be asked for: ``"poisson"``; ``"zinb"``, ``"nb"`` with
+            additional zeros; ``"nb_mixture"``, counts of proteins with a background, as in totalVI;
+            ``"beta"``, fractions from 0 to 1, such as of methylation.
         labels_key
             Column of ``mdata.obs``, or of the modalities' ``obs``, with classes that the shared
             latent shall tell apart.
         unlabeled_category
             Value of that column that means "not known", as NaN does.
         batch_key
-            Column with the batch, which the decoders see.
+            Column with the batch. The decoders see it, so that the latents need not hold it.
+        categorical_covariate_keys, continuous_covariate_keys
+            Further columns that the decoders see: categories, such as the donor, and numbers, such
+            as a fraction of mitochondrial counts. Columns are looked for in ``mdata.obs``, then in
+            the modalities' ``obs``; every cell needs a value.
         **kwargs
             Used by scvi-tools when a model is loaded.
 
@@ -138,6 +152,8 @@ def fields_of(
     unlabeled_category: Any,
     batch_key: str | None,
     modalities: Sequence[str] | None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
 ) -> list[Any]:
     """What the arguments of a set-up say is to be read."""
     layer = _by_modality(layers, names, "layers")
@@ -147,12 +163,24 @@ def fields_of(
             raise ValueError(
                 f"likelihoods={{{m!r}: {name!r}}}: expected one of {list(LIKELIHOODS)}."
             )
+    categorical = _columns(categorical_covariate_keys, "categorical_covariate_keys")
+    continuous = _columns(continuous_covariate_keys, "continuous_covariate_keys")
     return [
         *(ModalityField(m, layer.get(m), likelihood.get(m)) for m in names),
         ObservedField(names),
         ColumnField(Keys.BATCH, batch_key),
+        *(ColumnField(Keys.categorical(key), key) for key in categorical),
+        *(NumberField(key) for key in continuous),
         ColumnField(Keys.LABELS, labels_key, unlabeled_category),
     ]
+
+
+def _columns(value: Sequence[str] | None, argument: str) -> list[str]:
+    """Names of columns, after checking that they are a list without repetitions."""
+    names = list(value or [])
+    if isinstance(value, str) or len(set(names)) < len(names):
+        raise ValueError(f"{argument}={value!r}: expected a list of columns, each once.")
+    return names
 
 
 def _by_modality(value: Any, modalities: list[str], argument: str) -> dict[str, Any]:

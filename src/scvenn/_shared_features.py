@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scvi
+import torch
 from scipy.sparse import issparse
 
 from scvenn._checks import some
@@ -19,8 +20,8 @@ from scvenn._screening import Screening, screen
 
 logger = logging.getLogger("scvi.scvenn")
 
-# Cells that are screened: the cost grows with the square of their number.
-MOST_CELLS = 1500
+# Cells that are screened.
+MOST_CELLS = 10_000
 
 
 class SharedFeaturesMixin(ReadoutsMixin):
@@ -90,9 +91,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
             paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
             cells = rng.permutation(np.sort(train[paired[train]]))[:MOST_CELLS]
             values = self._linear(m, cells)
-            found = screen(values, [self._linear(o, cells) for o in others], rng)
+            covariates = self._covariates(cells)
+            sources = [self._linear(o, cells) for o in others]
+            found = screen(values, sources, rng, covariates=covariates)
             if self.module.n_classes:  # the label head reads `shared`, too
-                labels = screen(values, [self._labels(cells)], rng)
+                labels = screen(values, [self._labels(cells)], rng, covariates=covariates)
                 found = found._replace(related=found.related | labels.related)
             screening[m] = found
             self.module.restrict(m, reads=found.related, predicts=found.shared)
@@ -110,6 +113,13 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     stacklevel=2,
                 )
         self.screening_ = screening
+
+    def _covariates(self, cells: np.ndarray) -> np.ndarray:
+        """What the decoders see of some cells besides latents, (cells, V)."""
+        keys = [Keys.OBSERVED, *self.module.n_categories, *self.module.continuous]
+        values = {key: self.adata_manager.get_from_registry(key)[cells] for key in keys}
+        tensors = {key: torch.as_tensor(value) for key, value in values.items()}
+        return self.module.covariates(tensors).numpy()
 
     def _labels(self, cells: np.ndarray) -> np.ndarray:
         """Which class some cells have, (cells, classes); NaN where it is not known."""

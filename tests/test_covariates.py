@@ -1,0 +1,212 @@
+"""Batches and other covariates: where they are found, who sees them, and what they leave alone."""
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+
+import scvenn
+from tests.conftest import QUIET, data_file
+
+
+def donors(n_obs=120, **kwargs):
+    """Counts with a batch, a donor and an age."""
+    mdata = scvenn.datasets.simulate_counts(n_obs, n_features=20, n_batches=2, **kwargs)
+    rng = np.random.default_rng(0)
+    mdata.obs["donor"] = rng.choice(["a", "b", "c"], size=mdata.n_obs)
+    mdata.obs["age"] = rng.uniform(20, 80, mdata.n_obs)
+    return mdata
+
+
+SEEN = {
+    "batch_key": "batch",
+    "categorical_covariate_keys": ["donor"],
+    "continuous_covariate_keys": ["age"],
+}
+
+
+@pytest.fixture
+def model():
+    mdata = donors()
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, **SEEN)
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2, n_hidden=16)
+    model.train(2, **QUIET)
+    return model
+
+
+def changed(model, column, values):
+    mdata = model.adata.copy()
+    mdata.obs[column] = values
+    return mdata
+
+
+@pytest.mark.parametrize(("column", "value"), [("batch", "batch1"), ("donor", "c"), ("age", 200.0)])
+def test_decoders_see_covariates_and_encoders_of_shared_do_not(model, column, value):
+    mdata = changed(model, column, value)
+    same = model.get_shared_representation(mdata)
+    np.testing.assert_allclose(same, model.get_shared_representation(), atol=1e-5)
+    ours, theirs = (model.predict("rna", "atac", d, return_numpy=True) for d in (None, mdata))
+    assert np.abs(ours - theirs).max() > 1e-4
+
+
+def test_encoders_see_covariates_on_request():
+    mdata = donors()
+    scvenn.MMVAEpp.setup_mudata(mdata, **SEEN)
+    model = scvenn.MMVAEpp(mdata, encode_covariates=True)
+    model.train(1, **QUIET)
+    before = model.get_shared_representation()
+    for column, value in (("batch", "batch1"), ("donor", "c"), ("age", 200.0)):
+        after = model.get_shared_representation(changed(model, column, value))
+        assert np.abs(after - before).max() > 1e-4
+
+
+def test_numbers_are_read_as_in_training(model):
+    """Standardised by the training data's mean and scale, whatever the new data's are."""
+    mdata = model.adata[model.adata.obs["age"] > 60].copy()
+    rows = model.adata.obs_names.get_indexer(mdata.obs_names)
+    expected = model.predict("rna", "atac", indices=rows)
+    pd.testing.assert_frame_equal(model.predict("rna", "atac", mdata), expected, atol=1e-5)
+
+
+def test_covariates_are_saved(model):
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", model.adata)
+    np.testing.assert_array_equal(
+        loaded.predict("rna", "atac", return_numpy=True),
+        model.predict("rna", "atac", return_numpy=True),
+    )
+
+
+@pytest.mark.parametrize("where", ["modalities", "prefixed"])
+def test_covariates_are_found_in_the_modalities(model, where):
+    mdata = model.adata.copy()
+    for column in ("donor", "age"):
+        values = mdata.obs[column]
+        del mdata.obs[column]
+        for m, adata in mdata.mod.items():
+            if where == "modalities":
+                adata.obs[column] = values[adata.obs_names].to_numpy()
+            else:
+                mdata.obs[f"{m}:{column}"] = values
+    pd.testing.assert_frame_equal(
+        model.predict("rna", "atac", mdata), model.predict("rna", "atac"), atol=1e-6
+    )
+
+
+def test_predictions_can_be_of_one_batch(model):
+    as_one = model.predict("rna", "atac", transform_batch="batch1")
+    own = model.predict("rna", "atac")
+    inside = (model.adata.obs["batch"] == "batch1").to_numpy()
+    pd.testing.assert_frame_equal(as_one[inside], own[inside], atol=1e-6)
+    assert (as_one[~inside] - own[~inside]).abs().to_numpy().max() > 1e-4
+
+
+def test_a_batch_that_is_not_known_is_refused(model):
+    with pytest.raises(ValueError, match=r"transform_batch='x': expected one of .*'batch0', 'bat"):
+        model.predict("rna", "atac", transform_batch="x")
+
+
+def test_without_batches_there_is_none_to_predict():
+    model = scvenn.MMVAEpp(donors())
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match="set up without batch_key"):
+        model.predict("rna", "atac", transform_batch="batch0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"categorical_covariate_keys": "donor"}, "expected a list of columns"),
+        ({"continuous_covariate_keys": ["age", "age"]}, "each once"),
+        ({"categorical_covariate_keys": ["site"]}, "'site' not found. Searched mdata.obs"),
+        ({"continuous_covariate_keys": ["donor"]}, "expected numbers, found '[abc]' in cell"),
+        ({"continuous_covariate_keys": ["hole"]}, "1 of 120 cells have no value"),
+        ({"categorical_covariate_keys": ["hole"]}, "1 of 120 cells have no value"),
+        ({"continuous_covariate_keys": ["infinite"]}, "1 of 120 cells have no value"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_refused(arguments, message):
+    mdata = donors()
+    mdata.obs["hole"] = [np.nan, *range(119)]
+    mdata.obs["infinite"] = [np.inf, *range(119)]
+    with pytest.raises(ValueError, match=message):
+        scvenn.MMVAEpp.setup_mudata(mdata, **arguments)
+
+
+def test_a_category_that_was_never_seen_is_refused(model):
+    with pytest.raises(ValueError, match=r"donor.*trained on 'a', 'b', 'c', the new data has 'd'"):
+        model.get_shared_representation(changed(model, "donor", "d"))
+
+
+def test_a_covariate_with_one_category_changes_nothing():
+    predicted = []
+    for keys in ([], ["one"]):
+        mdata = donors()
+        mdata.obs["one"] = "same"
+        scvi.settings.seed = 0
+        scvenn.MMVAEpp.setup_mudata(mdata, categorical_covariate_keys=keys)
+        model = scvenn.MMVAEpp(mdata)
+        model.train(1, **QUIET)
+        predicted.append(model.predict("rna", "atac", return_numpy=True))
+    np.testing.assert_array_equal(*predicted)
+
+
+def test_covariates_are_columns(model):
+    tensors = {
+        "observed": torch.ones(2, 2),
+        "batch": torch.tensor([[0], [1]]),
+        "categorical_donor": torch.tensor([[2], [0]]),
+        "continuous_age": torch.tensor([[0.5], [-1.0]]),
+    }
+    expected = [[1, 0, 0, 0, 1, 0.5], [0, 1, 1, 0, 0, -1]]
+    assert model.module.covariates(tensors).tolist() == expected
+
+
+def batch_of_neighbours(model, embedding):
+    """How often the nearest training cells tell a cell's batch; one over the batches is mixed."""
+    train, test = model.train_indices, model.validation_indices
+    batch = model.adata.obs["batch"].astype(str).to_numpy()
+    neighbours = KNeighborsClassifier(15).fit(embedding[train], batch[train])
+    return balanced_accuracy_score(batch[test], neighbours.predict(embedding[test]))
+
+
+@pytest.mark.slow
+def test_a_planted_batch_effect_leaves_the_latents_and_cell_types_stay():
+    told = {}
+    for key in (None, "batch"):
+        mdata = scvenn.datasets.simulate_counts(1500, n_batches=3, seed=1)
+        scvi.settings.seed = 0
+        scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
+        model = scvenn.MMVAEpp(mdata)
+        model.train(60, train_size=0.7, **QUIET)
+        shared = model.get_shared_representation()
+        private = model.get_private_representation("rna")
+        told[key] = [batch_of_neighbours(model, z) for z in (shared, private)]
+        split = {"train": model.train_indices, "test": model.validation_indices}
+        assert scvenn.metrics.probe_auc(shared, mdata.obs["cell_type"], **split) > 0.95
+    assert told[None][0] > 0.9
+    assert told["batch"][0] < told[None][0] - 0.2
+    assert told["batch"][1] < told[None][1] - 0.1
+
+
+@pytest.mark.slow
+def test_batches_of_real_cells_mix():
+    """SNARE-seq: 12 batches, the widest features left out to be quick."""
+    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::5].copy()
+    seen = {m: np.argsort(-np.asarray(mdata[m].X.sum(0)).ravel())[:800] for m in mdata.mod}
+    for m, columns in seen.items():
+        mdata.mod[m] = mdata[m][:, np.sort(columns)].copy()
+    mdata.update()
+    accuracy = {}
+    for key in (None, "batch"):
+        scvi.settings.seed = 0
+        scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
+        model = scvenn.MMVAEpp(mdata)
+        model.train(20, train_size=0.7, **QUIET)
+        accuracy[key] = batch_of_neighbours(model, mdata.obsm["X_shared"])
+    assert accuracy["batch"] < accuracy[None]
