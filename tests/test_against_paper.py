@@ -81,6 +81,7 @@ def build(name, supervised):
         dropout_rate=0.0,
         n_categories={},
         continuous=[],
+        modality_weights=dict.fromkeys(VIEWS, 1.0),
         encode_covariates=False,
         n_classes=2 if supervised else 0,
         label_weight=100.0,

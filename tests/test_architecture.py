@@ -13,9 +13,9 @@ SOURCE = Path(scvenn.__file__).parent
 FLOORS = [
     {"objective", "_gaussians", "likelihoods", "_keys", "_screening", "_feature_metrics"},
     {"_networks", "_checks", "_views", "metrics"},
-    {"_coding", "_registration", "_training"},
+    {"_coding", "_registration", "_saving", "_training"},
     {"_module", "_readouts", "_setup"},
-    {"_evaluation", "_shared_features"},
+    {"_evaluation", "_labels", "_sampling", "_shared_features"},
     {"_model"},
     {"models"},
 ]
@@ -26,6 +26,7 @@ KNOWS_SCVI = {
     "_module",
     "_networks",
     "_registration",
+    "_saving",
     "_shared_features",
     "_training",
     "likelihoods",

@@ -92,6 +92,52 @@ def test_elbo_of_all_and_of_each_cell(model):
     assert np.isfinite(float(model.get_elbo()))
 
 
+def test_normalized_expression_is_free_of_the_library_size(model):
+    values = model.get_normalized_expression("rna", library_size=100)
+    np.testing.assert_allclose(values.sum(axis=1), 100, rtol=1e-4)
+    assert values.shape == (model.adata.n_obs, 20)  # imputed where rna was not measured
+    own = model.predict(model.modalities, "rna")
+    np.testing.assert_allclose(own.div(own.sum(axis=1), axis=0), values / 100, rtol=1e-3, atol=1e-6)
+
+
+def test_a_library_size_is_above_0(model):
+    with pytest.raises(ValueError, match="library_size=0: expected None or a number above 0"):
+        model.predict("rna", "meth", library_size=0)
+
+
+def test_samples_vary_around_the_prediction(model):
+    rows = np.flatnonzero(measured(model.adata, "rna"))[:20]
+    drawn = model.sample_posterior("rna", "rna", n_samples=300, indices=rows)
+    assert drawn.shape == (300, 20, 20)
+    assert (drawn == np.round(drawn)).all()  # counts
+    predicted = model.predict("rna", "rna", indices=rows, return_numpy=True)
+    assert np.corrcoef(drawn.mean(0).ravel(), predicted.ravel())[0, 1] > 0.8
+    assert (drawn.std(0) > 0).all()
+
+
+def test_samples_are_nan_without_a_source(model):
+    rows = np.flatnonzero(~measured(model.adata, "rna"))[:5]
+    drawn = model.sample_posterior("rna", "peaks", n_samples=2, indices=rows)
+    assert np.isnan(drawn).all()
+
+
+def test_samples_of_the_prior_look_like_the_data(model):
+    drawn = model.sample_prior(50)
+    assert {m: x.shape for m, x in drawn.items()} == dict.fromkeys(model.modalities, (50, 20))
+    assert set(np.unique(drawn["peaks"])) <= {0, 1}
+    assert all(np.isfinite(x).all() for x in drawn.values())
+
+
+def test_a_seed_gives_the_same_samples(model):
+    import scvi
+
+    drawn = []
+    for _ in range(2):
+        scvi.settings.seed = 5
+        drawn.append(model.sample_posterior("rna", "meth", n_samples=3))
+    np.testing.assert_array_equal(*drawn)
+
+
 # ------------------------------------------------------------------------------- obsm
 
 

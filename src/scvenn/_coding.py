@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor, nn
 
-from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts
+from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsample
 from scvenn._keys import Keys
 from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
 from scvenn._views import View
@@ -269,6 +269,27 @@ class SharedPrivateCoder(BaseModuleClass):
 
     # ----------------------------------------------------------------- read-outs
 
+    def _posteriors(
+        self, tensors: dict[str, Tensor], sources: Sequence[str]
+    ) -> tuple[Gaussian, dict[str, Gaussian], Tensor, dict[str, View]]:
+        """Posteriors given some modalities: of shared, of each private, and who has any source.
+
+        Where training multiplies posteriors, that of ``shared`` is the sources' product; else its
+        mean and variance are the means of the experts' means and variances.
+        """
+        views = self._views(tensors, sources)
+        encoded = self._encode(views, self.covariates(tensors))
+        experts, observed = self._experts(encoded, views, sources)
+        if self.objective.pools_experts:
+            shared = product_of_experts(experts, observed, prior_expert=self.objective.prior_expert)
+        else:
+            variances = Gaussian(experts.var, experts.loc)
+            shared = Gaussian(
+                mean_of_experts(experts, observed), mean_of_experts(variances, observed)
+            )
+        private = {m: self._private(encoded[m][1]) for m in sources}
+        return shared, private, observed.any(0), views
+
     @torch.inference_mode()
     @auto_move_data
     def embed(
@@ -289,21 +310,11 @@ class SharedPrivateCoder(BaseModuleClass):
         source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
         shared one is the mean of the sources' product, else the mean of the experts' means.
         """
-        views = self._views(tensors, sources)
-        encoded = self._encode(views, self.covariates(tensors))
-        experts, observed = self._experts(encoded, views, sources)
-        if self.objective.pools_experts:
-            shared = product_of_experts(
-                experts, observed, prior_expert=self.objective.prior_expert
-            ).loc
-        else:
-            shared = mean_of_experts(experts, observed)
-        shared = torch.where(observed.any(0).unsqueeze(-1), shared, torch.nan)
+        q_shared, q_private, known, views = self._posteriors(tensors, sources)
+        shared = torch.where(known.unsqueeze(-1), q_shared.loc, torch.nan)
         private = {
-            m: torch.where(
-                views[m].observed.unsqueeze(-1), self._private(encoded[m][1]).loc, torch.nan
-            )
-            for m in sources
+            m: torch.where(views[m].observed.unsqueeze(-1), q.loc, torch.nan)
+            for m, q in q_private.items()
         }
         return shared, private
 
@@ -316,6 +327,7 @@ class SharedPrivateCoder(BaseModuleClass):
         target: str,
         *,
         replaced: dict[str, Tensor] | None = None,
+        library_size: float | None = None,
     ) -> Tensor:
         """Mean of a modality given the posterior means of the sources.
 
@@ -331,17 +343,72 @@ class SharedPrivateCoder(BaseModuleClass):
             Modalities to encode, and the one to decode.
         replaced
             Covariates that the decoder is to see instead of the cells' own.
+        library_size
+            Sum of the counts of every cell, instead of its own.
 
         Returns
         -------
         Shape (B, D), on the scale of the data; NaN where no source was observed.
         """
         shared, private = self.embed(tensors, sources)
-        i, covariates = self._index[target], self.covariates({**tensors, **(replaced or {})})
         view = self._views(tensors, [target])[target]
+        same_view = view.observed & (target in sources)
         z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
-        raw = self.decoders[i](shared, z_private.nan_to_num(0.0), covariates)
+        covariates = self.covariates({**tensors, **(replaced or {})})
+        raw = self._raw(target, shared, z_private.nan_to_num(0.0), same_view, covariates)
+        library = view.library
+        if library_size is not None:
+            library = torch.full_like(library, library_size)
+        mean = self.likelihood(target).mean(raw, library)
+        # a baseline needs no source, but a prediction does
+        return torch.where(shared[:, :1].isnan(), torch.nan, mean)
+
+    def _raw(
+        self,
+        modality: str,
+        shared: Tensor,
+        private: Tensor,
+        same_view: Tensor,
+        covariates: Tensor,
+    ) -> Tensor:
+        """Parameters (B, R) from latents (B, K), and from shared alone where not same-view (B,)."""
+        i = self._index[modality]
+        raw = self.decoders[i](shared, private, covariates)
         if self.screened:
-            same_view = view.observed.unsqueeze(-1) & (target in sources)
-            raw = self.cross_decoders[i](shared, covariates) + torch.where(same_view, raw, 0.0)
-        return self.likelihood(target).mean(raw, view.library)
+            correction = torch.where(same_view.unsqueeze(-1), raw, 0.0)
+            raw = self.cross_decoders[i](shared, covariates) + correction
+        return raw
+
+    @torch.inference_mode()
+    @auto_move_data
+    def draw(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
+        """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
+        q_shared, q_private, known, _ = self._posteriors(tensors, sources)
+        shared, view = rsample(q_shared), self._views(tensors, [target])[target]
+        same_view = view.observed & (target in sources)
+        private = shared.new_zeros(len(shared), self.n_private[target])
+        if target in sources:
+            private = torch.where(same_view.unsqueeze(-1), rsample(q_private[target]), private)
+        raw = self._raw(target, shared, private, same_view, self.covariates(tensors))
+        values = self.likelihood(target).sample(raw, view.library)
+        return torch.where(known.unsqueeze(-1), values, torch.nan)
+
+    @torch.inference_mode()
+    def draw_from_prior(self, n: int, covariates: Tensor) -> dict[str, Tensor]:
+        """Values of n cells of each modality, (n, D), from latents that follow the prior."""
+        device = covariates.device
+        shared = torch.randn(n, self.n_shared, device=device)
+        everywhere = torch.ones(n, dtype=torch.bool, device=device)
+        drawn = {}
+        for m in self.modalities:
+            private = torch.randn(n, self.n_private[m], device=device)
+            raw = self._raw(m, shared, private, everywhere, covariates)
+            likelihood = self.likelihood(m)
+            drawn[m] = likelihood.sample(raw, likelihood.library_.expand(n, 1))
+        return drawn
+
+    @torch.inference_mode()
+    @auto_move_data
+    def label_probabilities(self, shared: Tensor) -> Tensor:
+        """Probability of each class, (B, C), given shared latents (B, K)."""
+        return self.label_head(shared).exp()  # type: ignore[misc]

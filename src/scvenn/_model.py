@@ -1,26 +1,24 @@
-"""The one model class: set-up, construction, training, saving and loading."""
+"""The one model class: construction and training."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import mudata
 import numpy as np
 from mudata import MuData
-from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin, VAEMixin
+from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
 from scvenn._evaluation import EvaluationMixin
 from scvenn._keys import Keys
+from scvenn._labels import LabelsMixin
 from scvenn._module import SharedPrivateVAE
 from scvenn._registration import AlignedManager
+from scvenn._sampling import SamplingMixin
+from scvenn._saving import SavingMixin
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._shared_features import SharedFeaturesMixin
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
@@ -32,11 +30,13 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 class SharedPrivateModel(
     SetUpMixin,
+    LabelsMixin,
+    SamplingMixin,
     EvaluationMixin,
     SharedFeaturesMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
-    BaseModelClass,
+    SavingMixin,
 ):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 
@@ -76,6 +76,10 @@ class SharedPrivateModel(
         encoders that read, and cross-view decoders that predict, only such features, with a
         noise of their own. None: yes for
         :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
+    modality_weights
+        Weight of each modality's log-likelihood. None: 1 for all. ``"auto"``: the mean number of
+        features over the modality's own, so that a modality with more features has no more say in
+        the shared latent for that alone. Or weights by modality; those left out are 1.
     kl_weight_shared
         Weight of the KL of the shared latent relative to that of the private ones. None: 0.1
         with ``screen``, else 1, as in the paper.
@@ -128,6 +132,7 @@ class SharedPrivateModel(
         absent_private: Literal["zero", "prior"] = "zero",
         screen: bool | None = None,
         kl_weight_shared: float | None = None,
+        modality_weights: Mapping[str, float] | Literal["auto"] | None = None,
     ) -> None:
         if adata is not None:
             self._find_or_make_setup(adata)
@@ -203,6 +208,9 @@ class SharedPrivateModel(
             absent_private=absent_private,
             screened=screen,
             kl_weight_shared=float(kl_weight_shared),
+            modality_weights=_modality_weights(
+                modality_weights, {m: len(state[Keys.COLUMN_NAMES]) for m, state in states.items()}
+            ),
         )
         self._model_summary_string = (
             f"{type(self).__name__} of {', '.join(names)}: n_shared {n_shared}, "
@@ -357,122 +365,6 @@ class SharedPrivateModel(
         if write_obsm:
             self.write_embeddings()
 
-    # ----------------------------------------------------------------- saving and loading
-
-    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
-        """Feature names of each modality, in the order of the model's own arrays."""
-        fields = self.registry_["field_registries"]
-        return {
-            m: fields[Keys.x(m)]["state_registry"][Keys.COLUMN_NAMES]
-            for m in self.module.modalities
-        }
-
-    def save(
-        self,
-        dir_path: str | os.PathLike,
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save the model to a folder.
-
-        Files are written to a temporary folder beside it and then moved, so that a model that was
-        there before is never left half overwritten.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to create.
-        prefix
-            Put before the names of the files.
-        overwrite
-            Whether the folder may exist; files of the same name are then replaced.
-        save_anndata
-            Whether to save the MuData as well.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
-
-        Raises
-        ------
-        FileExistsError
-            If the folder exists and ``overwrite`` is False.
-        """
-        folder = Path(dir_path)
-        if folder.exists() and not overwrite:
-            raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
-            super().save(draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs)
-            folder.mkdir(exist_ok=True)
-            for file in Path(draft).iterdir():
-                os.replace(file, folder / file.name)
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | os.PathLike,
-        adata: MuData | Literal[False] | None = None,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        prefix: str | None = None,
-    ) -> SharedPrivateModel:
-        """Load a model that was saved with :meth:`save`.
-
-        Parameters
-        ----------
-        dir_path
-            The folder.
-        adata
-            MuData to read from; it needs no set-up, may hold other cells, fewer modalities, and
-            features in another order. None takes the one saved with the model, if there is one.
-            False loads the model without data.
-        accelerator, device
-            Where to put the model.
-        prefix
-            As given to :meth:`save`.
-
-        Returns
-        -------
-        The model, ready for its read-outs.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model in the folder.
-        ValueError
-            If the file is damaged or holds a model of another class, or the data does not fit.
-        """
-        folder = Path(dir_path)
-        file = folder / f"{prefix or ''}model.pt"
-        if not file.is_file():
-            raise FileNotFoundError(f"No model found: {file} does not exist.")
-        if not zipfile.is_zipfile(file):
-            raise ValueError(
-                f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} "
-                "bytes). It may have been cut off while it was copied; copy or save it again."
-            )
-        saved_by = cls.load_registry(str(folder), prefix).get("model_name")
-        if saved_by != cls.__name__:
-            raise ValueError(
-                f"{file} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
-                f"that class: {saved_by}.load({str(folder)!r})."
-            )
-        saved_data = folder / f"{prefix or ''}mdata.h5mu"
-        if adata is None and saved_data.is_file():
-            adata = mudata.read_h5mu(saved_data)
-        model = super().load(
-            str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
-        )
-        if adata is not None and adata is not False:
-            cls.setup_mudata(
-                adata, source_registry=model.registry_, **model.registry_["setup_args"]
-            )
-            model._adata = adata
-            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
-            model._register_manager_for_instance(model.adata_manager)
-        return model
-
 
 def _default_max_epochs(steps_per_epoch: int) -> int:
     """Epochs that make about 4,000 steps, at least 20 and at most 400."""
@@ -483,6 +375,24 @@ def _check_positive(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
+
+
+def _modality_weights(
+    weights: Mapping[str, float] | Literal["auto"] | None, n_features: dict[str, int]
+) -> dict[str, float]:
+    """One weight for each modality."""
+    if weights is None:
+        return dict.fromkeys(n_features, 1.0)
+    if weights == "auto":
+        return {m: float(np.mean([*n_features.values()])) / n for m, n in n_features.items()}
+    if not isinstance(weights, Mapping) or not set(weights) <= set(n_features):
+        raise ValueError(
+            f"modality_weights={weights!r}: expected None, 'auto' or a weight for some of "
+            f"{list(n_features)}."
+        )
+    if wrong := {m: w for m, w in weights.items() if not (np.isfinite(w) and w > 0)}:
+        raise ValueError(f"modality_weights={wrong}: expected numbers above 0.")
+    return {m: float(weights.get(m, 1.0)) for m in n_features}
 
 
 def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) -> dict[str, int]:

@@ -28,15 +28,15 @@ class SharedPrivateVAE(SharedPrivateCoder):
 
     .. math::
 
-        L = \sum_t w_t \Big[ -\!\! \sum_{m \in D_t \cap O} \log p(x_m \mid s, p_m)
+        L = \sum_t w_t \Big[ -\!\! \sum_{m \in D_t \cap O} \mu_m \log p(x_m \mid s, p_m)
             + \beta \Big( \alpha\, \mathrm{KL}[q(s \mid x_{S_t}) \,\|\, N(0, I)]
             + \!\! \sum_{j \in S_t \cap D_t} \mathrm{KL}[q(p_j \mid x_j) \,\|\, N(0, I)] \Big)
             - \lambda \log p(y \mid s) \Big],
         \qquad S_t = E_t \cap O
 
     A term with empty :math:`S_t` is skipped. :math:`w_t` is 1 for ``"sum"`` and 1 over the number
-    of terms left for ``"mean"``; :math:`\alpha` is 1 in the paper. Märtens & Yau (MLCB 2023),
-    sections 2 and 3.
+    of terms left for ``"mean"``; :math:`\alpha` and :math:`\mu_m` are 1 in the paper. Märtens & Yau
+    (MLCB 2023), sections 2 and 3.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ class SharedPrivateVAE(SharedPrivateCoder):
         :math:`\lambda`, the weight of the labels' log-likelihood.
     kl_weight_shared
         :math:`\alpha`, the weight of the KL of the shared latent relative to the private ones.
+    modality_weights
+        :math:`\mu_m`, the weight of each modality's log-likelihood.
     *args, **kwargs
         Further parameters of :class:`~scvenn._coding.SharedPrivateCoder`.
     """
@@ -56,11 +58,13 @@ class SharedPrivateVAE(SharedPrivateCoder):
         *args: Any,
         label_weight: float,
         kl_weight_shared: float,
+        modality_weights: Mapping[str, float],
         **kwargs: Any,
     ) -> None:
         super().__init__(objective, *args, **kwargs)
         self.label_weight = label_weight
         self.kl_weight_shared = kl_weight_shared
+        self.modality_weights = dict(modality_weights)
         trained = {(term.encode, m) for term in objective.terms for m in term.decode}
         # Cross-view pairs the objective leaves out are still worth watching.
         self._watched = [
@@ -173,7 +177,11 @@ class SharedPrivateVAE(SharedPrivateCoder):
         parts: dict[str, list[Tensor]] = {"reconstruction": [], "kl": [], "label": []}
         for t, term in enumerate(terms):
             part = {
-                "reconstruction": -sum(score for (of, *_), score in scores.items() if of == t),
+                "reconstruction": -sum(
+                    self.modality_weights[m] * score
+                    for (of, m, _), score in scores.items()
+                    if of == t
+                ),
                 "kl": self.kl_weight_shared * kl_shared[term.encode]
                 + sum(kl_private[m] for m in term.encode if m in term.decode),
                 "label": -label[term.encode],

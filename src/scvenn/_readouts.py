@@ -195,6 +195,7 @@ class ReadoutsMixin:
         features: Sequence[str] | None = None,
         indices: Sequence[int] | np.ndarray | None = None,
         transform_batch: str | None = None,
+        library_size: float | None = None,
         batch_size: int | None = None,
         return_numpy: bool = False,
     ) -> pd.DataFrame | np.ndarray:
@@ -216,6 +217,9 @@ class ReadoutsMixin:
             Names of the target's features to return, in this order; None for all.
         transform_batch
             Predict as if all cells were of this batch; None for the cells' own.
+        library_size
+            Scale counts to this sum in every cell; None for the cells' own. Likelihoods other than
+            those of counts relative to the library size do not heed it.
         return_numpy
             Whether to return an array instead of a DataFrame.
 
@@ -235,6 +239,8 @@ class ReadoutsMixin:
         --------
         >>> model.predict("rna", "atac")  # doctest: +SKIP
         """
+        if library_size is not None and not library_size > 0:
+            raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
         sources = self._known(source)
         (target,) = self._known(target)
         names = pd.Index(self._feature_names(target))
@@ -259,11 +265,52 @@ class ReadoutsMixin:
                 sources,
                 target,
                 replaced={k: v.expand(len(tensors[k]), -1) for k, v in replaced.items()},
+                library_size=library_size,
             )
             values[part] = _numpy(predicted[:, columns])
         if return_numpy:
             return values
         return pd.DataFrame(values, index=mdata.obs_names[rows], columns=names[columns])
+
+    def get_normalized_expression(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        library_size: float = 1e4,
+        **kwargs: Any,
+    ) -> pd.DataFrame | np.ndarray:
+        """Denoised values of a modality, free of the cells' library sizes.
+
+        Predicted from all modalities that a cell has: where this one was measured, through both of
+        its latents; where not, it is imputed through the shared one.
+
+        Parameters
+        ----------
+        modality
+            Which modality.
+        mdata
+            Data to read; None for the training data.
+        library_size
+            Sum of the expected counts of every cell.
+        **kwargs
+            Further arguments of :meth:`predict`, such as ``features`` and ``transform_batch``.
+
+        Returns
+        -------
+        As :meth:`predict`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> model.get_normalized_expression("rna", transform_batch="batch1")  # doctest: +SKIP
+        """
+        sources = [m for m in self.modalities if m in self._given(mdata).mod]
+        return self.predict(sources, modality, mdata, library_size=library_size, **kwargs)
 
     # ----------------------------------------------------------------- helpers
 
