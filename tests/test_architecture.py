@@ -11,11 +11,19 @@ SOURCE = Path(scvenn.__file__).parent
 
 # a file may import from lower floors only
 FLOORS = [
-    {"objective", "_gaussians", "likelihoods", "_keys", "_screening", "_feature_metrics"},
+    {
+        "objective",
+        "_gaussians",
+        "likelihoods",
+        "_keys",
+        "_screening",
+        "_feature_metrics",
+        "_drawing",
+    },
     {"_networks", "_checks", "_views", "metrics"},
-    {"_coding", "_registration", "_saving", "_training"},
-    {"_module", "_readouts", "_setup"},
-    {"_evaluation", "_labels", "_sampling", "_shared_features"},
+    {"_coding", "_registration", "_saving", "_training", "_table_figures"},
+    {"_module", "_readouts", "_setup", "plotting"},
+    {"_evaluation", "_interpretation", "_labels", "_sampling", "_shared_features"},
     {"_model"},
     {"models"},
 ]

@@ -177,6 +177,7 @@ def batch_of_neighbours(model, embedding):
 
 @pytest.mark.slow
 def test_a_planted_batch_effect_leaves_the_latents_and_cell_types_stay():
+    """One third of the cells is right by chance."""
     told = {}
     for key in (None, "batch"):
         mdata = scvenn.datasets.simulate_counts(1500, n_batches=3, seed=1)
@@ -191,22 +192,19 @@ def test_a_planted_batch_effect_leaves_the_latents_and_cell_types_stay():
         assert scvenn.metrics.probe_auc(shared, mdata.obs["cell_type"], **split) > 0.95
     assert told[None][0] > 0.9
     assert told["batch"][0] < told[None][0] - 0.2
-    assert told["batch"][1] < told[None][1] - 0.1
+    assert told["batch"][1] < 0.45
 
 
 @pytest.mark.slow
 def test_batches_of_real_cells_mix():
-    """SNARE-seq: 12 batches, the widest features left out to be quick."""
+    """SNARE-seq: 12 batches, of which 1 in 12 is right by chance; few features, to be quick."""
     mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::5].copy()
-    seen = {m: np.argsort(-np.asarray(mdata[m].X.sum(0)).ravel())[:800] for m in mdata.mod}
-    for m, columns in seen.items():
-        mdata.mod[m] = mdata[m][:, np.sort(columns)].copy()
+    for m in mdata.mod:
+        widest = np.argsort(-np.asarray(mdata[m].X.sum(0)).ravel())[:800]
+        mdata.mod[m] = mdata[m][:, np.sort(widest)].copy()
     mdata.update()
-    accuracy = {}
-    for key in (None, "batch"):
-        scvi.settings.seed = 0
-        scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
-        model = scvenn.MMVAEpp(mdata)
-        model.train(20, train_size=0.7, **QUIET)
-        accuracy[key] = batch_of_neighbours(model, mdata.obsm["X_shared"])
-    assert accuracy["batch"] < accuracy[None]
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata)
+    model.train(20, train_size=0.7, **QUIET)
+    assert batch_of_neighbours(model, mdata.obsm["X_shared"]) < 0.15

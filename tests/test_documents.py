@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 
 import scvenn
@@ -21,6 +22,8 @@ def blocks(document):
 def test_the_code_of_the_readme_runs(small):
     mdata = scvenn.datasets.simulate_counts(400, n_features=20)
     mdata["rna"].layers["counts"] = mdata["rna"].X
+    mdata.obs["donor"] = np.resize(["a", "b", "c"], mdata.n_obs)
+    mdata.obs["pct_mito"] = np.linspace(0, 20, mdata.n_obs)
     mdata.write("pbmc.h5mu")
     code = "\n".join(blocks("README.md"))
     assert "model.train()" in code

@@ -19,6 +19,7 @@ PUBLIC = {
     "datasets",
     "metrics",
     "paper_setting",
+    "pl",
 }
 CLASSES = ["MVAE", "MMVAE", "MoPoEVAE", "MMVAEpp", "SharedPrivateModel"]
 METHODS = {
@@ -31,6 +32,15 @@ METHODS = {
     "write_embeddings": ["mdata"],
     "evaluate": ["mdata"],
     "get_shared_scores": [],
+    "get_normalized_expression": ["modality", "mdata"],
+    "sample_posterior": ["source", "target", "mdata"],
+    "sample_prior": ["n_obs"],
+    "predict_labels": ["mdata"],
+    "variance_explained": ["mdata"],
+    "loadings": ["modality", "latent"],
+    "shared_features": ["modality"],
+    "private_features": ["modality"],
+    "write_contributions": ["mdata"],
 }
 
 
@@ -57,9 +67,9 @@ def test_the_constructor_is_one_scvi_tools_can_call_when_loading(name):
 
 
 def public_objects():
-    for name in sorted(PUBLIC - {"datasets", "metrics"}):
+    for name in sorted(PUBLIC - {"datasets", "metrics", "pl"}):
         yield f"scvenn.{name}", getattr(scvenn, name)
-    for module in (scvenn.datasets, scvenn.metrics):
+    for module in (scvenn.datasets, scvenn.metrics, scvenn.pl):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
     for method in METHODS:

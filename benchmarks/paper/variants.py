@@ -36,8 +36,8 @@ def _found(**every: bool) -> Any:
     """Screening that calls every feature shared, or related."""
     screen = _shared_features.screen
 
-    def changed(target: Any, sources: Any, rng: Any) -> _screening.Screening:
-        found = screen(target, sources, rng)
+    def changed(*args: Any, **kwargs: Any) -> _screening.Screening:
+        found = screen(*args, **kwargs)
         return found._replace(**{name: np.full(len(found.score), True) for name in every})
 
     return patch.object(_shared_features, "screen", changed)

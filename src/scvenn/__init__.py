@@ -11,6 +11,7 @@
 from importlib.metadata import version
 
 from scvenn import datasets, metrics
+from scvenn import plotting as pl
 from scvenn._model import SharedPrivateModel
 from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
 from scvenn.objective import Objective, Term
@@ -28,4 +29,5 @@ __all__ = [
     "datasets",
     "metrics",
     "paper_setting",
+    "pl",
 ]

@@ -15,12 +15,20 @@ import torch
 import torch.nn.functional as F
 from scvi.module.base import BaseModuleClass, auto_move_data
 from torch import Tensor, nn
+from torch.func import jvp
 
 from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsample
 from scvenn._keys import Keys
 from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
 from scvenn._views import View
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Beta,
+    FeatureStats,
+    Likelihood,
+    Normal,
+)
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
@@ -67,6 +75,8 @@ class SharedPrivateCoder(BaseModuleClass):
     screened
         Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
         predict some of the features (see :meth:`restrict`).
+    decoder
+        ``"mlp"``, or ``"linear"`` for decoders without hidden layers.
     """
 
     def __init__(
@@ -86,6 +96,7 @@ class SharedPrivateCoder(BaseModuleClass):
         n_classes: int,
         absent_private: Literal["zero", "prior"],
         screened: bool,
+        decoder: Literal["mlp", "linear"] = "mlp",
     ) -> None:
         super().__init__()
         self.objective = objective
@@ -108,6 +119,7 @@ class SharedPrivateCoder(BaseModuleClass):
             "n_covariates": n_covariates,
         }
         seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
+        decoding = {**layers, "n_layers": n_layers if decoder == "mlp" else 0}
         encoders, decoders, cross_decoders, scored = [], [], [], []
         for m in self.modalities:
             n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
@@ -115,9 +127,9 @@ class SharedPrivateCoder(BaseModuleClass):
             n_raw = likelihood.n_outputs * n_features
             encoder = ScreenedEncoder if screened else Encoder
             encoders.append(encoder(n_features, *latents, **seen))
-            decoders.append(Decoder(n_raw, *latents, **layers))
+            decoders.append(Decoder(n_raw, *latents, **decoding))
             if screened:
-                cross_decoders.append(CrossDecoder(n_raw, n_shared, **layers))
+                cross_decoders.append(CrossDecoder(n_raw, n_shared, **decoding))
             scored.append(likelihood)
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
@@ -378,6 +390,73 @@ class SharedPrivateCoder(BaseModuleClass):
             correction = torch.where(same_view.unsqueeze(-1), raw, 0.0)
             raw = self.cross_decoders[i](shared, covariates) + correction
         return raw
+
+    def _raw_given(
+        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
+    ) -> Tensor:
+        """Parameters (B, R) from latents (B, K); without a private one, as across views."""
+        same_view = shared.new_full((len(shared),), private is not None, dtype=torch.bool)
+        if private is None:
+            private = shared.new_zeros(len(shared), self.n_private[modality])
+        return self._raw(modality, shared, private, same_view, self.covariates(tensors))
+
+    @torch.inference_mode()
+    @auto_move_data
+    def decode(
+        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
+    ) -> Tensor:
+        """Mean of a modality given latents, whatever they are.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch that holds the covariates.
+        modality
+            Which one to decode.
+        shared, private
+            Latents, (B, K). Without a private one the prediction is that from shared alone.
+
+        Returns
+        -------
+        Shape (B, D), on the scale of the data; counts are relative to the cell's library size.
+        """
+        raw = self._raw_given(tensors, modality, shared, private)
+        return self.likelihood(modality).mean(raw, shared.new_ones(1))
+
+    @torch.no_grad()
+    @auto_move_data
+    def slopes(
+        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
+    ) -> Tensor:
+        """How a modality's prediction changes with each dimension of a latent, summed over cells.
+
+        With a private latent, that one is moved, else the shared one.
+
+        Parameters
+        ----------
+        tensors, modality, shared, private
+            As in :meth:`decode`.
+
+        Returns
+        -------
+        Shape (K, D). The prediction is the logarithm of the mean for counts; for all others it is
+        the output of the decoder: standard deviations of the feature, or logits.
+        """
+        likelihood = self.likelihood(modality)
+
+        def predicted(latent: Tensor) -> Tensor:
+            latents = (latent, None) if private is None else (shared, latent)
+            raw = self._raw_given(tensors, modality, *latents)
+            if isinstance(likelihood, Normal | Bernoulli | Beta):
+                return raw
+            return likelihood.mean(raw, raw.new_ones(1)).log()
+
+        moved = shared if private is None else private  # (B, K)
+        # one direction at a time: all at once would hold K arrays of cells by features
+        steps = torch.eye(moved.shape[1], device=moved.device)
+        return torch.stack(
+            [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
+        )
 
     @torch.inference_mode()
     @auto_move_data

@@ -105,8 +105,8 @@ class EvaluationMixin(ReadoutsMixin):
                 "evaluate() fits probes on the training cells, and this model was loaded without "
                 "data. Load it with load(dir_path, mdata)."
             )
-        train = np.asarray(self.train_indices)  # type: ignore[attr-defined]
-        test = self._cells_to_score(mdata, indices, train)
+        train = np.asarray(self.train_indices)
+        test = self._cells_to_score(mdata, indices, "evaluate")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=UNDEFINED)  # said once, below
             rows = [
@@ -124,26 +124,6 @@ class EvaluationMixin(ReadoutsMixin):
                 stacklevel=2,
             )
         return table
-
-    def _cells_to_score(
-        self, mdata: MuData, indices: Sequence[int] | np.ndarray | None, train: np.ndarray
-    ) -> np.ndarray:
-        every = np.arange(mdata.n_obs)
-        if indices is not None:
-            test = every[np.asarray(indices)]
-        elif mdata is not self.adata:
-            test = every
-        else:
-            held_out = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
-            test = next((np.asarray(i) for i in held_out if i is not None and len(i)), every[:0])
-        trained = self.adata.obs_names[train].intersection(mdata.obs_names[test])
-        if len(test) < 2 or len(trained):
-            found = f"{len(trained)} of the {len(test)} cells to score were trained on"
-            raise ValueError(
-                f"evaluate() needs two or more cells that were not trained on; {found}. Train with "
-                "train_size below 1, or pass indices=... or new data."
-            )
-        return test
 
     # ----------------------------------------------------------------- predictions
 

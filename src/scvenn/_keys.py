@@ -30,6 +30,11 @@ class Keys:
     SHARED_SCORE = "scvenn_shared_score"
 
     @staticmethod
+    def contribution(latent: str, modality: str) -> str:
+        """``obs`` key of the part of a modality's prediction that a latent accounts for."""
+        return f"scvenn_{latent}_{modality}"
+
+    @staticmethod
     def x(modality: str) -> str:
         """Registry key of a modality's matrix.
 

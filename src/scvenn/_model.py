@@ -13,6 +13,7 @@ from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
 from scvenn._evaluation import EvaluationMixin
+from scvenn._interpretation import InterpretationMixin
 from scvenn._keys import Keys
 from scvenn._labels import LabelsMixin
 from scvenn._module import SharedPrivateVAE
@@ -33,6 +34,7 @@ class SharedPrivateModel(
     LabelsMixin,
     SamplingMixin,
     EvaluationMixin,
+    InterpretationMixin,
     SharedFeaturesMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
@@ -83,6 +85,9 @@ class SharedPrivateModel(
     kl_weight_shared
         Weight of the KL of the shared latent relative to that of the private ones. None: 0.1
         with ``screen``, else 1, as in the paper.
+    decoder
+        ``"mlp"``; or ``"linear"`` for decoders without hidden layers, whose weights are the
+        :meth:`loadings` of the features (as LDVAE: Svensson et al., Bioinformatics 2020).
 
     Raises
     ------
@@ -133,6 +138,7 @@ class SharedPrivateModel(
         screen: bool | None = None,
         kl_weight_shared: float | None = None,
         modality_weights: Mapping[str, float] | Literal["auto"] | None = None,
+        decoder: Literal["mlp", "linear"] = "mlp",
     ) -> None:
         if adata is not None:
             self._find_or_make_setup(adata)
@@ -162,6 +168,8 @@ class SharedPrivateModel(
             raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
         if absent_private not in ("zero", "prior"):
             raise ValueError(f"absent_private={absent_private!r}: expected 'zero' or 'prior'.")
+        if decoder not in ("mlp", "linear"):
+            raise ValueError(f"decoder={decoder!r}: expected 'mlp' or 'linear'.")
         if screen is None:
             screen = self._screens
         if screen and not any(t.is_cross_view(m) for t in chosen.terms for m in t.decode):
@@ -207,6 +215,7 @@ class SharedPrivateModel(
             label_weight=weight,
             absent_private=absent_private,
             screened=screen,
+            decoder=decoder,
             kl_weight_shared=float(kl_weight_shared),
             modality_weights=_modality_weights(
                 modality_weights, {m: len(state[Keys.COLUMN_NAMES]) for m, state in states.items()}
@@ -215,6 +224,7 @@ class SharedPrivateModel(
         self._model_summary_string = (
             f"{type(self).__name__} of {', '.join(names)}: n_shared {n_shared}, "
             f"n_private {sizes}, n_hidden {n_hidden}, n_layers {n_layers}"
+            + (", linear decoders" if decoder == "linear" else "")
             + (f", {n_classes} label classes" if n_classes else "")
         )
         self.versions_ = {

@@ -39,6 +39,26 @@ def _hidden_layers(
     )
 
 
+class _SideBySide(nn.Module):
+    """In place of hidden layers: latents and covariates side by side, for a linear decoder."""
+
+    def forward(self, x: Tensor, cont: Tensor) -> Tensor:
+        """Latents (..., B, K) and covariates (B, V) as one array (..., B, K + V)."""
+        return torch.cat([x, cont.expand(*x.shape[:-1], -1)], dim=-1)
+
+
+def _layers_of_decoder(
+    n_in: int, *, n_hidden: int, n_layers: int, n_covariates: int, dropout: float
+) -> tuple[nn.Module, int]:
+    """What a decoder has before its last layer, and the width of that; without layers, linear."""
+    if n_layers == 0:
+        return _SideBySide(), n_in + n_covariates
+    hidden = _hidden_layers(
+        n_in, n_hidden=n_hidden, n_layers=n_layers, n_covariates=n_covariates, dropout=dropout
+    )
+    return hidden, n_hidden
+
+
 class Encoder(nn.Module):
     """q(shared, private | x) of one modality: two diagonal Gaussians off the same hidden layers.
 
@@ -116,17 +136,15 @@ class Decoder(nn.Module):
         Number R of raw parameters, one or more for each feature.
     n_shared, n_private
         Sizes K of the two latents.
-    n_hidden, **layers
-        Arguments of the hidden layers: ``n_layers``, ``dropout`` and ``n_covariates``, the number V
-        of columns they see besides (0: none).
+    **layers
+        Arguments of the hidden layers: ``n_hidden``, ``n_layers`` (0: a linear decoder),
+        ``dropout`` and ``n_covariates``, the number V of columns they see besides (0: none).
     """
 
-    def __init__(
-        self, n_raw: int, n_shared: int, n_private: int, *, n_hidden: int, **layers: Any
-    ) -> None:
+    def __init__(self, n_raw: int, n_shared: int, n_private: int, **layers: Any) -> None:
         super().__init__()
-        self.hidden = _hidden_layers(n_shared + n_private, n_hidden=n_hidden, **layers)
-        self.out = nn.Linear(n_hidden, n_raw)
+        self.hidden, width = _layers_of_decoder(n_shared + n_private, **layers)
+        self.out = nn.Linear(width, n_raw)
 
     def forward(self, shared: Tensor, private: Tensor, covariates: Tensor) -> Tensor:
         """Raw parameters, (..., B, R), from latents (..., B, K) and covariates (B, V)."""
@@ -147,16 +165,16 @@ class CrossDecoder(nn.Module):
         Number R of raw parameters, one or more for each feature.
     n_shared
         Size K of the shared latent.
-    n_hidden, **layers
+    **layers
         As those of :class:`Decoder`.
     """
 
     predicted: Tensor  # positions of the parameters that are no baseline, all at first
 
-    def __init__(self, n_raw: int, n_shared: int, *, n_hidden: int, **layers: Any) -> None:
+    def __init__(self, n_raw: int, n_shared: int, **layers: Any) -> None:
         super().__init__()
-        self.hidden = _hidden_layers(n_shared, n_hidden=n_hidden, **layers)
-        self.out = nn.Linear(n_hidden, n_raw)
+        self.hidden, width = _layers_of_decoder(n_shared, **layers)
+        self.out = nn.Linear(width, n_raw)
         self.baseline = nn.Parameter(torch.zeros(n_raw))
         self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))  # of the baseline
         self.register_buffer("predicted", torch.arange(n_raw))

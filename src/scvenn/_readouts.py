@@ -28,6 +28,7 @@ class ReadoutsMixin:
     module: Any
     adata: Any
     screening_: dict[str, Screening] | None
+    train_indices: Any
 
     @property
     def modalities(self) -> list[str]:
@@ -158,12 +159,7 @@ class ReadoutsMixin:
         ValueError
             If the MuData is a view, or cannot be matched to the training data.
         """
-        mdata = self._given(mdata)
-        if mdata.is_view:
-            raise ValueError(
-                "write_embeddings() found a view of a MuData, which would not keep what is "
-                "written. Pass a copy: mdata = mdata.copy()."
-            )
+        mdata = self._written_to(mdata, "write_embeddings")
         shared, private = self._embed(mdata, self.modalities, None, batch_size, "Embeddings")
         mdata.obsm[Keys.shared(key_prefix)] = shared
         for m in self.modalities:
@@ -243,15 +239,7 @@ class ReadoutsMixin:
             raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
         sources = self._known(source)
         (target,) = self._known(target)
-        names = pd.Index(self._feature_names(target))
-        columns = np.arange(len(names)) if features is None else names.get_indexer(list(features))
-        if (columns < 0).any():
-            unknown = [f for f, c in zip(features or [], columns, strict=True) if c < 0]
-            raise ValueError(
-                f"features={unknown[:5]}{'…' if len(unknown) > 5 else ''} ({len(unknown)} in all) "
-                f"not found among the {len(names)} features of {target!r}, such as "
-                f"{list(names[:3])}."
-            )
+        columns = self._columns(target, features)
         mdata = self._given(mdata)
         rows = _rows(mdata, indices)
         values = np.empty((len(rows), len(columns)), np.float32)
@@ -270,7 +258,9 @@ class ReadoutsMixin:
             values[part] = _numpy(predicted[:, columns])
         if return_numpy:
             return values
-        return pd.DataFrame(values, index=mdata.obs_names[rows], columns=names[columns])
+        return pd.DataFrame(
+            values, index=mdata.obs_names[rows], columns=self._feature_names(target)[columns]
+        )
 
     def get_normalized_expression(
         self,
@@ -342,11 +332,59 @@ class ReadoutsMixin:
     def _feature_names(self, modality: str) -> np.ndarray:
         return self.get_var_names()[modality]  # type: ignore[attr-defined]
 
+    def _columns(self, modality: str, features: Sequence[str] | None) -> np.ndarray:
+        """Positions of features by their names; None means all."""
+        names = pd.Index(self._feature_names(modality))
+        if features is None:
+            return np.arange(len(names))
+        columns = names.get_indexer(list(features))
+        if (columns < 0).any():
+            unknown = [f for f, c in zip(features, columns, strict=True) if c < 0]
+            raise ValueError(
+                f"features={unknown[:5]}{'…' if len(unknown) > 5 else ''} ({len(unknown)} in all) "
+                f"not found among the {len(names)} features of {modality!r}, such as "
+                f"{list(names[:3])}."
+            )
+        return columns
+
     def _given(self, mdata: MuData | None) -> MuData:
         """Return the data asked for, after checking that there is a trained model to read it."""
         mdata = self._validate_anndata(mdata)  # type: ignore[attr-defined]
         self._check_if_trained(warn=True)  # type: ignore[attr-defined]
         return mdata
+
+    def _written_to(self, mdata: MuData | None, caller: str) -> MuData:
+        """The same, where results are to be written."""
+        mdata = self._given(mdata)
+        if mdata.is_view:
+            raise ValueError(
+                f"{caller}() found a view of a MuData, which would not keep what is written. Pass "
+                "a copy: mdata = mdata.copy()."
+            )
+        return mdata
+
+    def _held_out(self, mdata: MuData, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        """Positions of the cells asked for; None means those not trained on, test cells first."""
+        if indices is not None or mdata is not self.adata:
+            return _rows(mdata, indices)
+        held_out = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
+        return next((np.asarray(i) for i in held_out if i is not None and len(i)), _rows(mdata, []))
+
+    def _cells_to_score(
+        self, mdata: MuData, indices: Sequence[int] | np.ndarray | None, caller: str
+    ) -> np.ndarray:
+        """The same, after checking that none of them was trained on."""
+        test = self._held_out(mdata, indices)
+        known = self.adata is not None and self.train_indices is not None
+        seen = self.adata.obs_names[self.train_indices] if known else []
+        trained = mdata.obs_names[test].intersection(seen)
+        if len(test) < 2 or len(trained):
+            found = f"{len(trained)} of the {len(test)} cells to score were trained on"
+            raise ValueError(
+                f"{caller}() needs two or more cells that were not trained on; {found}. Train with "
+                "train_size below 1, or pass indices=... or new data."
+            )
+        return test
 
     def _minibatches(
         self,

@@ -1,0 +1,409 @@
+"""What latents mean: known answers on planted data, and arithmetic that can be done by hand."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from mudata import MuData
+
+import scvenn
+from scvenn import metrics
+from tests.conftest import QUIET, data_file, three_modalities
+
+# brisk training on few cells
+BRISK = {**QUIET, "early_stopping": False, "plan_kwargs": {"lr": 5e-3}}
+
+
+def planted():
+    """Ten shared and ten private features in counts and in real values."""
+    return scvenn.datasets.simulate_counts(
+        400,
+        modalities={"rna": "nb", "meth": "normal"},
+        n_features=20,
+        n_shared_features=10,
+        n_types=4,
+        n_latent=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    """MMVAE++ that has learned what is planted, with linear decoders."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(planted(), n_shared=3, n_private=4, n_hidden=32, decoder="linear")
+    model.train(100, train_size=0.7, **BRISK)
+    return model
+
+
+@pytest.fixture(scope="module")
+def incomplete():
+    """MMVAE, hardly trained, on three modalities with missing cells, entries and batches."""
+    scvi.settings.seed = 0
+    mdata = three_modalities(missing=0.3, n_obs=200)
+    scvenn.MMVAE.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAE(mdata, n_shared=3, n_private=2, n_hidden=16)
+    model.train(3, train_size=0.5, **QUIET)
+    return model
+
+
+def r2_of(table, modality):
+    return table[table["modality"] == modality].set_index("latent")["r2"]
+
+
+def new_cells(mdata, *modalities):
+    """The same values, of cells with other names, in some modalities only."""
+    new = MuData({m: mdata[m].copy() for m in modalities})
+    new.obs["batch"] = mdata.obs["batch"]
+    for adata in new.mod.values():
+        adata.obs_names = "new_" + adata.obs_names
+    new.obs_names = "new_" + new.obs_names
+    return new
+
+
+# ------------------------------------------------------------------------ variance explained
+
+
+def test_shared_and_private_explain_what_is_planted(model):
+    table = model.variance_explained()
+    assert list(table.columns) == ["modality", "latent", "r2"]
+    values = model.adata["meth"].X[model.validation_indices]
+    planted = values[:, :10].var(0).sum() / values.var(0).sum()  # shared features come first
+    meth = r2_of(table, "meth")
+    assert meth["shared"] == pytest.approx(planted, abs=0.1)
+    assert meth["private"] == pytest.approx(1 - planted, abs=0.1)
+    assert meth["both"] > 0.85
+    for m in model.modalities:
+        assert r2_of(table, m)["overlap"] == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_papers_simulation_are_found():
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_gp(400, n_private_features=(10, 10))
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=3)
+    model.train(150, train_size=0.7, **BRISK)
+    table = model.variance_explained()
+    for m in model.modalities:  # half of the features are shared; noise is 2 % of the variance
+        r2 = r2_of(table, m)
+        assert r2[["shared", "private"]].between(0.35, 0.55).all()
+        assert r2["both"] > 0.8
+        assert abs(r2["overlap"]) < 0.05
+
+
+def test_overlap_is_what_the_parts_have_in_common(incomplete):
+    table = incomplete.variance_explained()
+    for m in incomplete.modalities:
+        r2 = r2_of(table, m)
+        assert r2["overlap"] == pytest.approx(r2["shared"] + r2["private"] - r2["both"])
+        assert len(r2) == 4 + 3 + 2
+
+
+def test_both_is_the_r2_of_the_prediction(model):
+    """By hand: predictions minus their offset, against the values of the held-out cells."""
+    cells = model.validation_indices
+    truth = model.adata["meth"].X[cells]
+    predicted = model.predict(model.modalities, "meth", indices=cells, return_numpy=True)
+    residual = (truth - predicted).var(0).sum() / truth.var(0).sum()
+    assert r2_of(model.variance_explained(), "meth")["both"] == pytest.approx(
+        1 - residual, abs=1e-5
+    )
+
+
+def test_dimensions_of_a_linear_decoder_lose_what_they_hold(model):
+    """Without a dimension that no prediction moves with, nothing is lost."""
+    r2 = r2_of(model.variance_explained(), "meth")
+    loading = model.loadings("meth", "private").groupby("dimension")["loading"]
+    weight = loading.apply(lambda values: np.square(values).sum())
+    assert (r2[weight.index][weight < 1e-4 * weight.sum()].abs() < 1e-3).all()
+    assert r2[weight.idxmax()] > 0
+
+
+def test_cells_fit_into_any_minibatch(incomplete):
+    whole, parts = (incomplete.variance_explained(batch_size=size) for size in (512, 7))
+    np.testing.assert_allclose(whole["r2"], parts["r2"], atol=1e-5)
+
+
+def test_new_data_may_lack_a_modality(incomplete):
+    new = new_cells(incomplete.adata, "rna", "meth")
+    table = incomplete.variance_explained(new)
+    assert set(table["modality"]) == {"rna", "meth"}
+    assert table["r2"].notna().all()
+    assert len(incomplete.shared_features("rna", mdata=new)) == 20
+    assert len(incomplete.loadings("rna", mdata=new)) == 20 * 3
+
+
+def test_modalities_of_fewer_than_two_cells_are_left_out(incomplete):
+    mdata, cells = incomplete.adata, incomplete.validation_indices
+    without = cells[~mdata.obs_names[cells].isin(mdata["peaks"].obs_names)]
+    assert set(incomplete.variance_explained(indices=without)["modality"]) == {"rna", "meth"}
+
+
+def test_cells_that_were_trained_on_are_not_scored(model, small):
+    seen = model.train_indices[:10]
+    with pytest.raises(ValueError, match=r"variance_explained\(\) needs.*10 of the 10 cells"):
+        model.variance_explained(indices=seen)
+    with pytest.raises(ValueError, match=r"shared_features\(\) needs.*10 of the 10 cells"):
+        model.shared_features("rna", indices=seen)
+    everything = scvenn.MMVAE(small)
+    everything.train(1, train_size=1.0, **QUIET)
+    with pytest.raises(ValueError, match="0 of the 0 cells"):
+        everything.variance_explained()
+
+
+def test_a_model_without_data_reads_new_data(incomplete, tmp_path):
+    incomplete.save(tmp_path / "model")
+    loaded = scvenn.MMVAE.load(tmp_path / "model", False)
+    new = new_cells(incomplete.adata, *incomplete.modalities)
+    pd.testing.assert_frame_equal(
+        loaded.variance_explained(new), incomplete.variance_explained(new)
+    )
+    with pytest.raises(ValueError, match="loaded without data"):
+        loaded.variance_explained()
+
+
+# ------------------------------------------------------------------------ loadings
+
+
+def wide(table):
+    return table.pivot_table("loading", "feature", "dimension", sort=False)
+
+
+@pytest.mark.parametrize("latent", ["shared", "private"])
+def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
+    """Exactly: weight times the standard deviation of the dimension in the held-out cells."""
+    i, cells = model.modalities.index("meth"), model.validation_indices
+    weight = np.zeros((20, 3))
+    if latent == "shared":  # features that are not shared do not move with it
+        decoder = model.module.cross_decoders[i]
+        weight[decoder.predicted.numpy()] = decoder.out.weight.detach().numpy()
+        z = model.get_shared_representation(indices=cells)
+    else:  # the decoder reads three shared dimensions first
+        weight = model.module.decoders[i].out.weight.detach().numpy()[:, 3:]
+        z = model.get_private_representation("meth", indices=cells)
+    found = wide(model.loadings("meth", latent))
+    assert list(found.columns) == [f"{latent}_{k}" for k in range(z.shape[1])]
+    assert list(found.index) == list(model.adata["meth"].var_names)
+    np.testing.assert_allclose(found, weight * z.std(0, ddof=1), rtol=1e-5, atol=1e-7)
+
+
+def test_loadings_of_counts_are_weights_less_their_mean(model):
+    """The logarithm of a softmax: the weights but for a constant of each dimension."""
+    i, cells = model.modalities.index("rna"), model.validation_indices
+    weight = model.module.decoders[i].out.weight.detach().numpy()[:, 3:]
+    z = model.get_private_representation("rna", indices=cells)
+    found, expected = wide(model.loadings("rna", "private")), weight * z.std(0, ddof=1)
+    np.testing.assert_allclose(
+        found - found.mean(), expected - expected.mean(0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_linear_decoder_has_no_hidden_layer_and_heeds_covariates(tmp_path):
+    mdata = three_modalities(missing=0.3)
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2, decoder="linear")
+    model.train(1, **QUIET)
+    for decoder in model.module.decoders:
+        assert [tuple(p.shape) for p in decoder.parameters()] == [(20, 3 + 2 + 2), (20,)]
+    one, two = (model.predict("rna", "meth", transform_batch=b) for b in ("batch0", "batch1"))
+    difference = (one - two).dropna()
+    assert len(difference)
+    np.testing.assert_allclose(
+        difference, difference.iloc[[0]].to_numpy().repeat(len(difference), 0), atol=1e-4
+    )
+    model.save(tmp_path / "model")
+    again = scvenn.MMVAEpp.load(tmp_path / "model", mdata).predict("rna", "meth")
+    pd.testing.assert_frame_equal(again, model.predict("rna", "meth"))
+
+
+@pytest.mark.parametrize("modality", ["rna", "meth", "peaks"])
+@pytest.mark.parametrize("latent", ["shared", "private"])
+def test_loadings_equal_finite_differences(incomplete, modality, latent):
+    """Of the decoder with hidden layers, in double precision, cell by cell."""
+    module = copy.deepcopy(incomplete.module).double()
+    rng = np.random.default_rng(0)
+    shared, private = (torch.as_tensor(rng.normal(size=(5, k))) for k in (3, 2))
+    tensors = {"observed": torch.ones(5, 3), "batch": torch.tensor([[0.0], [1], [1], [0], [1]])}
+    step = 1e-6
+
+    def scale(mean):
+        if modality == "meth":
+            return mean / module.likelihood("meth").scale_
+        return mean.log() if modality == "rna" else mean.logit()
+
+    def predicted(z):
+        latents = (z, None) if latent == "shared" else (shared, z)
+        return scale(module.decode(tensors, modality, *latents))
+
+    z = shared if latent == "shared" else private
+    expected = torch.stack(
+        [
+            (predicted(z + step * e) - predicted(z - step * e)).sum(0) / (2 * step)
+            for e in torch.eye(z.shape[1], dtype=torch.float64)
+        ]
+    )
+    found = module.slopes(tensors, modality, shared, private if latent == "private" else None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["beta", "poisson", "zinb", "nb_mixture"])
+def test_every_likelihood_has_loadings(small, likelihood):
+    if likelihood == "beta":
+        small["atac"].X = small["atac"].X.toarray() * 0.8
+    scvenn.MMVAE.setup_mudata(small, likelihoods={"atac": likelihood})
+    model = scvenn.MMVAE(small, n_shared=2, n_private=2)
+    model.train(1, train_size=0.5, **QUIET)
+    for latent in ("shared", "private"):
+        loading = model.loadings("atac", latent)["loading"]
+        assert np.isfinite(loading).all()
+        assert (loading != 0).any()
+    assert model.variance_explained()["r2"].notna().all()
+
+
+def test_features_and_cells_can_be_chosen(incomplete):
+    whole, cells = incomplete.loadings("meth"), incomplete.train_indices
+    part = incomplete.loadings("meth", features=["meth_7", "meth_2"])
+    pd.testing.assert_frame_equal(
+        wide(part), wide(whole).loc[["meth_7", "meth_2"]], check_names=False
+    )
+    other = incomplete.loadings("meth", indices=cells, batch_size=11)
+    np.testing.assert_allclose(
+        other["loading"], incomplete.loadings("meth", indices=cells)["loading"], atol=1e-6
+    )
+    assert not np.allclose(other["loading"], whole["loading"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.loadings("adt"), r"found \['adt'\]"),
+        (lambda m: m.loadings("rna", "both"), "latent='both': expected 'shared' or 'private'"),
+        (lambda m: m.loadings("rna", features=["x"]), r"features=\['x'\].*not found"),
+        (lambda m: m.loadings("rna", indices=[0]), r"needs two or more cells in which 'rna' was"),
+        (lambda m: m.shared_features("adt"), r"found \['adt'\]"),
+        (lambda m: m.private_features("rna", n=0), "n=0: expected None or a number of at least 1"),
+        (lambda m: m.write_contributions(m.adata[:10]), r"write_contributions.*mdata.copy\(\)"),
+        (lambda m: scvenn.MMVAE(m.adata, decoder="none"), "decoder='none': expected 'mlp'"),
+    ],
+)
+def test_what_cannot_be_is_refused(incomplete, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(incomplete)
+
+
+def test_features_are_ranked_only_where_another_modality_was_measured(incomplete):
+    new = new_cells(incomplete.adata, "rna")
+    with pytest.raises(ValueError, match="'rna' and another modality were measured; found 0"):
+        incomplete.shared_features("rna", mdata=new)
+
+
+# ------------------------------------------------------------------------ rankings
+
+
+@pytest.mark.parametrize("modality", ["rna", "meth"])
+def test_planted_shared_features_rank_first(model, modality):
+    shared = model.adata[modality].var["shared"]
+    table = model.shared_features(modality)
+    assert list(table.columns) == ["feature", "score", "screening_score"]
+    assert table["score"].is_monotonic_decreasing
+    assert shared[table["feature"][:9]].all()
+    pd.testing.assert_frame_equal(model.shared_features(modality, n=3), table[:3])
+    screening = model.get_shared_scores().set_index(["modality", "feature"])["score"]
+    np.testing.assert_array_equal(table["screening_score"], screening[modality][table["feature"]])
+
+
+def test_planted_private_features_rank_first(model):
+    shared = model.adata["meth"].var["shared"]
+    assert not shared[model.private_features("meth", n=9)["feature"]].any()
+
+
+def test_scores_are_r2_across_views(model):
+    cells = model.validation_indices
+    truth = model.adata["meth"].X[cells]
+    predicted = model.predict("rna", "meth", indices=cells, return_numpy=True)
+    predicted = predicted + (truth - predicted).mean(0)  # offsets do not count
+    score = model.shared_features("meth").set_index("feature")["score"]
+    expected = metrics.r2(truth, predicted)
+    np.testing.assert_allclose(score[model.adata["meth"].var_names], expected, atol=1e-5)
+
+
+def test_constant_features_have_no_score(model):
+    mdata = model.adata[model.validation_indices].copy()
+    mdata["meth"].X[:, 4] = 0.1
+    assert "screening_score" in model.shared_features("meth", mdata=mdata)
+    last = model.shared_features("meth", mdata=mdata).iloc[-1]
+    assert last["feature"] == "meth_4"
+    assert np.isnan(last["score"])
+
+
+def test_a_model_that_does_not_screen_has_no_screening_score(incomplete):
+    table = incomplete.private_features("peaks")
+    assert list(table.columns) == ["feature", "score"]
+    assert set(table["feature"]) == set(incomplete.adata["peaks"].var_names)
+
+
+# ------------------------------------------------------------------------ contributions
+
+
+def test_contributions_sum_to_one_where_measured(incomplete):
+    mdata = incomplete.adata
+    written = incomplete.write_contributions()
+    assert list(written.index) == list(mdata.obs_names)
+    for m in incomplete.modalities:
+        names = [f"scvenn_shared_{m}", f"scvenn_private_{m}"]
+        np.testing.assert_array_equal(mdata.obs[names], written[names])
+        measured = mdata.obs_names.isin(mdata[m].obs_names)
+        assert written.loc[~measured, names].isna().all(axis=None)
+        parts = written.loc[measured, names]
+        assert (parts >= 0).all(axis=None)
+        np.testing.assert_allclose(parts.sum(axis=1), 1)
+
+
+def test_contributions_are_those_of_the_predictions(model):
+    """By hand, for real values: distances of predictions across views and from all."""
+    cross = model.module.cross_decoders[model.modalities.index("meth")]
+    shared = torch.as_tensor(model.get_shared_representation())
+    nothing = torch.zeros(len(shared), 0)
+    scale = model.adata["meth"].X[model.train_indices].std(0)
+    with torch.no_grad():
+        alone = cross(shared, nothing).numpy() * scale
+        baseline = cross(shared.mean(0, keepdim=True), nothing[:1]).numpy() * scale
+    both = model.predict(model.modalities, "meth", return_numpy=True)
+    mean = model.module.likelihood("meth").mean_.numpy()
+    a = np.square(alone - baseline).sum(1)
+    b = np.square(both - mean - alone).sum(1)
+    written = model.write_contributions(model.adata.copy())
+    np.testing.assert_allclose(written["scvenn_shared_meth"], a / (a + b), atol=0.01)
+
+
+def test_contributions_of_new_data_leave_out_what_it_lacks(incomplete):
+    new = new_cells(incomplete.adata, "rna", "meth")
+    written = incomplete.write_contributions(new)
+    assert [name for name in new.obs if name.startswith("scvenn")] == list(written.columns)
+    assert not written.columns.str.contains("peaks").any()
+
+
+# ------------------------------------------------------------------------ real data
+
+
+@pytest.mark.slow
+def test_ighv_is_among_what_expression_and_methylation_share():
+    """IGHV, the main axis of CLL, is in a dimension that explains both modalities."""
+    data_file("cll.h5mu")
+    mdata = scvenn.datasets.cll()
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, modalities=["rna", "meth"])
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=3)
+    model.train(60, train_size=0.7, **QUIET)
+    shared = pd.DataFrame(model.get_shared_representation()).add_prefix("shared_")
+    correlation = shared.corrwith(mdata.obs["IGHV"].reset_index(drop=True)).abs()
+    table = model.variance_explained()
+    for m in ("rna", "meth"):
+        assert r2_of(table, m)["shared"] > 0.02
+        assert r2_of(table, m)[correlation.idxmax()] > 0
+    assert correlation.max() > 0.5
+    markers = model.loadings("rna").pivot_table("loading", "feature", "dimension").abs()
+    first = model.shared_features("rna", n=50)["feature"]
+    assert markers.loc[first].max(axis=1).median() > markers.max(axis=1).median()

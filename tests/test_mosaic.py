@@ -1,0 +1,77 @@
+"""CITE-seq of 1,600 cells, of which 800 have both modalities: what users of mosaics need."""
+
+import numpy as np
+import pytest
+import scvi
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+import scvenn
+from tests.conftest import QUIET, data_file
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    """A trained model, which modalities each cell has, and held-out paired cells."""
+    data_file("citeseq_mosaic.h5mu")
+    mdata = scvenn.datasets.citeseq_mosaic()
+    has = {m: mdata.obs_names.isin(mdata[m].obs_names) for m in mdata.mod}
+    cells = np.random.default_rng(0).permutation(mdata.n_obs)
+    test = cells[(has["rna"] & has["adt"])[cells]][:160]
+    train = np.setdiff1d(cells, test)
+    validation, train = train[::10], np.setdiff1d(train, train[::10])
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata)
+    split = {"external_indexing": [train, validation, test]}
+    model.train(150, datasplitter_kwargs=split, **QUIET)
+    return model, has, train, test
+
+
+def test_a_probe_of_paired_cells_works_on_cells_with_one_modality(mosaic):
+    model, has, train, _ = mosaic
+    shared, label = model.adata.obsm["X_shared"], model.adata.obs["celltype"].astype(str).to_numpy()
+    paired = np.intersect1d(train, np.flatnonzero(has["rna"] & has["adt"]))
+    probe = KNeighborsClassifier(15).fit(shared[paired], label[paired])
+    for m, other in (("rna", "adt"), ("adt", "rna")):
+        alone = has[m] & ~has[other]
+        assert probe.score(shared[alone], label[alone]) > 0.8, m
+
+
+def test_new_cells_are_embedded_from_what_they_have(mosaic):
+    model, *_ = mosaic
+    new = model.adata[model.adata.obs["batch"] == "p3_0"][:40].copy()
+    both = model.get_shared_representation(new)
+    del new.mod["adt"]
+    alone = model.get_shared_representation(new)
+    assert np.isfinite(alone).all()
+    agreement = [np.corrcoef(both[:, k], alone[:, k])[0, 1] for k in range(both.shape[1])]
+    assert np.mean(agreement) > 0.8
+
+
+@pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])
+def test_a_missing_modality_is_predicted_better_than_by_neighbours(mosaic, source, target):
+    """Correlation of each feature, on the scale of log1p of normalised counts."""
+    model, has, train, test = mosaic
+    mdata = model.adata
+    scaled = {}
+    for m in mdata.mod:
+        counts = np.zeros((mdata.n_obs, mdata[m].n_vars))
+        counts[mdata.obs_names.get_indexer(mdata[m].obs_names)] = mdata[m].X.toarray()
+        scaled[m] = np.log1p(1e3 * counts / counts.sum(1, keepdims=True).clip(min=1))
+    predicted = model.predict(source, target, indices=test, library_size=1e3, return_numpy=True)
+    paired = np.intersect1d(train, np.flatnonzero(has[source] & has[target]))
+    pca = PCA(30, random_state=0).fit(scaled[source][paired])
+    neighbours = KNeighborsRegressor(15).fit(
+        pca.transform(scaled[source][paired]), scaled[target][paired]
+    )
+    by_neighbours = neighbours.predict(pca.transform(scaled[source][test]))
+    truth = scaled[target][test]
+    varies = truth.std(0) > 0
+    ours, theirs = (
+        np.median(scvenn.metrics.pearson(truth[:, varies], p[:, varies]))
+        for p in (np.log1p(predicted), by_neighbours)
+    )
+    assert ours > theirs
