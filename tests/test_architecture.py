@@ -13,13 +13,14 @@ SOURCE = Path(scvenn.__file__).parent
 FLOORS = [
     {
         "objective",
+        "_densities",
         "_gaussians",
-        "likelihoods",
         "_keys",
         "_screening",
         "_feature_metrics",
         "_drawing",
     },
+    {"likelihoods"},
     {"_networks", "_checks", "_views", "metrics"},
     {"_coding", "_registration", "_saving", "_training", "_table_figures"},
     {"_module", "_readouts", "_setup", "plotting"},

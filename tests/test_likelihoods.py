@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 from scipy.special import expit, logit, softmax
 
 import scvenn
+from scvenn._densities import negative_binomial_log_prob
 from scvenn._views import View
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from tests.conftest import QUIET, data_file
@@ -509,3 +510,14 @@ def test_proteins_with_a_background():
     assert np.isfinite(predicted[measured]).all()
     background = model.module.likelihood("adt").log_background.exp().detach().cpu().numpy()
     assert (predicted[measured] >= 0.999 * background).all()
+
+
+def test_gradients_by_hand_are_those_of_finite_differences():
+    """Of the negative binomial: with zeros, large counts, and odds shared by all cells."""
+    x = torch.tensor([[0.0, 1, 70], [2, 0, 0]], dtype=torch.double)
+    log_theta = torch.tensor([-1.0, 0.5, 2], dtype=torch.double, requires_grad=True)
+    for shape in ((3, 2, 3), (2, 3), (3,)):
+        log_odds = torch.randn(shape, dtype=torch.double, requires_grad=True)
+        assert torch.autograd.gradcheck(
+            lambda odds, theta: negative_binomial_log_prob(x, odds, theta), (log_odds, log_theta)
+        )

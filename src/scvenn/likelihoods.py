@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from scipy.special import logit
 from torch import Tensor, distributions, nn
 
+from scvenn._densities import bernoulli_log_prob, negative_binomial_log_prob
+
 __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
@@ -232,33 +234,13 @@ class Bernoulli(Likelihood):
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
     ) -> Tensor:
-        return _BernoulliLogProb.apply(raw, x)
+        return bernoulli_log_prob(raw, x)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()
 
     def sample(self, raw: Tensor, library: Tensor) -> Tensor:
         return distributions.Bernoulli(logits=raw).sample()
-
-
-class _BernoulliLogProb(torch.autograd.Function):
-    """x raw - log(1 + exp(raw)), with one array for the value and one for the gradient.
-
-    Peaks are the widest modality; composed of torch's functions, this takes five arrays of their
-    size, and on CPU the time goes into memory.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, raw: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(raw, x)
-        return F.softplus(raw).neg_().addcmul_(raw, x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        raw, x = ctx.saved_tensors
-        residual = raw.sigmoid()
-        torch.sub(x, residual, out=residual)
-        return residual.mul_(gradient), None
 
 
 class Beta(Likelihood):
@@ -379,21 +361,10 @@ class NegativeBinomial(_Composition):
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False
     ) -> Tensor:
-        return _nb_log_prob(x, self._log_odds(raw, library), self.log_theta)
+        return negative_binomial_log_prob(x, self._log_odds(raw, library), self.log_theta)
 
     def sample(self, raw: Tensor, library: Tensor) -> Tensor:
         return _nb_sample(self._log_odds(raw, library), self.log_theta)
-
-
-def _nb_log_prob(x: Tensor, log_odds: Tensor, log_theta: Tensor) -> Tensor:
-    """Log-likelihood (..., B, D) of x (B, D); ``log_odds`` is the logarithm of mean / theta."""
-    # what does not depend on log_odds is (B, D), and not repeated for the terms of (..., B, D)
-    theta = log_theta.exp()
-    total = x + theta
-    coefficient = torch.lgamma(total) - torch.lgamma(theta) - torch.lgamma(x + 1)
-    # coefficient + x log_odds - total log(1 + odds), with fewer arrays in between
-    log_prob = torch.addcmul(coefficient, x, log_odds)
-    return torch.addcmul(log_prob, total, F.softplus(log_odds), value=-1)
 
 
 def _nb_sample(log_odds: Tensor, log_theta: Tensor) -> Tensor:
@@ -463,8 +434,12 @@ class NegativeBinomialMixture(_Counts):
     ) -> Tensor:
         in_background = raw.chunk(2, -1)[1]  # (..., B, D)
         log_foreground = self.foreground_mean(raw, library).log()
-        low = _nb_log_prob(x, self.log_background - self.log_theta, self.log_theta)  # (B, D)
-        high = _nb_log_prob(x, log_foreground - self.log_theta, self.log_theta)  # (..., B, D)
+        low = negative_binomial_log_prob(
+            x, self.log_background - self.log_theta, self.log_theta
+        )  # (B, D)
+        high = negative_binomial_log_prob(
+            x, log_foreground - self.log_theta, self.log_theta
+        )  # (..., B, D)
         return torch.logaddexp(in_background + low, high) - F.softplus(in_background)
 
     def foreground_mean(self, raw: Tensor, library: Tensor) -> Tensor:
