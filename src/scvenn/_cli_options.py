@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -190,15 +189,6 @@ class Output(click.Path):
         if not os.access(path.parent, os.W_OK):
             self.fail(f"no permission to write to the folder {path.parent}.", param, ctx)
         return path
-
-
-@contextmanager
-def draft(path: Path) -> Iterator[Path]:
-    """A temporary name beside a path, renamed to it once all is written."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)
 
 
 # --------------------------------------------------------------------------------------------
