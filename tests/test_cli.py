@@ -436,15 +436,16 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_documents_run(monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/cli.md"])
+def test_the_commands_of_the_documents_run(document, monkeypatch):
     simulate = partial(scvenn.datasets.simulate_counts, 80, n_features=10)
     monkeypatch.setattr(scvenn.datasets, "simulate_counts", simulate)
-    text = (ROOT / "docs/cli.md").read_text()
-    lines = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", "")
-    ran = set()
-    for line in lines.splitlines():
-        if line.startswith("scvenn "):
-            _, *arguments = line.partition(" > ")[0].split()
-            run(*(arguments + (["--max-epochs", "2"] if arguments[0] == "train" else [])))
-            ran.add(arguments[0])
-    assert ran == {"datasets", "train", "evaluate", "embed", "--version"}
+    for name in ("pbmc.h5mu", "new.h5mu") if document == "README.md" else ():
+        simulate().write(name)
+    text = (ROOT / document).read_text()
+    shown = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = shown.replace("\\\n", "").splitlines()
+    commands = [line.partition(" > ")[0].split()[1:] for line in lines if line[:7] == "scvenn "]
+    assert commands
+    for arguments in commands:
+        run(*arguments, *(["--max-epochs", "2"] if arguments[0] == "train" else []))

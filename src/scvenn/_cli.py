@@ -107,7 +107,9 @@ Examples:
 What to look for:
   r2, cross          how well one modality predicts another through the shared latent
   leakage_r2         of a private latent, near 0: what it tells of anything but its modality
-  auc, balanced_...  how well a latent tells the labels apart""",
+  auc, balanced_...  how well a latent tells the labels apart
+
+The medians count all features, also those that no other modality can predict.""",
 )
 @click.argument("model", type=SAVED, metavar="MODEL")
 @click.argument("data", type=H5MU, metavar="IN.h5mu")
