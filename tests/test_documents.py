@@ -38,7 +38,9 @@ def test_the_code_of_the_quickstart_runs():
     exec(compile(code.replace("max_epochs=60", "max_epochs=2"), "quickstart.md", "exec"), {})
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/design.md", "tutorials/quickstart.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/cli.md", "docs/design.md", "tutorials/quickstart.md"]
+)
 def test_files_that_documents_name_exist(document):
     text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:src|tests|docs|benchmarks|tutorials)/[\w/.]+)`", text))

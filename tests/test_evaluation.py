@@ -1,6 +1,7 @@
 """The table of `evaluate`: what is in it, what its numbers are, what is refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 
@@ -169,6 +170,16 @@ def test_a_model_without_data_says_what_to_do(model):
     model.save("model")
     with pytest.raises(ValueError, match="loaded without data"):
         scvenn.MMVAEpp.load("model").evaluate(three_modalities(missing=0.0))
+
+
+def test_a_model_loaded_with_other_cells_does_not_take_them_for_its_own(model):
+    model.save("model")
+    others = model.adata[::-1].copy()
+    loaded = scvenn.MMVAEpp.load("model", others)
+    with pytest.raises(ValueError, match="of which this model knows none"):
+        loaded.evaluate()
+    same = scvenn.MMVAEpp.load("model", model.adata)
+    pd.testing.assert_frame_equal(same.evaluate(), model.evaluate())
 
 
 def test_scores_that_are_not_defined_are_named_once(model):

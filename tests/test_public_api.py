@@ -96,7 +96,8 @@ def test_a_model_is_a_docstring_and_an_objective(name):
 
 def test_importing_installs_no_logging_handler():
     code = (
-        "import logging; import scvi; before = len(logging.root.handlers); import scvenn;"
+        "import logging; import scvi; before = len(logging.root.handlers);"
+        "import scvenn; scvenn.MMVAEpp;"
         "assert not logging.getLogger('scvi.scvenn').handlers;"
         "assert len(logging.root.handlers) == before"
     )

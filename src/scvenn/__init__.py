@@ -8,13 +8,16 @@
 (200, 10)
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from scvenn import datasets, metrics
-from scvenn import plotting as pl
-from scvenn._model import SharedPrivateModel
-from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
-from scvenn.objective import Objective, Term
+if TYPE_CHECKING:
+    from scvenn import datasets, metrics
+    from scvenn import plotting as pl
+    from scvenn._model import SharedPrivateModel
+    from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
+    from scvenn.objective import Objective, Term
 
 __version__ = version("scvenn")
 
@@ -31,3 +34,28 @@ __all__ = [
     "paper_setting",
     "pl",
 ]
+
+# Public names are imported when they are first used: torch and scanpy take seconds, for which
+# `scvenn --help` need not wait.
+_MODULES = {
+    "datasets": "scvenn.datasets",
+    "metrics": "scvenn.metrics",
+    "pl": "scvenn.plotting",
+}
+_HOMES = {
+    "SharedPrivateModel": "scvenn._model",
+    "Objective": "scvenn.objective",
+    "Term": "scvenn.objective",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name in __all__:
+        return getattr(import_module(_HOMES.get(name, "scvenn.models")), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

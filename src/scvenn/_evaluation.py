@@ -105,6 +105,12 @@ class EvaluationMixin(ReadoutsMixin):
                 "evaluate() fits probes on the training cells, and this model was loaded without "
                 "data. Load it with load(dir_path, mdata)."
             )
+        if self.train_indices is None:
+            raise ValueError(
+                "evaluate() fits probes on the training cells, of which this model knows none: it "
+                "was not trained yet, or was loaded with other cells. Load it with the data it was "
+                "trained on, its cells in the same order."
+            )
         train = np.asarray(self.train_indices)
         test = self._cells_to_score(mdata, indices, "evaluate")
         with warnings.catch_warnings():

@@ -19,7 +19,7 @@ from scvenn._labels import LabelsMixin
 from scvenn._module import SharedPrivateVAE
 from scvenn._registration import AlignedManager
 from scvenn._sampling import SamplingMixin
-from scvenn._saving import SavingMixin
+from scvenn._saving import SavingMixin, fingerprint
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._shared_features import SharedFeaturesMixin
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
@@ -372,6 +372,7 @@ class SharedPrivateModel(
                 plan_kwargs=plan,
                 **trainer,
             )
+        self.trained_on_ = fingerprint(self.adata.obs_names)
         if write_obsm:
             self.write_embeddings()
 

@@ -365,7 +365,7 @@ class ReadoutsMixin:
 
     def _held_out(self, mdata: MuData, indices: Sequence[int] | np.ndarray | None) -> np.ndarray:
         """Positions of the cells asked for; None means those not trained on, test cells first."""
-        if indices is not None or mdata is not self.adata:
+        if indices is not None or mdata is not self.adata or self.train_indices is None:
             return _rows(mdata, indices)
         held_out = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
         return next((np.asarray(i) for i in held_out if i is not None and len(i)), _rows(mdata, []))

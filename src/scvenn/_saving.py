@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import zipfile
@@ -10,6 +11,7 @@ from typing import Any, Literal, Self
 
 import mudata
 import numpy as np
+import pandas as pd
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
@@ -18,6 +20,9 @@ from scvenn._keys import Keys
 
 class SavingMixin(BaseModelClass):
     """Saving and loading of :class:`~scvenn.SharedPrivateModel`."""
+
+    # which cells, in which order, the positions of training and held-out cells refer to
+    trained_on_: str | None = None
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
         """Feature names of each modality, in the order of the model's own arrays."""
@@ -86,7 +91,8 @@ class SavingMixin(BaseModelClass):
         adata
             MuData to read from; it needs no set-up, may hold other cells, fewer modalities, and
             features in another order. None takes the one saved with the model, if there is one.
-            False loads the model without data.
+            False loads the model without data. With other cells than it was trained on, the model
+            forgets which of them it has seen.
         accelerator, device
             Where to put the model.
         prefix
@@ -104,18 +110,10 @@ class SavingMixin(BaseModelClass):
             If the file is damaged or holds a model of another class, or the data does not fit.
         """
         folder = Path(dir_path)
-        file = folder / f"{prefix or ''}model.pt"
-        if not file.is_file():
-            raise FileNotFoundError(f"No model found: {file} does not exist.")
-        if not zipfile.is_zipfile(file):
-            raise ValueError(
-                f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} "
-                "bytes). It may have been cut off while it was copied; copy or save it again."
-            )
-        saved_by = cls.load_registry(str(folder), prefix).get("model_name")
+        saved_by = class_of(folder, prefix)
         if saved_by != cls.__name__:
             raise ValueError(
-                f"{file} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
+                f"{folder} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
                 f"that class: {saved_by}.load({str(folder)!r})."
             )
         saved_data = folder / f"{prefix or ''}mdata.h5mu"
@@ -131,4 +129,34 @@ class SavingMixin(BaseModelClass):
             model._adata = adata
             model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
             model._register_manager_for_instance(model.adata_manager)
+            if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
+                # positions in the training data mean nothing in this one
+                model.train_indices = model.validation_indices = model.test_indices = None
+                model.trained_on_ = None
         return model
+
+
+def class_of(folder: Path, prefix: str | None = None) -> str:
+    """Name of the class whose model was saved to a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model in the folder.
+    ValueError
+        If the file is damaged.
+    """
+    file = folder / f"{prefix or ''}model.pt"
+    if not file.is_file():
+        raise FileNotFoundError(f"No model found: {file} does not exist.")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(
+            f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} bytes). "
+            "It may have been cut off while it was copied; copy or save it again."
+        )
+    return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
+
+
+def fingerprint(obs_names: pd.Index) -> str:
+    """What tells cells in one order from any others."""
+    return hashlib.sha256("\n".join(obs_names).encode()).hexdigest()

@@ -417,6 +417,24 @@ _PBMC = (
 )
 
 
+# what each of them is called in the folder SCVENN_DATA, and where else it comes from
+_REAL = {
+    "cll": (("cll.h5mu",), _CLL),
+    "citeseq_mosaic": (("citeseq_mosaic.h5mu",), _MOSAIC),
+    "pbmc_multiome": ((_PBMC[0].rsplit("/")[-1], "pbmc10k_multiome_small.h5mu"), _PBMC),
+}
+
+
+def stored_file(name: str) -> Path | None:
+    """The file from which a real set is read, or None if it has to be downloaded first."""
+    own_names, (url, _, member) = _REAL[name]
+    downloaded = Path(pooch.os_cache("scvenn")) / url.rsplit("/")[-1]
+    if member is not None:
+        downloaded = downloaded.with_name(f"{downloaded.name}.untar") / member
+    candidates = [*map(_in_data_folder, own_names), downloaded]
+    return next((path for path in candidates if path is not None and path.is_file()), None)
+
+
 def _in_data_folder(name: str) -> Path | None:
     """A file in the folder named by ``SCVENN_DATA``, if it is there."""
     folder = os.environ.get("SCVENN_DATA")

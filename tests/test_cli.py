@@ -1,0 +1,451 @@
+"""The command line: what it writes, what it prints where, and what it refuses."""
+
+import inspect
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+import scvenn
+from scvenn._cli import main
+from scvenn._cli_files import MODELS, columns_as_they_are
+from scvenn._cli_options import Option, signature_defaults
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers():
+    """The command line chooses what libraries log; other tests have their own wishes."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("scvi", "scvi.scvenn", "lightning.pytorch", "lightning.fabric")
+    ]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def run(*arguments, code=0):
+    """Run a command in this process; its result, after checking the exit code."""
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def data(small):
+    """A file with two modalities and raw counts in a layer as well."""
+    small["rna"].layers["counts"] = small["rna"].X.copy()
+    small["rna"].obs["quality"] = np.linspace(0, 1, small.n_obs)
+    with columns_as_they_are():
+        small.write("in.h5mu")
+    return "in.h5mu"
+
+
+@pytest.fixture
+def trained(data):
+    """The same, and a model in the folder ``model``."""
+    run("train", data, "--out", "out.h5mu", "--save", "model", "--labels", "cell_type", *QUICK)
+    return data
+
+
+# ------------------------------------------------------------------------------- help
+
+
+def commands():
+    return {
+        "train": main.commands["train"],
+        "embed": main.commands["embed"],
+        "evaluate": main.commands["evaluate"],
+        "datasets get": main.commands["datasets"].commands["get"],
+    }
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_option_is_explained(name):
+    for option in commands()[name].params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+
+
+FUNCTIONS = {
+    "_setup.py": ("setup_mudata", scvenn.MMVAEpp.setup_mudata),
+    "_model.py": ("train", scvenn.MMVAEpp.train),
+    "models.py": ("paper_setting", scvenn.paper_setting),
+}
+
+
+@pytest.mark.parametrize("file", FUNCTIONS)
+def test_defaults_read_from_the_source_are_those_of_the_signature(file):
+    name, function = FUNCTIONS[file]
+    found = signature_defaults(file, name)
+    parameters = inspect.signature(function).parameters
+    expected = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+    expected.pop("model", None)  # a class
+    assert found == expected
+
+
+def test_options_mirror_arguments_of_the_library_and_show_their_defaults():
+    arguments = {}
+    owners = (scvenn.paper_setting, scvenn.MMVAEpp.setup_mudata, scvenn.MMVAEpp.train)
+    for function in (*owners, scvenn.MMVAEpp.__init__):
+        arguments |= inspect.signature(function).parameters
+    context = click.Context(main.commands["train"])
+    for option in main.commands["train"].params:
+        if isinstance(option, Option) and option.argument:
+            default = arguments[option.argument].default
+            if default is not None and not isinstance(default, bool):
+                _, text = option.get_help_record(context)
+                assert f"[default: {default}" in text, option.name
+
+
+def test_models_can_be_chosen_by_name():
+    assert set(MODELS) | {"SharedPrivateModel"} == {
+        name for name in scvenn.__all__ if isinstance(getattr(scvenn, name), type)
+    } - {"Objective", "Term"}
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; from scvenn._cli import main\n"
+        "for arguments in (['train', '--help'], ['--version'], ['datasets', '--help']):\n"
+        "    main(arguments, standalone_mode=False)\n"
+        "heavy = {'torch', 'scvi', 'scanpy', 'anndata', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ
+    )
+    versions = f"scvenn {scvenn.__version__}, scvi-tools "
+    assert versions in done.stdout
+    assert f"torch {torch.__version__}" in done.stdout
+
+
+# ------------------------------------------------------------------------------- results
+
+
+def test_train_writes_what_the_library_writes(data):
+    import scvi
+
+    run("train", data, "--out", "out.h5mu", "--seed", 3, "--n-shared", 4, *QUICK)
+    mdata = mudata.read_h5mu(data)
+    scvi.settings.seed = 3
+    model = scvenn.MMVAEpp(mdata, n_shared=4)
+    model.train(2, train_size=0.7, enable_progress_bar=False)
+    written = mudata.read_h5mu("out.h5mu")
+    for key in ("X_shared", "X_private_rna", "X_private_atac"):
+        np.testing.assert_array_equal(written.obsm[key], mdata.obsm[key])
+
+
+def test_train_leaves_the_rest_of_the_file_as_it_was(data):
+    run("train", data, "--out", "out.h5mu", *QUICK)
+    before, after = mudata.read_h5mu(data), mudata.read_h5mu("out.h5mu")
+    assert list(after.obs) == list(before.obs)
+    assert list(after.mod) == list(before.mod)
+    assert list(after["rna"].obs) == ["quality"]
+    np.testing.assert_array_equal(
+        after["rna"].layers["counts"].toarray(), before["rna"].layers["counts"].toarray()
+    )
+
+
+def test_options_reach_set_up_constructor_and_training(data):
+    result = run(
+        *("train", data, "--out", "out.h5mu", "--save", "model", "--model", "mopoevae", "--json"),
+        *("--modality", "atac", "--modality", "rna", "--layer", "rna=counts"),
+        *("--likelihood", "atac=poisson", "--batch", "batch", "--labels", "cell_type"),
+        *("--continuous-covariate", "quality", "--n-private", "rna=3", "--n-private", "atac=2"),
+        *("--label-weight", "7", "--screen", "--lr", "0.01", "--no-early-stopping", *QUICK),
+    )
+    assert json.loads(result.stdout)["best_epoch"] == 2
+    model = scvenn.MoPoEVAE.load("model")
+    assert model.registry_["setup_args"] == {
+        "modalities": ["atac", "rna"],
+        "layers": {"rna": "counts"},
+        "likelihoods": {"atac": "poisson"},
+        "labels_key": "cell_type",
+        "unlabeled_category": None,
+        "batch_key": "batch",
+        "categorical_covariate_keys": None,
+        "continuous_covariate_keys": ["quality"],
+    }
+    assert model.module.n_private == {"atac": 2, "rna": 3}
+    assert model.module.label_weight == 7
+    assert model.module.screened
+    assert len(model.train_indices) == 42
+
+
+def test_the_paper_setting_holds_where_no_option_is_given(data, monkeypatch):
+    seen = {}
+
+    def train(self, **arguments):
+        seen.update(arguments, n_shared=self.module.n_shared, n_private=self.module.n_private)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", train)
+    arguments = ["--paper-setting", "--max-epochs", "7", "--lr", "0.5", "--n-private", "3"]
+    run("train", data, "--out", "out.h5mu", *arguments, code=1)
+    assert (seen["n_shared"], seen["n_private"]) == (2, {"rna": 3, "atac": 3})
+    assert (seen["max_epochs"], seen["train_size"]) == (7, 0.8)
+    assert seen["plan_kwargs"]["lr"] == 0.5
+    assert seen["plan_kwargs"]["n_epochs_kl_warmup"] == 7
+
+
+def test_the_json_of_train_names_files_versions_and_log_likelihoods(data):
+    result = run(
+        "train", data, "--out", "out.h5mu", "--save", "model", "--json", "--max-epochs", 12
+    )
+    told = json.loads(result.stdout)
+    assert (told["out"], told["save"], told["report"]) == ("out.h5mu", "model", None)
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["obsm"] == {
+        "X_shared": [60, 10],
+        "X_private_rna": [60, 10],
+        "X_private_atac": [60, 10],
+    }
+    model = scvenn.MMVAEpp.load("model")
+    history = model.history["log_likelihood_rna->atac_validation"]
+    kept = history.iloc[told["best_epoch"] - 1].item()
+    assert told["log_likelihood"]["rna->atac"]["validation"] == pytest.approx(kept)
+
+
+def test_the_epoch_that_is_told_is_the_one_whose_weights_are_kept(data):
+    told = json.loads(
+        run(
+            "train", data, "--out", "o.h5mu", "--save", "model", "--json", "--max-epochs", 30
+        ).stdout
+    )
+    losses = scvenn.MMVAEpp.load("model").history["validation_loss"].iloc[:, 0]
+    assert losses.iloc[3:].astype(float).argmin() + 3 == told["best_epoch"] - 1
+
+
+def test_all_cells_may_be_trained_on(data):
+    result = run("train", data, "--out", "o.h5mu", "--max-epochs", 1, "--train-size", 1)
+    assert re.search(r"rna->atac .* -\n", result.stdout)
+
+
+def test_a_report_is_written_with_the_labels(data, monkeypatch):
+    def report(self, path, *, mdata=None, labels_key=None):
+        Path(path).write_text(f"labels: {labels_key}")
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "report", report, raising=False)
+    run(
+        *("train", data, "--out", "o.h5mu", "--report", "r.html", "--labels", "cell_type", *QUICK),
+    )
+    assert Path("r.html").read_text() == "labels: cell_type"
+
+
+def test_embedding_the_training_cells_again_gives_the_same(trained):
+    result = run("embed", "model", trained, "--out", "again.h5mu", "--json")
+    assert json.loads(result.stdout)["obsm"]["X_shared"] == [60, 10]
+    first, again = mudata.read_h5mu("out.h5mu"), mudata.read_h5mu("again.h5mu")
+    for key in ("X_shared", "X_private_rna", "X_private_atac"):
+        np.testing.assert_allclose(again.obsm[key], first.obsm[key], rtol=1e-5, atol=1e-6)
+
+
+def test_cells_with_one_modality_are_embedded(trained):
+    rna = mudata.MuData({"rna": mudata.read_h5mu(trained)["rna"][:20].copy()})
+    rna.write("rna.h5mu")
+    run("embed", "model", "rna.h5mu", "--out", "new.h5mu")
+    new = mudata.read_h5mu("new.h5mu")
+    assert np.isfinite(new.obsm["X_shared"]).all()
+    assert "X_private_atac" not in new.obsm
+
+
+def test_evaluate_writes_the_table_of_the_library_and_prints_its_medians(trained):
+    result = run("evaluate", "model", trained, "--labels", "cell_type", "--out", "s.csv", "--json")
+    written = pd.read_csv("s.csv", keep_default_na=True)
+    model = scvenn.MMVAEpp.load("model", mudata.read_h5mu(trained))
+    table = model.evaluate(labels_key="cell_type")
+    np.testing.assert_allclose(written["value"], table["value"], rtol=1e-6)
+    (median,) = (
+        row["median"]
+        for row in json.loads(result.stdout)["scores"]
+        if (row["metric"], row["source"], row["target"]) == ("pearson", "rna", "atac")
+    )
+    rows = table.query("metric == 'pearson' and source == 'rna' and target == 'atac'")
+    assert median == pytest.approx(rows["value"].median(), nan_ok=True)
+
+
+def test_the_file_that_train_wrote_can_be_evaluated(trained):
+    assert run("evaluate", "model", "out.h5mu").stdout == run("evaluate", "model", trained).stdout
+
+
+def test_data_sets_are_listed_with_the_files_they_are_read_from(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCVENN_DATA", str(tmp_path))
+    (tmp_path / "cll.h5mu").touch()
+    told = run("datasets").stdout
+    assert all(name in told for name in scvenn.datasets.__all__)
+    assert str(tmp_path / "cll.h5mu") in told
+
+
+def test_a_data_set_is_written_to_a_file(monkeypatch):
+    simulate = partial(scvenn.datasets.simulate_counts, 30, n_features=5)
+    monkeypatch.setattr(scvenn.datasets, "simulate_counts", simulate)
+    result = run("datasets", "get", "simulate_counts", "--out", "sim.h5mu", "--json")
+    assert json.loads(result.stdout)["modalities"] == {"rna": [30, 5], "atac": [30, 5]}
+    assert mudata.read_h5mu("sim.h5mu").shape == (30, 10)
+
+
+@pytest.mark.slow
+def test_a_process_keeps_results_and_messages_apart(data):
+    command = [sys.executable, "-c", "from scvenn._cli import main; main()"]
+    done = subprocess.run(
+        [*command, "train", data, "--out", "out.h5mu", "--json", *QUICK],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["out"] == "out.h5mu"
+    assert "rna: 12 features, 60 of 60 cells, likelihood nb (inferred)" in done.stderr
+    assert "epoch 2 of at most 2" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+# ------------------------------------------------------------------------------- refusals
+
+
+def refused(*arguments, code=1):
+    """What a command says on stderr when it refuses; nothing may be left behind."""
+    before = sorted(os.listdir())
+    result = run(*arguments, code=code)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert sorted(os.listdir()) == before
+    return " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "celltype"], "labels_key is --labels COLUMN"),
+        (["--labels", "celltype"], "Searched mdata.obs ('cell_type', 'batch')"),
+        (["--modality", "rna", "--modality", "adt"], "mdata.mod has ['rna', 'atac']"),
+        (["--layer", "atac=counts"], "layer 'counts' not found"),
+        (["--likelihood", "rna=negbin"], "likelihoods is --likelihood MODALITY=NAME"),
+        (["--likelihood", "rna=beta"], "layers is --layer MODALITY=LAYER, likelihoods is"),
+        (["--n-shared", "0"], "n_shared is --n-shared INTEGER"),
+        (["--accelerator", "abacus"], "accelerator is --accelerator NAME"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_in_the_words_of_the_command_line(
+    data, arguments, message
+):
+    assert message in refused("train", data, "--out", "out.h5mu", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing option '--out'"),
+        (["--out", "nowhere/out.h5mu"], "the folder nowhere does not exist"),
+        (["--out", "out.h5ad"], "does not end with .h5mu"),
+        (["--out", "in.h5mu"], "in.h5mu already exists. Pass --overwrite"),
+        (["--out", "out.h5mu", "--save", "folder"], "folder already exists"),
+        (["--out", "out.h5mu", "--report", "x.pdf"], "does not end with .html"),
+        (["--out", "out.h5mu", "--layer", "counts"], "expected MODALITY=VALUE"),
+        (["--out", "out.h5mu", "--layer", "rna=a", "--layer", "rna=b"], "once for each modality"),
+        (["--out", "out.h5mu", "--n-private", "3", "--n-private", "rna=b"], "not a valid integer"),
+        (["--out", "out.h5mu", "--modality-weights", "3"], "or 'auto'"),
+        (["--out", "out.h5mu", "--label-weight", "much"], "not a valid float"),
+        (["--out", "out.h5mu", "--model", "totalvi"], "'mmvaepp', 'mmvae', 'mvae', 'mopoevae'"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_done(data, arguments, message):
+    Path("folder").mkdir()
+    assert message in refused("train", data, *arguments, code=2)
+
+
+def test_a_file_that_does_not_exist_is_a_wrong_command_line():
+    assert "does not exist" in refused("train", "no.h5mu", "--out", "out.h5mu", code=2)
+
+
+def test_an_anndata_is_refused_with_the_way_to_a_mudata(small):
+    small["rna"].write("rna.h5ad")
+    told = refused("train", "rna.h5ad", "--out", "out.h5mu")
+    assert "holds an AnnData of one modality" in told
+    assert "mudata.MuData({'rna':" in told
+
+
+def test_files_that_are_not_hdf5_or_were_cut_off_are_refused(data):
+    Path("table.csv").write_text("a,b")
+    Path("cut.h5mu").write_bytes(Path(data).read_bytes()[:20_000])
+    for path in ("table.csv", "cut.h5mu"):
+        assert "is not an HDF5 file, or was cut off" in refused("train", path, "--out", "o.h5mu")
+
+
+def test_a_folder_without_a_model_is_refused(data):
+    Path("model").mkdir()
+    told = refused("embed", "model", data, "--out", "out.h5mu")
+    assert "No model found: model/model.pt does not exist" in told
+
+
+def test_evaluate_refuses_cells_that_the_model_was_not_trained_on(trained):
+    mdata = mudata.read_h5mu(trained)
+    mdata[::-1].copy().write("reversed.h5mu")
+    told = refused("evaluate", "model", "reversed.h5mu")
+    assert "Load it with the data it was trained on, its cells in the same order" in told
+
+
+def test_nothing_is_left_of_a_result_that_could_not_be_written(data, monkeypatch):
+    def write(self, path):
+        Path(path).write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(mudata.MuData, "write", write)
+    told = refused("train", data, "--out", "out.h5mu", *QUICK)
+    assert "No space left on device" in told
+
+
+def test_what_is_there_is_replaced_when_asked_for(trained):
+    run("train", trained, "--out", trained, "--save", "model", "--overwrite", *QUICK)
+    assert "X_shared" in mudata.read_h5mu(trained).obsm
+
+
+def test_debug_shows_where_an_error_happened(data):
+    with pytest.raises(ValueError, match="celltype"):
+        run("train", data, "--out", "out.h5mu", "--labels", "celltype", "--debug")
+
+
+def test_an_error_that_is_not_the_users_keeps_its_traceback(data, monkeypatch):
+    def train(self, **arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", train)
+    with pytest.raises(ZeroDivisionError):
+        run("train", data, "--out", "out.h5mu")
+
+
+# ------------------------------------------------------------------------------- documents
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["README.md", "docs/cli.md"])
+def test_the_commands_of_the_documents_run(document, monkeypatch):
+    simulate = partial(scvenn.datasets.simulate_counts, 80, n_features=10)
+    monkeypatch.setattr(scvenn.datasets, "simulate_counts", simulate)
+    for name in ("pbmc.h5mu", "new.h5mu") if document == "README.md" else ():
+        simulate().write(name)
+    text = (ROOT / document).read_text()
+    shown = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    lines = shown.replace("\\\n", "").splitlines()
+    commands = [line.partition(" > ")[0].split()[1:] for line in lines if line[:7] == "scvenn "]
+    assert commands
+    for arguments in commands:
+        run(*arguments, *(["--max-epochs", "2"] if arguments[0] == "train" else []))
