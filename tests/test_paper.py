@@ -139,9 +139,10 @@ def test_correlation_is_pearsons(paper):
         np.testing.assert_allclose(found, [*expected, 0], atol=1e-6)
 
 
-def test_the_page_shows_what_the_results_say(paper):
-    """Each table of docs/paper.md is what `make paper` writes."""
-    page = (PAPER.parent.parent / "docs" / "paper.md").read_text()
-    for name, block in paper["render"].BLOCKS.items():
-        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
-        assert page.split(begin)[1].split(end)[0].strip() == block().strip(), name
+@pytest.mark.parametrize("name", ["paper", "beyond"])
+def test_the_page_shows_what_the_results_say(paper, name):
+    """Each table of docs/paper.md and docs/beyond.md is what `make paper` writes."""
+    page = (PAPER.parent.parent / "docs" / f"{name}.md").read_text()
+    for block, table in paper["render"].PAGES[name].items():
+        begin, end = f"<!-- begin {block} -->\n", f"<!-- end {block} -->"
+        assert page.split(begin)[1].split(end)[0].strip() == table().strip(), block

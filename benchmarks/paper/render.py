@@ -1,8 +1,8 @@
-"""Tables and figures of docs/paper.md, from the CSV files of results/.
+"""Tables and figures of docs/paper.md and docs/beyond.md, from the CSV files of results/.
 
     python benchmarks/paper/render.py
 
-The page is written by hand but for what stands between ``<!-- begin NAME -->`` and
+The pages are written by hand but for what stands between ``<!-- begin NAME -->`` and
 ``<!-- end NAME -->``, which this replaces. Figures go to docs/_static/paper/.
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import matplotlib
 
@@ -291,6 +293,205 @@ def times() -> str:
 
 
 # --------------------------------------------------------------------------------------------
+# Tables of scvenn's default
+# --------------------------------------------------------------------------------------------
+
+DEFAULT = "MMVAEpp-default"
+
+
+def medians(table: pd.DataFrame, **chosen: str) -> str:
+    """Median ± standard deviation over seeds of the lines with these values, as text."""
+    for column, value in chosen.items():
+        table = table[table[column] == value]
+    if table.empty:
+        return "–"
+    by_seed = table.groupby("seed")["value"].median()
+    return spread(by_seed.median(), by_seed.std())
+
+
+def rows_of(rows: dict[str, list[str]], columns: Sequence[str], name: str) -> str:
+    """A table from its rows, which do not all need to have results."""
+    frame = pd.DataFrame(rows, index=list(columns)).T
+    frame.index.name = name
+    return markdown(frame)
+
+
+def default_synthetic() -> str:
+    """What scvenn's default does on the simulation."""
+    measures = {
+        "R² of view 1": {"metric": "r2", "view": "cross", "target": "view1", "features": "shared"},
+        "R² of view 2": {"metric": "r2", "view": "cross", "target": "view2", "features": "shared"},
+        "private features of view 1": {
+            "metric": "r2",
+            "view": "cross",
+            "target": "view1",
+            "features": "private",
+        },
+        "private features of view 2": {
+            "metric": "r2",
+            "view": "cross",
+            "target": "view2",
+            "features": "private",
+        },
+    }
+    for name, (source, target) in {
+        "shared from `shared`": ("shared", "z_shared"),
+        "private 1 from private 1": ("private_view1", "z_private_view1"),
+        "private 2 from private 2": ("private_view2", "z_private_view2"),
+        "shared from private 1": ("private_view1", "z_shared"),
+        "shared from private 2": ("private_view2", "z_shared"),
+        "private 1 from `shared`": ("shared", "z_private_view1"),
+        "private 2 from `shared`": ("shared", "z_private_view2"),
+    }.items():
+        measures[name] = {"metric": "recovery_knn_r2", "source": source, "target": target}
+    columns = {
+        **{f"Q1 = {q1}": ("synthetic_default", q1) for q1 in ("20", "100", "1000", "5000")},
+        "Q1 = 100, 2+2+2": ("synthetic_small_default", "100"),
+    }
+    rows = {
+        name: [medians(scores(file, setting=q1), **chosen) for file, q1 in columns.values()]
+        for name, chosen in measures.items()
+    }
+    return rows_of(rows, list(columns), "")
+
+
+def default_same_view() -> str:
+    """Same-view R² of the paper's MMVAE++ and of scvenn's default."""
+    rows = {}
+    for experiment, setting, views in (
+        ("synthetic", "20", ("view1", "view2")),
+        ("synthetic", "100", ("view1", "view2")),
+        ("synthetic", "1000", ("view1", "view2")),
+        ("cll", "50", ("rna", "meth")),
+        ("cll", "1000", ("rna", "meth")),
+        ("brca", "paper-like", ("rna", "meth")),
+        ("brca", "dominated", ("rna", "meth")),
+        ("pbmc", "41", ("rna", "atac")),
+    ):
+        for view in views:
+            cells = []
+            for features in ("shared", "private"):
+                chosen = {"metric": "r2", "view": "same", "target": view, "features": features}
+                paper = scores(
+                    experiment, setting=setting, method="MMVAEpp", supervised="no", latents="2+2+2"
+                )
+                ours = scores(f"{experiment}_default", setting=setting)
+                small = ours[ours["latents"] == "2+2+2"]
+                large = ours[ours["latents"] == "10+10+10"]
+                cells += [medians(part, **chosen) for part in (paper, small, large)]
+            rows[f"{experiment} {setting}, {view}"] = cells
+    columns = [
+        f"{features}: {who}"
+        for features in ("shared", "private")
+        for who in ("paper's", "default, 2+2+2", "default")
+    ]
+    return rows_of(rows, columns, "features of")
+
+
+def default_privates() -> str:
+    """AUC of the label from each latent of scvenn's default; 0.5 is right for a private one."""
+    rows = {}
+    for experiment, setting in (
+        ("cll", "50"),
+        ("cll", "250"),
+        ("cll", "500"),
+        ("cll", "1000"),
+        ("brca", "paper-like"),
+        ("brca", "dominated"),
+        ("pbmc", "41"),
+    ):
+        ours = scores(
+            f"{experiment}_default",
+            setting=setting,
+            metric="auc",
+            target="label",
+            latents="10+10+10",
+        )
+        paper = scores(
+            experiment,
+            setting=setting,
+            metric="auc",
+            target="label",
+            method="MMVAEpp",
+            supervised="no",
+            latents="2+2+2",
+        )
+        other = "atac" if experiment == "pbmc" else "meth"
+        sources = ("shared", "private_rna", f"private_{other}")
+        rows[f"{experiment} {setting}"] = [
+            medians(part, source=source) for part in (paper, ours) for source in sources
+        ]
+    columns = [
+        f"{who}: {latent}"
+        for who in ("paper's", "default")
+        for latent in ("shared", "private of rna", "private of the other")
+    ]
+    return rows_of(rows, columns, "")
+
+
+def default_pbmc() -> str:
+    """Naive CD8 T cells and all cell types in `shared`, all genes and all bins."""
+    rows = {}
+    for latents, experiment in (("2+2+2", "pbmc"), ("10+10+10", "pbmc_wide")):
+        for method in (*MODELS, DEFAULT):
+            file = "pbmc_default" if method == DEFAULT else experiment
+            part = scores(
+                file, setting="41", method=method, supervised="no", latents=latents, source="shared"
+            )
+            rows[f"{label(method)}, {latents}"] = [
+                medians(part, metric="auc", target="label"),
+                medians(part, metric="auc", target="celltype"),
+                medians(part, metric="balanced_accuracy", target="celltype"),
+            ]
+    columns = ["AUC, naive CD8", "AUC, 13 types", "balanced accuracy, 13 types"]
+    return rows_of(rows, columns, "")
+
+
+def ablation(experiment: str, measures: dict[str, dict[str, str]]) -> str:
+    """The default of scvenn, and what is left of it without one of its parts."""
+    table = scores(f"{experiment}_ablation")
+    methods = tomllib.loads((HERE / "configs" / f"{experiment}_ablation.toml").read_text())
+    rows = {
+        method.partition(": ")[2] or "**default**": [
+            medians(table, method=method, **chosen) for chosen in measures.values()
+        ]
+        for method in methods["models"]
+    }
+    return rows_of(rows, list(measures), "")
+
+
+def ablation_of_synthetic() -> str:
+    r2 = {"metric": "r2", "features": "shared"}
+    latent = {"metric": "recovery_knn_r2", "target": "z_shared"}
+    return ablation(
+        "synthetic",
+        {
+            "R² of view 1": {**r2, "view": "cross", "target": "view1"},
+            "R² of view 2": {**r2, "view": "cross", "target": "view2"},
+            "same-view R² of view 1": {**r2, "view": "same", "target": "view1"},
+            "shared from `shared`": {**latent, "source": "shared"},
+            "shared from private 1": {**latent, "source": "private_view1"},
+        },
+    )
+
+
+def ablation_of_cll() -> str:
+    r2 = {"metric": "r2", "features": "shared"}
+    auc = {"metric": "auc", "target": "label"}
+    return ablation(
+        "cll",
+        {
+            "AUC": {**auc, "source": "shared"},
+            "R² of genes": {**r2, "view": "cross", "target": "rna"},
+            "R² of sites": {**r2, "view": "cross", "target": "meth"},
+            "same-view R² of genes": {**r2, "view": "same", "target": "rna"},
+            "AUC, private of rna": {**auc, "source": "private_rna"},
+            "AUC, private of meth": {**auc, "source": "private_meth"},
+        },
+    )
+
+
+# --------------------------------------------------------------------------------------------
 # Figures
 # --------------------------------------------------------------------------------------------
 
@@ -490,29 +691,53 @@ def figure_pbmc() -> None:
 # The page
 # --------------------------------------------------------------------------------------------
 
-BLOCKS: dict[str, Callable[[], str]] = {
-    "synthetic-view1": lambda: synthetic_r2("view1", "shared"),
-    "synthetic-view2": lambda: synthetic_r2("view2", "shared"),
-    "synthetic-misspecified": lambda: synthetic_r2("view1", "shared", "4+2+4"),
-    "synthetic-private": lambda: synthetic_r2("view1", "private"),
-    "synthetic-recovery": synthetic_recovery,
-    "synthetic-tried": synthetic_tried,
-    "cll-auc": lambda: auc_table("cll", "setting", latents="2+2+2"),
-    "cll-auc-latents": lambda: auc_table("cll", "latents", setting="500"),
-    "cll-privates": lambda: auc_of_privates("cll", "500"),
-    "cll-rna": lambda: r2_table("cll", "cross", "setting", "rna", latents="2+2+2"),
-    "cll-meth": lambda: r2_table("cll", "cross", "setting", "meth", latents="2+2+2"),
-    "brca-auc": lambda: auc_table("brca", "latents", setting="paper-like"),
-    "brca-auc-dominated": lambda: auc_table("brca", "latents", setting="dominated"),
-    "brca-cross": lambda: r2_table("brca", "cross", "latents", "rna", setting="paper-like"),
-    "brca-cross-dominated": lambda: r2_table(
-        "brca", "cross", "latents", "rna", setting="dominated"
-    ),
-    "brca-same": lambda: r2_table("brca", "same", "latents", "rna", setting="paper-like"),
-    "pbmc-auc": lambda: auc_table("pbmc", "setting", latents="2+2+2"),
-    "pbmc-rna": lambda: r2_table("pbmc", "cross", "setting", "rna", latents="2+2+2"),
-    "times": times,
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "paper": {
+        "synthetic-view1": lambda: synthetic_r2("view1", "shared"),
+        "synthetic-view2": lambda: synthetic_r2("view2", "shared"),
+        "synthetic-misspecified": lambda: synthetic_r2("view1", "shared", "4+2+4"),
+        "synthetic-private": lambda: synthetic_r2("view1", "private"),
+        "synthetic-recovery": synthetic_recovery,
+        "synthetic-tried": synthetic_tried,
+        "cll-auc": lambda: auc_table("cll", "setting", latents="2+2+2"),
+        "cll-auc-latents": lambda: auc_table("cll", "latents", setting="500"),
+        "cll-privates": lambda: auc_of_privates("cll", "500"),
+        "cll-rna": lambda: r2_table("cll", "cross", "setting", "rna", latents="2+2+2"),
+        "cll-meth": lambda: r2_table("cll", "cross", "setting", "meth", latents="2+2+2"),
+        "brca-auc": lambda: auc_table("brca", "latents", setting="paper-like"),
+        "brca-auc-dominated": lambda: auc_table("brca", "latents", setting="dominated"),
+        "brca-cross": lambda: r2_table("brca", "cross", "latents", "rna", setting="paper-like"),
+        "brca-cross-dominated": lambda: r2_table(
+            "brca", "cross", "latents", "rna", setting="dominated"
+        ),
+        "brca-same": lambda: r2_table("brca", "same", "latents", "rna", setting="paper-like"),
+        "pbmc-auc": lambda: auc_table("pbmc", "setting", latents="2+2+2"),
+        "pbmc-rna": lambda: r2_table("pbmc", "cross", "setting", "rna", latents="2+2+2"),
+        "times": times,
+    },
+    "beyond": {
+        "default-synthetic": default_synthetic,
+        "default-same-view": default_same_view,
+        "default-privates": default_privates,
+        "default-pbmc": default_pbmc,
+        "ablation-synthetic": ablation_of_synthetic,
+        "ablation-cll": ablation_of_cll,
+    },
 }
+
+
+def fill(page: Path, blocks: dict[str, Callable[[], str]]) -> None:
+    """Replace the tables of a page."""
+    text = page.read_text()
+    for name, block in blocks.items():
+        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise SystemExit(f"{page} has no place for the table {name!r}")
+        table = block().replace("\\", "\\\\")
+        text = pattern.sub(rf"\g<1>\n{table}\n\n\g<2>", text)
+    draft = page.with_suffix(".draft")
+    draft.write_text(text)
+    os.replace(draft, page)
 
 
 def main() -> None:
@@ -527,18 +752,10 @@ def main() -> None:
     figure_brca("same", "figure_s4_brca_same")
     figure_pbmc()
 
-    page = DOCS / "paper.md"
-    text = page.read_text()
-    for name, block in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise SystemExit(f"{page} has no place for the table {name!r}")
-        table = block().replace("\\", "\\\\")
-        text = pattern.sub(rf"\g<1>\n{table}\n\n\g<2>", text)
-    draft = page.with_suffix(".draft")
-    draft.write_text(text)
-    os.replace(draft, page)
-    print(f"Wrote {len(BLOCKS)} tables to {page} and 7 figures to {DOCS / '_static' / 'paper'}")
+    for name, blocks in PAGES.items():
+        fill(DOCS / f"{name}.md", blocks)
+    n_tables = sum(map(len, PAGES.values()))
+    print(f"Wrote {n_tables} tables to {DOCS} and 7 figures to {DOCS / '_static' / 'paper'}")
 
 
 if __name__ == "__main__":
