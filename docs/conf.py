@@ -95,7 +95,9 @@ if os.environ.get("READTHEDOCS") == "True":
 html_theme = "sphinx_book_theme"
 html_title = "scvenn"
 html_static_path = ["_static"]
+html_css_files = ["scvenn.css"]
 html_theme_options = {
+    "navbar_persistent": [],  # the sidebar has a search field
     "repository_url": "https://github.com/scvenn/scvenn",
     "path_to_docs": "docs",
     "use_repository_button": True,
