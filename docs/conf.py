@@ -9,12 +9,6 @@ from pathlib import Path
 import scvenn
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-
-# Sphinx reads no document outside its own folder. Copies keep their times, so that a page whose
-# original did not change is not built again.
-shutil.rmtree(HERE / "tutorials", ignore_errors=True)
-shutil.copytree(ROOT / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*"))
 
 project = "scvenn"
 author = "The scvenn developers"
@@ -103,3 +97,12 @@ html_theme_options = {
     "use_repository_button": True,
     "use_issues_button": True,
 }
+
+
+def setup(app: object) -> None:
+    """Bring the tutorials here: Sphinx reads no document outside its own folder."""
+    shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+    # copies keep their times: a page whose original did not change is not built again
+    shutil.copytree(
+        HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*")
+    )
