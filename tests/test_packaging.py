@@ -54,6 +54,8 @@ def test_the_sdist_holds_what_tests_and_documentation_need(built):
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     needed = {
+        ".github/workflows/test.yml",
+        ".scverse/meta.yaml",
         "CITATION.cff",
         "CONTRIBUTING.md",
         "LICENSE",
