@@ -1,55 +1,95 @@
 """What the documents show runs, and what they name exists."""
 
 import re
+import runpy
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import scvenn
+from tests.test_public_api import METHODS
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parent.parent
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "tutorials/quickstart.md", *PAGES]
 
 
-def blocks(document):
-    """The Python code of a document."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+def code(document):
+    """The Python code of a document, all blocks in their order."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL))
 
 
-@pytest.mark.slow
-def test_the_code_of_the_readme_runs(small):
+@pytest.fixture
+def _trained_briefly(monkeypatch):
+    """However long a document trains, it is two epochs."""
+    train = scvenn.SharedPrivateModel.train
+
+    def briefly(self, max_epochs=None, **kwargs):
+        train(self, 2, enable_progress_bar=False, **kwargs)
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", briefly)
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def _a_file_to_read():
+    """The file that the README reads, with the columns it names."""
     mdata = scvenn.datasets.simulate_counts(400, n_features=20)
     mdata["rna"].layers["counts"] = mdata["rna"].X
     mdata.obs["donor"] = np.resize(["a", "b", "c"], mdata.n_obs)
     mdata.obs["pct_mito"] = np.linspace(0, 20, mdata.n_obs)
     mdata.write("pbmc.h5mu")
-    code = "\n".join(blocks("README.md"))
-    assert "model.train()" in code
-    code = code.replace(".train()", ".train(2, enable_progress_bar=False)")
-    exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.mark.slow
-def test_the_code_of_the_quickstart_runs():
-    code = "\n".join(blocks("tutorials/quickstart.md"))
-    assert "max_epochs=60" in code
-    exec(compile(code.replace("max_epochs=60", "max_epochs=2"), "quickstart.md", "exec"), {})
+@pytest.mark.usefixtures("_trained_briefly", "_a_file_to_read")
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if code(document)])
+def test_the_code_of_a_document_runs(document):
+    exec(compile(code(document), document, "exec"), {})
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "docs/cli.md", "docs/design.md", "tutorials/quickstart.md"]
-)
+def test_guides_have_code_to_run():
+    guides = {"data", "latent_sizes", "models", "reading"}
+    assert all("model.train(" in code(f"docs/{name}.md") for name in guides)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_that_documents_name_exist(document):
     text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:src|tests|docs|benchmarks|tutorials)/[\w/.]+)`", text))
-    named |= set(re.findall(r"\]\(((?!http)[\w/.]+)\)", text))
     for path in named:
-        assert (ROOT / path).exists(), path
+        # what a make target writes does not count
+        assert (ROOT / path).exists() or "_build" in path, path
+    for link in re.findall(r"\]\(((?!http)[\w/.]+)[#\w-]*\)", text):
+        # the documentation has the tutorials beside its pages
+        assert (ROOT / document).parent.joinpath(link).exists() or (ROOT / link).exists(), link
+
+
+def test_the_api_page_lists_everything_public():
+    entries = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(scvenn.__all__)
+
+
+def test_the_page_of_a_model_lists_its_methods():
+    configuration = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert set(METHODS) <= set(configuration["autosummary_context"]["members_of_a_model"])
 
 
 def test_the_version_is_the_same_everywhere():
     version = scvenn.__version__
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version: {version}\n" in (ROOT / ".scverse" / "meta.yaml").read_text()
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_supported_python_is_tested():
+    classifiers = set(re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text()))
+    constraints = {f"3.{path.stem[3:]}" for path in (ROOT / "constraints").glob("py3*.txt")}
+    workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
+    matrix = set(re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", workflow)[1]))
+    assert classifiers == constraints == matrix
