@@ -22,8 +22,9 @@ FLOORS = [
     },
     {"_networks", "_checks", "_views", "metrics"},
     {"_coding", "_registration", "_saving", "_training", "_table_figures"},
-    {"_module", "_readouts", "_setup", "plotting"},
-    {"_evaluation", "_interpretation", "_labels", "_sampling", "_shared_features"},
+    {"_embedding_figure", "_module", "_readouts", "_setup"},
+    {"_evaluation", "_interpretation", "_labels", "_sampling", "_shared_features", "plotting"},
+    {"_report"},
     {"_model"},
     {"models"},
 ]

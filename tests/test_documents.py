@@ -3,13 +3,11 @@
 import re
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 
 import scvenn
 
-matplotlib.use("Agg")
 ROOT = Path(__file__).parent.parent
 
 
