@@ -19,6 +19,7 @@ FLOORS = [
         "_screening",
         "_feature_metrics",
         "_drawing",
+        "_page",
     },
     {"_networks", "_checks", "_views", "metrics"},
     {"_coding", "_registration", "_saving", "_training", "_table_figures"},

@@ -84,6 +84,7 @@ def draw_embeddings(
 ) -> np.ndarray:
     """Latents (B, K), by the name of their panel, coloured by a column (B,)."""
     n_cells = len(next(iter(latents.values())))
+    title = None if column is None else column.name
     colours, key = (to_rgba_array([BLUE] * n_cells), {}) if column is None else _colours(column)
     names = [] if isinstance(key, ScalarMappable) else list(key)
     n_columns = max(1, -(-len(names) // 10))  # of the legend
@@ -103,10 +104,10 @@ def draw_embeddings(
         ax.spines[["left", "bottom"]].set_visible(False)
     if isinstance(key, ScalarMappable):
         scale = rightmost(panels).inset_axes((1.06, 0.1, 0.05, 0.8))
-        panels[0].figure.colorbar(key, cax=scale, label=column.name)
+        panels[0].figure.colorbar(key, cax=scale, label=title)
     elif key:
         dots = [dot(colour, name) for name, colour in key.items()]
-        legend_beside(panels, dots, title=column.name, ncols=n_columns, handletextpad=0.2)
+        legend_beside(panels, dots, title=title, ncols=n_columns, handletextpad=0.2)
     return panels
 
 

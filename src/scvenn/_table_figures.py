@@ -218,7 +218,7 @@ def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> 
     if metric.endswith("r2") and scores["value"].min() <= LOWEST_R2:
         r2_ticks(ax.xaxis)
     ax.set_yticks(range(len(models)), models)
-    ax.set(xlabel=_METRICS.get(metric, metric.replace("_", " ")), ylim=(len(models) - 0.5, -0.5))
+    ax.set(xlabel=spoken_metric(metric), ylim=(len(models) - 0.5, -0.5))
     dots = [dot(colours[row], _VIEWS.get(row, spoken(row))) for row in rows]
     legend_beside([ax], dots, handletextpad=0.2)
     return ax
@@ -253,6 +253,11 @@ def _number(value: float) -> str:
 def spoken(latent: str) -> str:
     """The name of a latent as a reader would say it."""
     return latent.replace("private_", "private ", 1)
+
+
+def spoken_metric(metric: str) -> str:
+    """The name of a metric as a reader would say it."""
+    return _METRICS.get(metric, metric.replace("_", " "))
 
 
 # --------------------------------------------------------------------------------------------
