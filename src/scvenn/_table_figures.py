@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -150,8 +151,8 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     values = pd.concat([auc_of, r2_of], axis=1).to_numpy(np.float64)
     strength = pd.concat([2 * auc_of - 1, r2_of], axis=1).to_numpy(np.float64)
-    names = [f"AUC of\n{name}" for name in auc_of]
-    names += ["R² of\n" + spoken(name).replace(" ", "\n", 1) for name in r2_of]
+    names = ["AUC of\n" + fill(name, 10) for name in auc_of]
+    names += ["R² of\n" + fill(spoken(name), 10) for name in r2_of]
     (ax,) = panels_of([""], ax, width=1.2 + 0.85 * len(names), height=0.9 + 0.5 * len(latents))
     ax.set_facecolor(PALEST)
     ax.imshow(strength, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -292,7 +293,7 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> import pandas as pd, scvenn
     >>> latents = ["shared", "private"]
     >>> table = pd.DataFrame({"modality": "rna", "latent": latents, "r2": [0.2, 0.5]})
-    >>> [bar.get_height() for bar in scvenn.pl.variance_explained(table).patches]
+    >>> [float(bar.get_height()) for bar in scvenn.pl.variance_explained(table).patches]
     [0.2, 0.5]
     """
     check_columns(table, ["modality", "latent", "r2"], "model.variance_explained()")
