@@ -2,12 +2,16 @@
 
 import logging
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import scvi
 import torch
 
 # two workers share two cores; one thread each is fastest and repeatable
 torch.set_num_threads(1)
+# figures are drawn and not shown
+matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods
 scvi.settings.verbosity = logging.WARNING
 
@@ -21,3 +25,9 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _seeded():
     scvi.settings.seed = 0
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open():
+    yield
+    plt.close("all")

@@ -4,15 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 import scvenn
 from tests.test_public_api import METHODS
 
-matplotlib.use("Agg")
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "tutorials/quickstart.md", *PAGES]
@@ -32,8 +29,6 @@ def _trained_briefly(monkeypatch):
         train(self, 2, enable_progress_bar=False, **kwargs)
 
     monkeypatch.setattr(scvenn.SharedPrivateModel, "train", briefly)
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

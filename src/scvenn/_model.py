@@ -8,20 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import scvi
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
-from scvenn._evaluation import EvaluationMixin
-from scvenn._interpretation import InterpretationMixin
 from scvenn._keys import Keys
 from scvenn._labels import LabelsMixin
 from scvenn._module import SharedPrivateVAE
 from scvenn._registration import AlignedManager
+from scvenn._report import ReportMixin
 from scvenn._sampling import SamplingMixin
 from scvenn._saving import SavingMixin, fingerprint
 from scvenn._setup import SetUpMixin, fields_of
-from scvenn._shared_features import SharedFeaturesMixin
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
 from scvenn.likelihoods import FeatureStats
 from scvenn.objective import Objective
@@ -33,9 +32,7 @@ class SharedPrivateModel(
     SetUpMixin,
     LabelsMixin,
     SamplingMixin,
-    EvaluationMixin,
-    InterpretationMixin,
-    SharedFeaturesMixin,
+    ReportMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
     SavingMixin,
@@ -231,6 +228,7 @@ class SharedPrivateModel(
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _VERSIONS_OF},
         }
+        self.seed_ = scvi.settings.seed
         self.init_params_ = self._get_init_params(locals())
 
     # ----------------------------------------------------------------- data to read
@@ -373,6 +371,10 @@ class SharedPrivateModel(
                 **trainer,
             )
         self.trained_on_ = fingerprint(self.adata.obs_names)
+        # as text: callbacks and loggers may not be saved
+        used = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
+        used |= {**(datasplitter_kwargs or {}), **plan, **trainer_kwargs}
+        self.train_params_ = {name: repr(value) for name, value in used.items()}
         if write_obsm:
             self.write_embeddings()
 

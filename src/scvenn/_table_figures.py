@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -11,24 +12,33 @@ from matplotlib.axes import Axes
 
 from scvenn._drawing import (
     BLUE,
-    GREEN,
     GREY,
     LOWEST_R2,
     PALE,
+    PALEST,
     PALETTE,
     VERMILION,
     check_columns,
+    colours_of_sources,
     distinct,
+    dot,
     frameless,
+    legend_beside,
     panels_of,
+    r2_ticks,
     write_in_cells,
 )
 from scvenn.metrics import EVALUATION_COLUMNS
 
-_VIEWS = {
-    "cross": ("cross-view", BLUE),
-    "same": ("same-view", VERMILION),
-    "joint": ("joint", GREEN),
+_VIEWS = {"cross": "cross-view", "same": "same-view", "joint": "joint"}
+_METRICS = {
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "auroc": "AUROC",
+    "auc": "AUC",
+    "leakage_r2": "leakage R²",
+    "recovery_linear_r2": "recovery R² (linear)",
+    "recovery_knn_r2": "recovery R² (nearest neighbours)",
 }
 
 # --------------------------------------------------------------------------------------------
@@ -39,8 +49,9 @@ _VIEWS = {
 def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Cross-view against same-view R² of each feature.
 
-    A feature on the diagonal is predicted from another modality as well as from its own; one at
-    zero is private. Values below −0.5 are drawn at −0.5.
+    Panels are predicted modalities; a dot, by its colour, is the one predicted from. A feature on
+    the diagonal is predicted from another modality as well as from its own; one at zero is private.
+    Values below −0.5 are drawn at −0.5.
 
     Parameters
     ----------
@@ -75,23 +86,25 @@ def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
             f"{distinct(scores['view'])}. Pass the table of model.evaluate() as it is."
         )
     targets = distinct(both["target"])
-    colours = dict(zip(distinct(both["source"]), cycle(PALETTE), strict=False))
-    panels = panels_of(targets, axes, height=3.3)
-    for (target, source), rows in both.groupby(["target", "source"], sort=False):
-        ax = panels[targets.index(target)]
-        drawn = rows[["value_same", "value"]].clip(lower=LOWEST_R2)
+    colours = colours_of_sources(targets, distinct(both["source"]))
+    both[["x", "y"]] = both[["value_same", "value"]].clip(lower=LOWEST_R2)
+    limits = (min(both[["x", "y"]].min(axis=None), 0) - 0.05, 1.05)
+    panels = panels_of(targets, axes, height=3.2, beside=1.2)
+    for ax, target in zip(panels, targets, strict=True):
+        # in any order, lest the last source cover the others
+        rows = both[both["target"] == target].sample(frac=1, random_state=0)
         ax.scatter(
-            *drawn.to_numpy().T, s=10, color=colours[source], alpha=0.6, linewidths=0,
-            label=f"from {source}", rasterized=True,
+            rows["x"], rows["y"], s=10, c=rows["source"].map(colours), alpha=0.6, linewidths=0,
+            rasterized=True,
         )  # fmt: skip
-    lowest = both[["value_same", "value"]].clip(lower=LOWEST_R2).min(axis=None)
-    limits = (min(lowest, 0) - 0.05, 1.05)
-    for ax in panels:
         ax.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--", zorder=0)
         ax.axhline(0, color=PALE, linewidth=1, zorder=0)
-        ax.set(xlim=limits, ylim=limits, aspect="equal", xlabel="same-view R²")
-        ax.legend(frameon=False, loc="upper left", handletextpad=0.1, borderaxespad=0)
-    panels[0].set_ylabel("cross-view R²")
+        r2_ticks(ax.xaxis)
+        r2_ticks(ax.yaxis)
+        ax.set(xlim=limits, ylim=limits, aspect="equal")
+        ax.set(xlabel="same-view R²", ylabel="cross-view R²")
+    dots = [dot(colour, f"from {m}") for m, colour in colours.items()]
+    legend_beside(panels, dots, handletextpad=0.2)
     return panels
 
 
@@ -100,7 +113,7 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
     Rows are latents. The R² is the mean over dimensions or features, those below zero counted as
     zero; of private latents (all rows but the first) it should be near zero. White is chance (an
-    AUC of 0.5, an R² of 0), and dark blue perfect; what is not asked is left empty.
+    AUC of 0.5, an R² of 0), dark blue perfect, and grey what is not asked.
 
     Parameters
     ----------
@@ -129,29 +142,34 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     leaks = _of_one_model(table, "leakage_r2")
     latents = distinct(leaks["source"])
-    targets = sorted(distinct(leaks["target"]), key=lambda name: name not in latents)
+    modalities = [m for m in distinct(table["target"]) if m in set(leaks["target"]) - set(latents)]
     r2_of = leaks.assign(value=leaks["value"].clip(lower=0))
-    r2_of = r2_of.pivot_table("value", "source", "target").reindex(index=latents, columns=targets)
+    r2_of = r2_of.pivot_table("value", "source", "target").reindex(latents)
     probes = table[table["metric"] == "auc"]
     auc_of = probes.pivot_table("value", "source", "target").reindex(latents)
+    r2_of = r2_of[[name for name in [*latents, *modalities] if name in r2_of]]
 
     values = pd.concat([auc_of, r2_of], axis=1).to_numpy(np.float64)
     strength = pd.concat([2 * auc_of - 1, r2_of], axis=1).to_numpy(np.float64)
-    columns = [f"AUC of\n{name}" for name in auc_of] + [f"R² of\n{spoken(n)}" for n in targets]
-    (ax,) = panels_of([""], ax, width=1.2 + 0.95 * len(columns), height=0.8 + 0.5 * len(latents))
+    names = ["AUC of\n" + fill(name, 10) for name in auc_of]
+    names += ["R² of\n" + fill(spoken(name), 10) for name in r2_of]
+    (ax,) = panels_of([""], ax, width=1.2 + 0.85 * len(names), height=0.9 + 0.5 * len(latents))
+    ax.set_facecolor(PALEST)
     ax.imshow(strength, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     write_in_cells(ax, np.vectorize(_number)(values), strength > 0.6)
-    ax.axvline(len(auc_of.columns) - 0.5, color="white", linewidth=4)
-    ax.set_xticks(range(len(columns)), columns)
+    ax.vlines(np.arange(len(names)) - 0.5, -0.5, len(latents) - 0.5, color="white", linewidth=2)
+    ax.hlines(np.arange(len(latents)) - 0.5, -0.5, len(names) - 0.5, color="white", linewidth=2)
+    ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(latents)), [spoken(name) for name in latents])
     frameless(ax)
     return ax
 
 
 def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> Axes:
-    """Scores of several models: a dot for each feature, a black line at the median.
+    """Scores of several models: a dot for each value, a black line at the median.
 
-    R² below −0.5 are drawn at −0.5.
+    Scores of predictions have a row for each view, those of latents one for each latent. R² below
+    −0.5 are drawn at −0.5.
 
     Parameters
     ----------
@@ -181,23 +199,29 @@ def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> 
     """
     check_columns(table, ["model", *EVALUATION_COLUMNS], "scvenn.metrics.compare()")
     scores = _of_metric(table, metric)
-    models, views = distinct(scores["model"]), distinct(scores["view"])
-    step = 0.8 / len(views)  # between the rows of a model
-    height = 0.9 + 0.28 * len(models) * len(views)
-    (ax,) = panels_of([""], ax, width=4.6, height=height)
+    # a latent that shall know something and one that shall not have no median in common
+    scores = scores.assign(row=scores["view"].mask(scores["view"] == "latent", scores["source"]))
+    models, rows = distinct(scores["model"]), distinct(scores["row"])
+    colours = dict(zip(rows, cycle(PALETTE), strict=False))
+    step = 0.8 / len(rows)  # between the rows of a model
+    height = 0.9 + 0.28 * len(models) * len(rows)
+    (ax,) = panels_of([""], ax, width=4.6, height=height, beside=1.2)
     rng = np.random.default_rng(0)
-    for (model, view), values in scores.groupby(["model", "view"], sort=False)["value"]:
-        label, colour = _VIEWS.get(view, (view, BLUE))
-        y = models.index(model) + step * (views.index(view) - (len(views) - 1) / 2)
+    for (model, row), values in scores.groupby(["model", "row"], sort=False)["value"]:
+        y = models.index(model) + step * (rows.index(row) - (len(rows) - 1) / 2)
         drawn = values.clip(lower=LOWEST_R2) if metric.endswith("r2") else values
-        spread = y + step * rng.uniform(-0.3, 0.3, len(values))
-        ax.scatter(drawn, spread, s=6, color=colour, alpha=0.4, linewidths=0, rasterized=True)
+        if len(drawn) == 1:
+            ax.plot(drawn, y, "o", color=colours[row])
+            continue
+        spread = y + step * rng.uniform(-0.3, 0.3, len(drawn))
+        ax.scatter(drawn, spread, s=6, color=colours[row], alpha=0.4, linewidths=0, rasterized=True)
         ax.plot([drawn.median()] * 2, [y - 0.4 * step, y + 0.4 * step], color="black", linewidth=2)
-        if model == models[0]:
-            ax.plot([], [], "o", color=colour, label=label, markersize=5)
+    if metric.endswith("r2") and scores["value"].min() <= LOWEST_R2:
+        r2_ticks(ax.xaxis)
     ax.set_yticks(range(len(models)), models)
-    ax.set(xlabel=metric.replace("r2", "R²").replace("_", " "), ylim=(len(models) - 0.5, -0.5))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(views), frameon=False)
+    ax.set(xlabel=spoken_metric(metric), ylim=(len(models) - 0.5, -0.5))
+    dots = [dot(colours[row], _VIEWS.get(row, spoken(row))) for row in rows]
+    legend_beside([ax], dots, handletextpad=0.2)
     return ax
 
 
@@ -232,6 +256,11 @@ def spoken(latent: str) -> str:
     return latent.replace("private_", "private ", 1)
 
 
+def spoken_metric(metric: str) -> str:
+    """The name of a metric as a reader would say it."""
+    return _METRICS.get(metric, metric.replace("_", " "))
+
+
 # --------------------------------------------------------------------------------------------
 # Tables of what latents mean
 # --------------------------------------------------------------------------------------------
@@ -239,6 +268,8 @@ def spoken(latent: str) -> str:
 
 def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How much of each modality the shared and the private latent explain, and both together.
+
+    The axis ends at −0.5, and bars that go below it run out of the figure.
 
     Parameters
     ----------
@@ -262,7 +293,7 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     >>> import pandas as pd, scvenn
     >>> latents = ["shared", "private"]
     >>> table = pd.DataFrame({"modality": "rna", "latent": latents, "r2": [0.2, 0.5]})
-    >>> [bar.get_height() for bar in scvenn.pl.variance_explained(table).patches]
+    >>> [float(bar.get_height()) for bar in scvenn.pl.variance_explained(table).patches]
     [0.2, 0.5]
     """
     check_columns(table, ["modality", "latent", "r2"], "model.variance_explained()")
@@ -283,7 +314,10 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(len(modalities)), modalities)
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("variance explained (R²)")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    legend_beside([ax], ax.containers)
+    # R² has no lower bound: one bad latent would squeeze all others into a line
+    ax.set_ylim(bottom=max(ax.get_ylim()[0], LOWEST_R2))
+    ax.axhline(0, color="black", linewidth=0.8)
     return ax
 
 
@@ -340,5 +374,5 @@ def loadings(table: pd.DataFrame, ax: Axes | None = None, n: int = 10) -> Axes:
     ax.set_xticks(range(len(dimensions)), dimensions)
     ax.set_yticks([])
     frameless(ax)
-    ax.figure.colorbar(image, ax=ax, label="loading")
+    ax.figure.colorbar(image, ax=ax, label="loading", fraction=0.2 / width, pad=0.1 / width)
     return ax

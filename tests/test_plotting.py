@@ -1,0 +1,620 @@
+"""Figures: what is drawn are the numbers of the tables, in the panels asked for."""
+
+import copy
+from itertools import pairwise
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from matplotlib.colors import to_hex, to_rgba
+from mudata import MuData
+from sklearn.decomposition import PCA
+
+import scvenn
+from scvenn import _drawing
+from tests.conftest import QUIET, three_modalities
+
+pl = scvenn.pl
+LATENTS = ["shared", "private rna", "private meth", "private peaks"]
+
+
+@pytest.fixture(scope="module")
+def three():
+    """MMVAE, which does not screen, on three modalities with missing cells."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAE(three_modalities(missing=0.3), n_shared=3, n_private=2, n_hidden=16)
+    model.train(4, train_size=0.5, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def two():
+    """MMVAE++, which screens, on two modalities."""
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(120, n_features=20, n_shared_features=10, n_types=3)
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2, n_hidden=16)
+    model.train(4, train_size=0.5, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def scores(three):
+    return three.evaluate(labels_key="cell_type")
+
+
+@pytest.fixture(scope="module")
+def compared(two):
+    tables = [two.evaluate(labels_key="cell_type").assign(model=name) for name in ("one", "other")]
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.fixture
+def mdata(three):
+    """Data with embeddings, which a test may change."""
+    return three.adata.copy()
+
+
+def titles(axes):
+    return [ax.get_title() for ax in axes]
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.get_yticklabels()]
+
+
+def legend(axes):
+    """Texts of the one legend of some panels."""
+    (found,) = [ax.get_legend() for ax in axes if ax.get_legend() is not None]
+    return [text.get_text() for text in found.get_texts()]
+
+
+def dots(ax):
+    """Positions of all dots of a panel, (n, 2)."""
+    return np.vstack([np.asarray(drawn.get_offsets()) for drawn in ax.collections])
+
+
+# ------------------------------------------------------------------------ what holds for all
+
+
+@pytest.fixture(scope="module")
+def inputs(two, three, scores, compared):
+    """What each figure draws, and the number of its panels."""
+    return {
+        "training": (two, 3),
+        "embeddings": (three.adata, 4),
+        "r2": (scores, 3),
+        "shared_scores": (two, 2),
+        "leakage": (scores, 1),
+        "compare": (compared, 1),
+        "variance_explained": (three.variance_explained(), 1),
+        "loadings": (three.loadings("rna"), 1),
+    }
+
+
+SEVERAL = ["training", "embeddings", "r2", "shared_scores"]
+ONE = ["leakage", "compare", "variance_explained", "loadings"]
+
+
+def draw(name, shown, axes=None):
+    if name == "embeddings":
+        return pl.embeddings(shown, "cell_type", basis="pca", axes=axes)
+    return getattr(pl, name)(shown, **{"axes" if name in SEVERAL else "ax": axes})
+
+
+def test_every_figure_is_tested():
+    assert {*SEVERAL, *ONE} == set(pl.__all__)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_panels_that_are_given_are_drawn_on_and_returned(name, inputs):
+    shown, n = inputs[name]
+    given = plt.subplots(1, n)[1]
+    returned = draw(name, shown, given)
+    assert [id(ax) for ax in returned] == [id(ax) for ax in given]
+    assert len(plt.get_fignums()) == 1
+    assert all(ax.has_data() for ax in given)
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_axes_that_are_given_are_drawn_on_and_returned(name, inputs):
+    given = plt.subplots()[1]
+    assert draw(name, inputs[name][0], given) is given
+    assert len(plt.get_fignums()) == 1
+    assert given.has_data()
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, *ONE])
+def test_without_axes_there_is_one_new_figure_with_nothing_beside(name, inputs):
+    shown, n = inputs[name]
+    axes = np.atleast_1d(draw(name, shown))
+    assert len(axes) == n
+    (number,) = plt.get_fignums()
+    others = set(plt.figure(number).axes) - set(axes)
+    assert len(others) == (name == "loadings")  # its scale
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_wrong_number_of_axes_is_refused(name, inputs):
+    shown, n = inputs[name]
+    with pytest.raises(ValueError, match=rf"expected {n}, for .*; found 1\.") as refused:
+        draw(name, shown, plt.subplots()[1])
+    assert len(plt.get_fignums()) == 1
+    assert str(refused.value).startswith("axes")
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, *ONE])
+def test_no_setting_of_matplotlib_is_changed(name, inputs):
+    before = copy.deepcopy(dict(mpl.rcParams))
+    draw(name, inputs[name][0])
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("name", ["r2", *ONE])
+def test_tables_are_not_changed(name, inputs):
+    table = inputs[name][0]
+    before = table.copy()
+    draw(name, table)
+    pd.testing.assert_frame_equal(table, before)
+
+
+@pytest.mark.parametrize("name", ["r2", "shared_scores", *ONE])
+def test_another_table_is_refused_by_the_columns_it_lacks(name):
+    with pytest.raises(ValueError, match=r"Expected a table with the columns .* without \["):
+        draw(name, pd.DataFrame({"a": [1.0]}))
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, *ONE])
+def test_texts_of_panels_do_not_overlap(name, inputs):
+    """Neither tick labels, nor labels and titles of neighbours, nor a legend and a panel."""
+    axes = np.atleast_1d(draw(name, inputs[name][0]))
+    figure = axes[0].figure
+    figure.canvas.draw()
+    for ax in axes:
+        ticks = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert not any(a.overlaps(b) for a, b in pairwise(ticks))
+        tight = ax.title.get_window_extent()
+        assert not any(tight.overlaps(other.bbox) for other in axes)
+        if ax.get_legend() is not None:
+            box = ax.get_legend().get_window_extent()
+            assert not any(box.overlaps(other.bbox) for other in axes)
+            assert figure.bbox.x1 >= box.x1 - 1
+
+
+# ------------------------------------------------------------------------ training
+
+
+def test_training_has_a_panel_for_each_modality_and_one_for_the_loss(three):
+    axes = pl.training(three)
+    assert titles(axes) == ["rna", "meth", "peaks", "loss"]
+    assert legend(axes)[:3] == ["from rna", "from meth", "from peaks"]
+    assert legend(axes)[3:5] == ["training", "validation"]
+
+
+def test_curves_are_the_records_of_the_history(two):
+    ax = pl.training(two)[0]
+    history = two.history
+    for line, mode in zip(ax.get_lines(), ("train", "validation"), strict=False):
+        record = history[f"log_likelihood_atac->rna_{mode}"].iloc[:, 0]
+        np.testing.assert_array_equal(line.get_ydata(), record)
+        np.testing.assert_array_equal(line.get_xdata(), record.index)
+
+
+def test_a_history_gives_the_same_curves_as_the_model(two):
+    of_model, of_history = pl.training(two), pl.training(two.history)
+    for one, other in zip(of_model, of_history, strict=True):
+        for a, b in zip(one.get_lines(), other.get_lines(), strict=True):
+            np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
+
+
+def history_of(**records):
+    frame = {name: pd.DataFrame({name: values}) for name, values in records.items()}
+    n = len(records["train_loss"])
+    return {"kl_weight": pd.DataFrame({"kl_weight": [0.5, *[1.0] * (n - 1)]}), **frame}
+
+
+def test_the_best_epoch_is_the_lowest_loss_after_the_warm_up():
+    history = history_of(train_loss=[4, 3, 2, 1], validation_loss=[0.0, 3, 2, 4])
+    (ax,) = pl.training(history)
+    assert list(ax.get_lines()[-1].get_xdata()) == [2, 2]
+    assert legend([ax]) == ["training", "validation", "best epoch"]
+
+
+def test_without_validation_cells_there_is_no_dashed_curve_and_no_best_epoch():
+    (ax,) = pl.training(history_of(train_loss=[4, 3, 2]))
+    assert [line.get_linestyle() for line in ax.get_lines()] == ["-"]
+    assert legend([ax]) == ["training"]
+
+
+def test_no_best_epoch_where_training_did_not_return_to_it(small):
+    model = scvenn.MMVAE(small)
+    model.train(3, early_stopping=False, **QUIET)
+    assert "best epoch" not in legend(pl.training(model))
+
+
+def test_training_of_a_model_that_was_not_trained_is_refused(small):
+    with pytest.raises(ValueError, match=r"found none\. Call model\.train\(\) first"):
+        pl.training(scvenn.MMVAE(small))
+
+
+def test_what_was_predicted_from_several_modalities_has_curves_of_its_own():
+    names = ["log_likelihood_a+b->c_train", "log_likelihood_a+b->a_train"]
+    axes = pl.training(history_of(train_loss=[2, 1], **{name: [-2, -1] for name in names}))
+    assert titles(axes) == ["c", "loss"]  # a is not cross-view
+    assert legend(axes)[0] == "from a+b"
+
+
+# ------------------------------------------------------------------------ embeddings
+
+
+def test_embeddings_leave_out_cells_without_the_modality_and_say_so(three):
+    axes = pl.embeddings(three.adata, "cell_type", basis="pca")
+    n = three.adata.n_obs
+    assert [title.split("\n")[0] for title in titles(axes)] == LATENTS
+    assert len(dots(axes[0])) == n
+    for ax, adata in zip(axes[1:], three.adata.mod.values(), strict=True):
+        assert len(dots(ax)) == adata.n_obs < n
+        assert f"{adata.n_obs} of {n} cells" in ax.get_title()
+
+
+def test_principal_components_are_those_of_the_latent(three):
+    expected = PCA(2).fit_transform(three.adata.obsm["X_shared"])
+    expected = np.sort(np.abs(expected), axis=0)
+    drawn = np.sort(np.abs(dots(pl.embeddings(three.adata, basis="pca")[0])), axis=0)
+    np.testing.assert_allclose(drawn, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_latent_of_one_dimension_can_be_drawn(small):
+    model = scvenn.MVAE(small, n_shared=1, n_private=1)
+    model.train(1, **QUIET)
+    assert all(len(dots(ax)) == 60 for ax in pl.embeddings(small, basis="pca"))
+
+
+@pytest.mark.slow
+def test_umap_is_the_default_and_keeps_planted_cell_types_apart():
+    mdata = scvenn.datasets.simulate_counts(200, n_features=12, n_types=2)
+    mdata.obsm["X_shared"] = mdata.obsm["z_shared"]
+    mdata.uns["scvenn"] = {"key_prefix": "X", "modalities": ["rna", "atac"]}
+    (ax,) = pl.embeddings(mdata, "cell_type")  # no private latents were written
+    colours = ax.collections[0].get_facecolor()
+    centres = [dots(ax)[(colours == c).all(1)].mean(0) for c in np.unique(colours, axis=0)]
+    spread = dots(ax)[(colours == colours[0]).all(1)].std()
+    assert len(centres) == 2
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
+
+
+def test_embeddings_leave_the_data_as_it_was(three):
+    mdata = three.adata
+    columns, keys = list(mdata.obs.columns), (list(mdata.obsm), list(mdata.uns), list(mdata.obsp))
+    before = {key: np.array(value) for key, value in mdata.obsm.items()}
+    pl.embeddings(mdata, "cell_type", basis="pca")
+    assert list(mdata.obs.columns) == columns
+    assert (list(mdata.obsm), list(mdata.uns), list(mdata.obsp)) == keys
+    for key, value in before.items():
+        np.testing.assert_array_equal(np.asarray(mdata.obsm[key]), value)
+
+
+def colour_of(ax, cells):
+    """Colours of cells (a mask) in a panel of all cells, whose order is that of the figure."""
+    order = np.random.default_rng(0).permutation(len(cells))
+    return {to_hex(c) for c in ax.collections[0].get_facecolor()[cells[order]]}
+
+
+def test_each_category_has_its_colour_and_cells_without_one_are_grey(mdata):
+    mdata.obs["type"] = mdata.obs["cell_type"].astype(object)
+    mdata.obs.iloc[:20, mdata.obs.columns.get_loc("type")] = np.nan
+    axes = pl.embeddings(mdata, "type", basis="pca")
+    assert legend(axes) == ["type0", "type1", "type2", "no value"]
+    for name, colour in zip(("type0", "type1", "type2"), _drawing.PALETTE, strict=False):
+        cells = (mdata.obs["type"] == name).to_numpy()
+        assert colour_of(axes[0], cells) == {colour.lower()}
+    assert colour_of(axes[0], mdata.obs["type"].isna().to_numpy()) == {_drawing.PALE.lower()}
+
+
+def test_numbers_have_a_scale(mdata):
+    mdata.obs["age"] = np.linspace(20, 80, mdata.n_obs)
+    mdata.obs.iloc[0, mdata.obs.columns.get_loc("age")] = np.nan
+    axes = pl.embeddings(mdata, "age", basis="pca")
+    scale = axes[1].child_axes[0]  # beside the right panel of the first of two rows
+    assert scale.get_ylabel() == "age"
+    known = mdata.obs["age"].dropna()
+    assert scale.get_ylim() == pytest.approx((known.min(), known.max()))
+    assert colour_of(axes[0], mdata.obs["age"].isna().to_numpy()) == {_drawing.PALE.lower()}
+    assert all(ax.get_legend() is None for ax in axes)
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0, np.nan], [True, False, True], ["0", "1", None]])
+def test_zero_and_one_are_categories(values, mdata):
+    mdata.obs["flag"] = np.resize(np.array(values, dtype=object), mdata.n_obs)
+    mdata.obs["flag"] = mdata.obs["flag"].infer_objects()
+    shown = legend(pl.embeddings(mdata, "flag", basis="pca"))
+    assert shown[:2] in (["0", "1"], ["False", "True"])
+
+
+@pytest.mark.parametrize("n", [8, 9, 21, 29, 110])
+def test_any_number_of_categories_can_be_drawn(n, mdata):
+    names = [f"type {i:03}" for i in range(n)]
+    mdata.obs["many"] = pd.Categorical(np.resize(names, mdata.n_obs), [*names, "unused"])
+    axes = pl.embeddings(mdata, "many", basis="pca")
+    assert legend(axes) == names
+    used = {to_hex(c) for c in axes[0].collections[0].get_facecolor()}
+    assert len(used) == min(n, 102)
+    axes[0].figure.canvas.draw()
+    legends = [ax.get_legend() for ax in axes if ax.get_legend() is not None]
+    assert legends[0].get_window_extent().x0 > max(ax.bbox.x1 for ax in axes)
+
+
+def test_without_a_column_cells_have_one_colour(three):
+    axes = pl.embeddings(three.adata, basis="pca")
+    assert colour_of(axes[0], np.ones(three.adata.n_obs, bool)) == {_drawing.BLUE.lower()}
+    assert all(ax.get_legend() is None for ax in axes)
+
+
+def test_a_column_may_be_in_the_modalities(mdata):
+    for adata in mdata.mod.values():
+        adata.obs["plate"] = mdata.obs["batch"].reindex(adata.obs_names).astype(str)
+    mdata.obs = mdata.obs[["cell_type"]]
+    assert legend(pl.embeddings(mdata, "plate", basis="pca")) == ["batch0", "batch1"]
+
+
+def test_an_unknown_column_is_refused_by_what_there_is(three):
+    with pytest.raises(ValueError, match="color='nope' not found. Searched .*cell_type"):
+        pl.embeddings(three.adata, "nope")
+
+
+def test_an_unknown_basis_is_refused(three):
+    with pytest.raises(ValueError, match="basis='tsne': expected 'umap' or 'pca'"):
+        pl.embeddings(three.adata, "cell_type", basis="tsne")
+
+
+def test_data_without_embeddings_is_refused(small):
+    with pytest.raises(ValueError, match=r"Call model\.write_embeddings\(mdata\) first"):
+        pl.embeddings(small, "cell_type")
+
+
+def test_data_that_was_embedded_with_fewer_modalities_has_fewer_panels(three):
+    new = MuData({"rna": three.adata["rna"].copy()})
+    three.write_embeddings(new)
+    assert titles(pl.embeddings(new, basis="pca")) == ["shared", "private rna"]
+
+
+# ------------------------------------------------------------------------ r2
+
+
+def test_dots_are_the_features_in_both_views(scores):
+    axes = pl.r2(scores)
+    assert titles(axes) == ["rna", "meth", "peaks"]
+    assert legend(axes) == ["from rna", "from meth", "from peaks"]
+    r2 = scores[scores["metric"] == "r2"]
+    cross, same = (
+        r2[r2["view"] == view].set_index(["target", "feature"]) for view in ("cross", "same")
+    )
+    for ax, target in zip(axes, ("rna", "meth", "peaks"), strict=True):
+        of_target = cross.loc[target]
+        expected = np.column_stack(
+            [same["value"].loc[target].reindex(of_target.index), of_target["value"]]
+        )
+        expected = expected[np.isfinite(expected).all(1)].clip(min=-0.5)
+        drawn = dots(ax)
+        assert len(drawn) == len(expected) > 20
+        # pairs in any order
+        np.testing.assert_allclose(drawn[np.lexsort(drawn.T)], expected[np.lexsort(expected.T)])
+
+
+def r2_table(cross, same):
+    """Scores of features of b, from a and from b itself."""
+    rows = [("r2", "cross", "a", "b", f"f{i}", value) for i, value in enumerate(cross)]
+    rows += [("r2", "same", "b", "b", f"f{i}", value) for i, value in enumerate(same)]
+    return pd.DataFrame(rows, columns=scvenn.metrics.EVALUATION_COLUMNS)
+
+
+def test_a_feature_without_a_score_is_left_out():
+    (ax,) = pl.r2(r2_table([0.1, np.nan, 0.3], [0.2, 0.4, 0.5]))
+    assert len(dots(ax)) == 2
+
+
+def test_low_r2_are_drawn_at_their_limit_which_the_axis_names():
+    (ax,) = pl.r2(r2_table([0.1, -40.0], [0.2, 0.4]))
+    assert dots(ax)[:, 1].min() == -0.5
+    assert ax.get_yticklabels()[0].get_text() == "≤−0.5"
+    assert ax.get_ylim()[0] < -0.5
+
+
+def test_r2_needs_two_views(scores):
+    joint = scores[scores["view"] == "joint"]
+    with pytest.raises(ValueError, match=r"the table's R² are of \['joint'\]"):
+        pl.r2(joint)
+
+
+@pytest.mark.parametrize("function", [pl.r2, pl.leakage])
+def test_scores_of_several_models_are_refused(function, compared):
+    with pytest.raises(ValueError, match=r"found those of \['one', 'other'\].*pl\.compare"):
+        function(compared)
+
+
+@pytest.mark.parametrize("function", [pl.r2, pl.leakage])
+def test_scores_of_one_model_of_a_comparison_can_be_drawn(function, compared):
+    assert function(compared[compared["model"] == "one"]) is not None
+
+
+# ------------------------------------------------------------------------ leakage
+
+
+def cells(ax):
+    """Texts of a heat map, by column and row."""
+    columns = [text.get_text() for text in ax.get_xticklabels()]
+    rows = labels(ax)
+    found = {}
+    for text in ax.texts:
+        x, y = text.get_position()
+        found[columns[int(x)], rows[int(y)]] = text.get_text()
+    return found
+
+
+def test_cells_of_leakage_are_means_of_the_table(scores):
+    ax = pl.leakage(scores)
+    assert labels(ax) == LATENTS
+    shown = cells(ax)
+    for source, target in (("shared", "private_rna"), ("private_meth", "rna")):
+        rows = scores[(scores["source"] == source) & (scores["target"] == target)]
+        mean = rows.loc[rows["metric"] == "leakage_r2", "value"].clip(lower=0).mean()
+        name = "R² of\n" + target.replace("_", "\n")
+        assert shown[name, source.replace("_", " ")] == f"{mean:.2f}"
+    auc = scores[(scores["metric"] == "auc") & (scores["source"] == "shared")]["value"].item()
+    assert shown["AUC of\ncell_type", "shared"] == f"{auc:.2f}"
+    assert ("R² of\nrna", "private rna") not in shown  # of its own modality, a latent may know
+
+
+def test_columns_of_leakage_are_in_the_order_of_the_modalities(scores):
+    columns = [
+        text.get_text().removeprefix("R² of\n") for text in pl.leakage(scores).get_xticklabels()
+    ]
+    privates = ["private\nrna", "private\nmeth", "private\npeaks"]
+    assert columns == ["AUC of\ncell_type", "shared", *privates, "rna", "meth", "peaks"]
+
+
+def test_leakage_without_labels_has_no_column_for_them(scores):
+    ax = pl.leakage(scores[scores["metric"] == "leakage_r2"])
+    assert not any("AUC" in text.get_text() for text in ax.get_xticklabels())
+
+
+# ------------------------------------------------------------------------ compare
+
+
+def test_a_black_line_is_the_median_of_a_view(compared):
+    ax = pl.compare(compared)
+    assert labels(ax) == ["one", "other"]
+    assert legend([ax]) == ["cross-view", "same-view", "joint"]
+    r2 = compared[(compared["metric"] == "r2") & (compared["model"] == "one")]
+    medians = r2.assign(value=r2["value"].clip(lower=-0.5)).groupby("view")["value"].median()
+    drawn = [line.get_xdata()[0] for line in ax.get_lines()]
+    assert drawn[:3] == pytest.approx(medians[["cross", "same", "joint"]].tolist())
+    assert len(drawn) == 6
+
+
+def test_scores_of_latents_are_compared_latent_by_latent(compared):
+    ax = pl.compare(compared, "auc")
+    assert legend([ax]) == ["shared", "private rna", "private atac"]
+    auc = compared[(compared["metric"] == "auc") & (compared["model"] == "one")]
+    assert [line.get_xdata()[0] for line in ax.get_lines()][:3] == auc["value"].tolist()
+    assert ax.get_xlabel() == "AUC"
+
+
+def test_a_metric_that_is_not_there_is_refused_by_what_there_is(compared):
+    with pytest.raises(ValueError, match=r"no values of the metric 'f1'; it has \['r2', 'pearson'"):
+        pl.compare(compared, "f1")
+
+
+# ------------------------------------------------------------------------ variance explained
+
+
+def test_bars_are_the_values_of_the_table(three):
+    table = three.variance_explained()
+    ax = pl.variance_explained(table)
+    assert [text.get_text() for text in ax.get_xticklabels()] == three.modalities
+    assert legend([ax]) == ["shared", "private", "both"]
+    r2 = table.set_index(["latent", "modality"])["r2"]
+    for bars, latent in zip(ax.containers, ("shared", "private", "both"), strict=True):
+        assert [bar.get_height() for bar in bars] == r2[latent][three.modalities].tolist()
+
+
+def test_one_bad_latent_does_not_squeeze_the_others():
+    table = pd.DataFrame(
+        {"modality": ["a", "a"], "latent": ["shared", "private"], "r2": [0.4, -30.0]}
+    )
+    ax = pl.variance_explained(table)
+    assert [bar.get_height() for bar in ax.patches] == [0.4, -30.0]
+    assert ax.get_ylim()[0] == -0.5
+
+
+def test_a_modality_of_which_nothing_is_known_has_no_bars():
+    table = pd.DataFrame({"modality": ["a", "b"], "latent": "shared", "r2": [0.4, np.nan]})
+    ax = pl.variance_explained(table)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a"]
+
+
+def test_variance_of_single_dimensions_alone_is_refused(three):
+    table = three.variance_explained()
+    with pytest.raises(ValueError, match="draws the latents .*'both'.*the table has"):
+        pl.variance_explained(table[table["latent"] == "shared_0"])
+
+
+# ------------------------------------------------------------------------ loadings
+
+
+def test_columns_are_the_features_with_the_largest_loadings(three):
+    table = three.loadings("rna")
+    ax = pl.loadings(table, n=4)
+    assert [text.get_text() for text in ax.get_xticklabels()] == [
+        "shared_0",
+        "shared_1",
+        "shared_2",
+    ]
+    for k in range(3):
+        rows = table[table["dimension"] == f"shared_{k}"]
+        top = rows.loc[rows["loading"].abs().nlargest(4).index, "feature"].tolist()
+        drawn = sorted(
+            (t for t in ax.texts if t.get_position()[0] == k), key=lambda t: t.get_position()[1]
+        )
+        assert [text.get_text() for text in drawn] == top
+
+
+def test_red_is_positive_and_blue_negative():
+    table = pd.DataFrame(
+        {"feature": ["up", "down"], "dimension": "shared_0", "loading": [2.0, -1.0]}
+    )
+    image = pl.loadings(table).images[0]
+    red, _, blue, _ = image.to_rgba(image.get_array())[0, 0]
+    assert red > blue
+    red, _, blue, _ = image.to_rgba(image.get_array())[1, 0]
+    assert red < blue
+
+
+def test_a_loading_that_is_not_known_is_left_out():
+    table = pd.DataFrame(
+        {
+            "feature": ["a", "b", "a", "b"],
+            "dimension": ["shared_0", "shared_0", "shared_1", "shared_1"],
+            "loading": [0.1, 0.2, 0.3, np.nan],
+        }
+    )
+    assert [text.get_text() for text in pl.loadings(table).texts] == ["b", "a", "a"]
+    with pytest.raises(ValueError, match="found no loading"):
+        pl.loadings(table.assign(loading=np.nan))
+
+
+# ------------------------------------------------------------------------ shared scores
+
+
+def test_bars_of_shared_scores_count_features(two):
+    table = two.get_shared_scores()
+    axes = pl.shared_scores(table)
+    assert legend(axes) == ["shared", "not shared"]
+    for ax, m in zip(axes, ("rna", "atac"), strict=True):
+        shared = table.loc[table["modality"] == m, "shared"]
+        assert ax.get_title() == f"{m}\n{shared.sum()} of {len(shared)} shared"
+        blue = [
+            bar.get_height()
+            for bar in ax.patches
+            if bar.get_facecolor()[:3] == to_rgba(_drawing.BLUE)[:3]
+        ]
+        assert sum(blue) == shared.sum()
+        known = table.loc[table["modality"] == m, "score"].notna()  # NaN: a constant feature
+        assert sum(bar.get_height() for bar in ax.patches) == known.sum()
+
+
+def test_a_model_gives_the_same_figure_as_its_table(two):
+    heights = [
+        [bar.get_height() for ax in pl.shared_scores(of) for bar in ax.patches]
+        for of in (two, two.get_shared_scores())
+    ]
+    assert heights[0] == heights[1]
+
+
+def test_a_model_that_does_not_screen_has_no_shared_scores(three):
+    with pytest.raises(ValueError, match="screen=True"):
+        pl.shared_scores(three)

@@ -1,0 +1,428 @@
+"""The report: one page with all that a model tells, that loads nothing and hides nothing."""
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scvi
+from mudata import MuData
+
+import scvenn
+from scvenn import _embedding_figure, _page, _report
+from tests.conftest import QUIET, three_modalities
+
+SECTIONS = [
+    "Data",
+    "Training",
+    "Embeddings",
+    "Variance explained",
+    "Scores",
+    "Features",
+    "Settings",
+]
+EVIL = "<script>alert('T & B')</script>"
+
+
+class Page(HTMLParser):
+    """What is on a page; complains about tags that are not closed in their order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.open, self.text, self.rows = [], [], [], []
+        self.source = Path(path).read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip():
+            self.text.append((self.open[-1], data.strip()))
+            if self.open[-1] in ("td", "th"):
+                self.rows[-1].append(data.strip())
+
+    def texts(self, tag):
+        return [text for of, text in self.text if of == tag]
+
+    @property
+    def notes(self):
+        return [text for text in self.texts("p") if text.startswith("Not shown.")]
+
+    @property
+    def images(self):
+        return [attributes["src"] for tag, attributes in self.tags if tag == "img"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_umap():
+    """It takes half a minute to compile, and is tested with the figure of embeddings."""
+    drawn = _embedding_figure._in_two_dimensions
+
+    def quickly(latent, basis, n_neighbors):
+        assert basis == "umap"
+        return drawn(latent, "pca", n_neighbors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_embedding_figure, "_in_two_dimensions", quickly)
+        yield
+
+
+@pytest.fixture(scope="module")
+def screened():
+    """MMVAE++ on two modalities; names of a cell type, a column and features are HTML."""
+    scvi.settings.seed = 3
+    mdata = scvenn.datasets.simulate_counts(120, n_features=20, n_shared_features=10, n_types=3)
+    mdata.obs[EVIL] = mdata.obs["cell_type"].cat.rename_categories({"type0": EVIL})
+    mdata["rna"].var_names = [f"<b>{name}</b>" for name in mdata["rna"].var_names]
+    model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2, n_hidden=16)
+    model.train(3, train_size=0.5, batch_size=32, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    """MMVAE on three modalities with missing cells and covariates, trained with labels."""
+    scvi.settings.seed = 0
+    mdata = three_modalities(missing=0.3)
+    mdata.obs["age"] = np.linspace(20, 80, mdata.n_obs)
+    scvenn.MMVAE.setup_mudata(
+        mdata, labels_key="cell_type", batch_key="batch", continuous_covariate_keys=["age"]
+    )
+    model = scvenn.MMVAE(
+        mdata, n_shared=3, n_private={"rna": 4, "meth": 2, "peaks": 2}, n_hidden=16
+    )
+    model.train(3, train_size=0.5, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def page_of_mosaic(mosaic, tmp_path_factory):
+    return Page(mosaic.report(tmp_path_factory.mktemp("mosaic") / "report.html"))
+
+
+@pytest.fixture(scope="module")
+def page_of_screened(screened, tmp_path_factory):
+    return Page(screened.report(tmp_path_factory.mktemp("two") / "report.html", labels_key=EVIL))
+
+
+@pytest.fixture(params=["page_of_mosaic", "page_of_screened"])
+def page(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def empty_sections(monkeypatch):
+    """Only the first section is made: for tests of what happens to the file."""
+    for name in ("training", "embeddings", "variance", "scores", "features", "settings"):
+        nothing = _page.Section(name, "", [])
+        monkeypatch.setattr(
+            scvenn.SharedPrivateModel, f"_about_{name}", lambda *args, nothing=nothing: nothing
+        )
+
+
+def new_cells(mdata, *modalities):
+    """The same values, of cells with other names, in some modalities only."""
+    new = MuData({m: mdata[m].copy() for m in modalities})
+    for adata in new.mod.values():
+        adata.obs_names = "new_" + adata.obs_names
+    new.obs_names = "new_" + new.obs_names
+    old = new.obs_names.str.removeprefix("new_")
+    for column in ("cell_type", "batch", "age"):
+        new.obs[column] = mdata.obs[column].reindex(old).to_numpy()
+    return new
+
+
+# ------------------------------------------------------------------------ the page
+
+
+def test_all_sections_are_there_and_linked(page):
+    assert page.texts("h2") == SECTIONS
+    linked = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    ids = [attributes["id"] for tag, attributes in page.tags if tag == "section"]
+    assert linked == [f"#{name}" for name in ids]
+    assert not page.notes
+
+
+def test_nothing_is_loaded_when_the_page_is_opened(page):
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {t for t, _ in page.tags}
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "data", "background"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, value[:50])
+        assert not any(name.startswith("on") for name in attributes)
+    (style,) = page.texts("style")
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = [
+        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_pictures_are_complete_and_described(page):
+    for source in page.images:
+        pixels = plt.imread(io.BytesIO(base64.b64decode(source.partition(",")[2], validate=True)))
+        assert pixels.std() > 0
+    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+
+
+def test_a_model_that_screens_has_one_picture_more(page_of_mosaic, page_of_screened):
+    assert (len(page_of_mosaic.images), len(page_of_screened.images)) == (5, 6)
+    assert any("Screening" in text for text in page_of_screened.texts("figcaption"))
+    assert not any("Screening" in text for text in page_of_mosaic.texts("figcaption"))
+
+
+def test_names_are_shown_and_never_run(page_of_screened):
+    assert "<script" not in page_of_screened.source
+    assert "<b>" not in page_of_screened.source
+    shown = [text for _, text in page_of_screened.text]
+    assert any(EVIL in text for text in page_of_screened.texts("p"))  # the class, in a sentence
+    assert EVIL in shown  # the column, as a target of scores
+    assert any(re.fullmatch(r"<b>rna_\d+</b>", text) for text in shown)
+
+
+# ------------------------------------------------------------------------ what it says
+
+
+def test_the_data_is_described(mosaic, page_of_mosaic):
+    mdata = mosaic.adata
+    for m, likelihood in (("rna", "nb"), ("meth", "normal"), ("peaks", "bernoulli")):
+        n = mdata[m].n_obs
+        assert [m, str(n), str(mdata.n_obs - n), "20", likelihood] in page_of_mosaic.rows
+    lacking = sum(
+        not all(name in mdata[m].obs_names for m in mdata.mod) for name in mdata.obs_names
+    )
+    sentences = " ".join(page_of_mosaic.texts("p"))
+    assert f"150 cells, {lacking} of which lack at least one modality." in sentences
+    assert "75 were trained on; 75 were held out" in sentences
+    assert "The decoders see batch ('batch0', 'batch1') and age." in sentences
+    assert "Labels: cell_type ('type0', 'type1', 'type2'), known of 150 cells." in sentences
+    assert "3 shared dimensions; private: 4 of rna, 2 of meth and 2 of peaks." in sentences
+    assert page_of_mosaic.texts("h1") == ["MMVAE of rna, meth and peaks"]
+
+
+def text_of(value):
+    return f"{value:z.2f}".replace("-", "−")
+
+
+def test_scores_are_the_medians_of_evaluate(mosaic, page_of_mosaic):
+    table = mosaic.evaluate(labels_key="cell_type")
+    medians = table.groupby(["target", "view", "source", "metric"])["value"].median()
+    rna = [text_of(medians["rna", "cross", "meth", metric]) for metric in ("r2", "pearson")]
+    assert ["rna", "cross", "meth", *rna, "–"] in page_of_mosaic.rows
+    peaks = [text_of(v) for v in medians["peaks", "joint", "all"][["r2", "pearson", "auroc"]]]
+    assert ["peaks", "joint", "all", *peaks] in page_of_mosaic.rows
+    leak = text_of(medians["rna", "latent", "private_meth", "leakage_r2"])
+    assert any(row[:3] == ["private meth", "rna", leak] for row in page_of_mosaic.rows)
+    auc = text_of(medians["cell_type", "latent", "shared", "auc"])
+    assert any(row[:4] == ["shared", "cell_type", "–", auc] for row in page_of_mosaic.rows)
+
+
+def test_features_are_those_of_the_rankings(mosaic, page_of_mosaic):
+    for m in mosaic.modalities:
+        shared, private = mosaic.shared_features(m, n=8), mosaic.private_features(m, n=8)
+        for i in range(8):
+            row = [shared["feature"][i], text_of(shared["score"][i])]
+            row += [private["feature"][i], text_of(private["score"][i])]
+            assert row in page_of_mosaic.rows
+
+
+def test_settings_are_those_that_were_used(page_of_screened, page_of_mosaic):
+    for row in (
+        ["n_shared", "3"],
+        ["screen", "True"],
+        ["kl_weight_shared", "0.1"],
+        ["max_epochs", "3"],
+        ["batch_size", "32"],
+        ["lr", "0.001"],
+        ["enable_progress_bar", "False"],
+        ["scvenn", scvenn.__version__],
+        ["seed", "3"],
+    ):
+        assert row in page_of_screened.rows
+    assert ["batch_key", "'batch'"] in page_of_mosaic.rows
+
+
+def test_a_saved_model_reports_the_same_settings(screened, tmp_path, page_of_screened):
+    screened.save(tmp_path / "model", save_anndata=True)
+    loaded = scvenn.MMVAEpp.load(tmp_path / "model")
+    scvi.settings.seed = 5
+    page = Page(loaded.report(tmp_path / "report.html", labels_key=EVIL))
+    assert page.rows == page_of_screened.rows
+
+
+def test_a_model_whose_training_was_not_recorded_says_so(screened, monkeypatch):
+    monkeypatch.setattr(screened, "train_params_", None)
+    monkeypatch.setattr(screened, "seed_", None)
+    rows = [row for table in screened._about_settings().parts for row in table.rows]
+    assert ("", "not recorded") in rows
+    assert ("seed", "not set") in rows
+
+
+def test_of_many_cells_some_are_drawn(screened, tmp_path, monkeypatch):
+    monkeypatch.setattr(_report, "MOST_DOTS", 50)
+    page = Page(screened.report(tmp_path / "report.html"))
+    assert "UMAP of each latent, of 50 of the 120 cells." in page.texts("figcaption")
+
+
+# ------------------------------------------------------------------------ what is missing
+
+
+def test_without_held_out_cells_it_says_what_is_missing_and_how_to_get_it(small, tmp_path):
+    model = scvenn.MMVAEpp(small, n_hidden=8)
+    model.train(1, train_size=1.0, **QUIET)
+    page = Page(model.report(tmp_path / "report.html", labels_key="cell_type"))
+    assert page.texts("h2") == SECTIONS
+    assert len(page.images) == 3  # training, embeddings, screening
+    assert len(page.notes) == 3
+    for note, caller in zip(
+        page.notes, ("variance_explained", "evaluate", "shared_features"), strict=True
+    ):
+        assert note.startswith(f"Not shown. {caller}() needs two or more cells that were not")
+        assert "Train with train_size below 1" in note
+
+
+def test_a_model_that_was_not_trained_says_so(small, tmp_path):
+    with pytest.warns(UserWarning, match="untrained model"):
+        page = Page(scvenn.MVAE(small).report(tmp_path / "report.html"))
+    assert page.texts("h2") == SECTIONS
+    assert "Call model.train() first." in page.notes[0]
+
+
+def test_new_data_with_one_modality_has_what_can_be_had(mosaic, tmp_path):
+    new = new_cells(mosaic.adata, "rna")
+    page = Page(mosaic.report(tmp_path / "report.html", mdata=new, labels_key="cell_type"))
+    assert page.texts("h2") == SECTIONS
+    assert ["rna", str(new.n_obs), "0", "20", "nb"] in page.rows
+    assert ["meth", "0", str(new.n_obs), "20", "normal"] in page.rows
+    assert any(row[:3] == ["rna", "same", "rna"] for row in page.rows)
+    assert len(page.images) == 4  # no R² of features across views
+    assert any("'rna' and another modality were measured" in note for note in page.notes)
+
+
+def test_a_model_without_data_reports_on_new_data(mosaic, tmp_path):
+    mosaic.save(tmp_path / "model")
+    model = scvenn.MMVAE.load(tmp_path / "model", adata=False)
+    new = new_cells(mosaic.adata, "rna", "meth", "peaks")
+    page = Page(model.report(tmp_path / "report.html", mdata=new, labels_key="cell_type"))
+    assert len(page.images) == 3  # training, embeddings, variance explained
+    (note,) = page.notes
+    assert "fits probes on the training cells, and this model was loaded without data" in note
+    with pytest.raises(ValueError, match="loaded without data"):
+        model.report(tmp_path / "other.html")
+
+
+def test_the_data_is_left_as_it_was(mosaic, tmp_path):
+    def state(mdata):
+        slots = [
+            (list(d.obs), list(d.var), list(d.obsm), list(d.uns))
+            for d in (mdata, *mdata.mod.values())
+        ]
+        return slots, np.asarray(mdata.obsm["X_shared"]).tobytes()
+
+    new = new_cells(mosaic.adata, "rna", "meth", "peaks")
+    for mdata in (mosaic.adata, new):
+        mdata.obsm["X_shared"] = np.ones((mdata.n_obs, 3))
+        before = state(mdata)
+        mosaic.report(tmp_path / "report.html", mdata=mdata, labels_key="cell_type")
+        assert state(mdata) == before
+
+
+# ------------------------------------------------------------------------ the file
+
+
+def test_the_path_of_a_whole_file_is_returned(screened, tmp_path, empty_sections):
+    written = screened.report(str(tmp_path / "new" / "report.html"))
+    assert written == tmp_path / "new" / "report.html"
+    assert [file.name for file in written.parent.iterdir()] == ["report.html"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert written.stat().st_mode == plain.stat().st_mode  # others may read it, too
+
+
+def test_an_older_report_is_replaced(screened, tmp_path, empty_sections):
+    file = tmp_path / "report.html"
+    file.write_text("old")
+    screened.report(file)
+    assert file.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_report_that_fails_leaves_nothing_behind(
+    older, screened, tmp_path, empty_sections, monkeypatch
+):
+    file = tmp_path / "report.html"
+    if older:
+        file.write_text("old")
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        screened.report(file)
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == older * [("report.html", "old")]
+
+
+def test_an_unknown_column_is_refused_before_anything_is_made(screened, tmp_path):
+    with pytest.raises(ValueError, match="labels_key='nope' not found. Searched"):
+        screened.report(tmp_path / "new" / "report.html", labels_key="nope")
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_does_not_fit_is_refused_before_anything_is_made(screened, mosaic, tmp_path):
+    with pytest.raises(ValueError, match="features that the model was trained on are missing"):
+        screened.report(tmp_path / "report.html", mdata=mosaic.adata)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_refused(screened, tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Name a file in it.*report\.html"):
+        screened.report(tmp_path)
+
+
+def test_figures_of_the_user_stay_and_no_other_does(screened, tmp_path):
+    own = plt.figure()
+    screened.report(tmp_path / "report.html")
+    assert plt.get_fignums() == [own.number]
+
+
+# ------------------------------------------------------------------------ in a browser
+
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it(screened, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"none of {BROWSERS} is on PATH")
+    file = screened.report(tmp_path / "report.html", labels_key=EVIL)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,3000"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
+    command += [f"--screenshot={tmp_path / 'page.png'}"]
+    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    pixels = plt.imread(tmp_path / "page.png")[..., :3]
+    assert pixels.shape == (3000, 1000, 3)
+    is_white = (pixels == 1).all(2)
+    assert 0.5 < is_white.mean() < 0.99
+    blue = np.abs(pixels - np.array([0, 0x72, 0xB2]) / 255).max(2) < 0.02
+    # the rules above the sections are as wide as the page: its style is heeded
+    assert (blue[:, 50:950].mean(1) > 0.9).sum() >= 2 * 2
