@@ -23,13 +23,21 @@ FLOORS = [
     {"_networks", "_checks", "_views", "metrics"},
     {"_coding", "_registration", "_saving", "_training", "_table_figures"},
     {"_module", "_readouts", "_setup", "plotting"},
-    {"_evaluation", "_interpretation", "_labels", "_sampling", "_shared_features"},
+    {
+        "_differential",
+        "_evaluation",
+        "_interpretation",
+        "_labels",
+        "_sampling",
+        "_shared_features",
+    },
     {"_model"},
     {"models"},
 ]
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 KNOWS_SCVI = {
     "_coding",
+    "_differential",
     "_model",
     "_module",
     "_networks",

@@ -41,6 +41,7 @@ METHODS = {
     "shared_features": ["modality"],
     "private_features": ["modality"],
     "write_contributions": ["mdata"],
+    "differential": ["groupby"],
 }
 
 

@@ -21,14 +21,7 @@ from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsa
 from scvenn._keys import Keys
 from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
 from scvenn._views import View
-from scvenn.likelihoods import (
-    LIKELIHOODS,
-    Bernoulli,
-    Beta,
-    FeatureStats,
-    Likelihood,
-    Normal,
-)
+from scvenn.likelihoods import LIKELIHOODS, Bernoulli, Beta, FeatureStats, Likelihood, Normal
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
@@ -281,7 +274,9 @@ class SharedPrivateCoder(BaseModuleClass):
 
     # ----------------------------------------------------------------- read-outs
 
-    def _posteriors(
+    @torch.inference_mode()
+    @auto_move_data
+    def posteriors(
         self, tensors: dict[str, Tensor], sources: Sequence[str]
     ) -> tuple[Gaussian, dict[str, Gaussian], Tensor, dict[str, View]]:
         """Posteriors given some modalities: of shared, of each private, and who has any source.
@@ -322,7 +317,7 @@ class SharedPrivateCoder(BaseModuleClass):
         source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
         shared one is the mean of the sources' product, else the mean of the experts' means.
         """
-        q_shared, q_private, known, views = self._posteriors(tensors, sources)
+        q_shared, q_private, known, views = self.posteriors(tensors, sources)
         shared = torch.where(known.unsqueeze(-1), q_shared.loc, torch.nan)
         private = {
             m: torch.where(views[m].observed.unsqueeze(-1), q.loc, torch.nan)
@@ -403,7 +398,12 @@ class SharedPrivateCoder(BaseModuleClass):
     @torch.inference_mode()
     @auto_move_data
     def decode(
-        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        shared: Tensor,
+        private: Tensor | None,
+        library: float = 1.0,
     ) -> Tensor:
         """Mean of a modality given latents, whatever they are.
 
@@ -415,13 +415,15 @@ class SharedPrivateCoder(BaseModuleClass):
             Which one to decode.
         shared, private
             Latents, (B, K). Without a private one the prediction is that from shared alone.
+        library
+            Sum of the counts of every cell.
 
         Returns
         -------
-        Shape (B, D), on the scale of the data; counts are relative to the cell's library size.
+        Shape (B, D), on the scale of the data.
         """
         raw = self._raw_given(tensors, modality, shared, private)
-        return self.likelihood(modality).mean(raw, shared.new_ones(1))
+        return self.likelihood(modality).mean(raw, shared.new_full((1,), library))
 
     @torch.no_grad()
     @auto_move_data
@@ -462,7 +464,7 @@ class SharedPrivateCoder(BaseModuleClass):
     @auto_move_data
     def draw(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
         """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
-        q_shared, q_private, known, _ = self._posteriors(tensors, sources)
+        q_shared, q_private, known, _ = self.posteriors(tensors, sources)
         shared, view = rsample(q_shared), self._views(tensors, [target])[target]
         same_view = view.observed & (target in sources)
         private = shared.new_zeros(len(shared), self.n_private[target])

@@ -12,6 +12,7 @@ from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
+from scvenn._differential import DifferentialMixin
 from scvenn._evaluation import EvaluationMixin
 from scvenn._interpretation import InterpretationMixin
 from scvenn._keys import Keys
@@ -35,6 +36,7 @@ class SharedPrivateModel(
     SamplingMixin,
     EvaluationMixin,
     InterpretationMixin,
+    DifferentialMixin,
     SharedFeaturesMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
