@@ -30,6 +30,7 @@ FLOORS = [
         "_labels",
         "_sampling",
         "_shared_features",
+        "_writing",
     },
     {"_model"},
     {"models"},
@@ -45,6 +46,7 @@ KNOWS_SCVI = {
     "_saving",
     "_shared_features",
     "_training",
+    "_writing",
     "likelihoods",
 }
 FREE = {"__init__", "datasets"}

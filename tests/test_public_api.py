@@ -42,6 +42,7 @@ METHODS = {
     "private_features": ["modality"],
     "write_contributions": ["mdata"],
     "differential": ["groupby"],
+    "write_predictions": ["path", "source", "target", "mdata"],
 }
 
 

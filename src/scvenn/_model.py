@@ -24,6 +24,7 @@ from scvenn._saving import SavingMixin
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._shared_features import SharedFeaturesMixin
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
+from scvenn._writing import WritingMixin
 from scvenn.likelihoods import FeatureStats
 from scvenn.objective import Objective
 
@@ -38,6 +39,7 @@ class SharedPrivateModel(
     InterpretationMixin,
     DifferentialMixin,
     SharedFeaturesMixin,
+    WritingMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
     SavingMixin,
