@@ -19,7 +19,14 @@ from torch.func import jvp
 
 from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsample
 from scvenn._keys import Keys
-from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
+from scvenn._networks import (
+    AbsentPrivate,
+    CrossDecoder,
+    Decoder,
+    Encoder,
+    LabelHead,
+    ScreenedEncoder,
+)
 from scvenn._views import View
 from scvenn.likelihoods import LIKELIHOODS, Bernoulli, Beta, FeatureStats, Likelihood, Normal
 from scvenn.objective import Objective, Term
@@ -64,7 +71,8 @@ class SharedPrivateCoder(BaseModuleClass):
     n_classes
         Number of label classes; 0 for no label head.
     absent_private
-        What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
+        What a cross-view decoder gets for its private latent; see
+        :class:`~scvenn._networks.AbsentPrivate`.
     screened
         Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
         predict some of the features (see :meth:`restrict`).
@@ -87,7 +95,7 @@ class SharedPrivateCoder(BaseModuleClass):
         continuous: Sequence[str],
         encode_covariates: bool,
         n_classes: int,
-        absent_private: Literal["zero", "prior"],
+        absent_private: Literal["zero", "prior", "learned"],
         screened: bool,
         decoder: Literal["mlp", "linear"] = "mlp",
     ) -> None:
@@ -97,7 +105,6 @@ class SharedPrivateCoder(BaseModuleClass):
         self.n_shared = n_shared
         self.n_private = dict(n_private)
         self.n_classes = n_classes
-        self.absent_private = absent_private
         self.screened = screened
         self.n_categories = dict(n_categories)
         self.continuous = list(continuous)
@@ -113,7 +120,7 @@ class SharedPrivateCoder(BaseModuleClass):
         }
         seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
         decoding = {**layers, "n_layers": n_layers if decoder == "mlp" else 0}
-        encoders, decoders, cross_decoders, scored = [], [], [], []
+        encoders, decoders, cross_decoders, scored, absent = [], [], [], [], []
         for m in self.modalities:
             n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
             likelihood = LIKELIHOODS[likelihoods[m]](stats[m])
@@ -124,11 +131,13 @@ class SharedPrivateCoder(BaseModuleClass):
             if screened:
                 cross_decoders.append(CrossDecoder(n_raw, n_shared, **decoding))
             scored.append(likelihood)
+            absent.append(AbsentPrivate(absent_private, n_private[m]))
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
         self.decoders = nn.ModuleList(decoders)
         self.cross_decoders = nn.ModuleList(cross_decoders)
         self.likelihoods = nn.ModuleList(scored)
+        self.absent = nn.ModuleList(absent)
         self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
 
     def likelihood(self, modality: str) -> Likelihood:
@@ -253,7 +262,7 @@ class SharedPrivateCoder(BaseModuleClass):
             samples.append(sample.detach() if modality in term.detach_shared else sample)
         shared = torch.stack(samples)  # (T, B, K)
         cross_view = [terms[t].is_cross_view(modality) for t in decoding]
-        private = torch.stack([self._absent(present) if c else present for c in cross_view])
+        private = torch.stack([self.absent[i](present) if c else present for c in cross_view])
         if not self.screened:
             raw = self.decoders[i](shared, private, covariates)  # (T, B, R)
             return [Decoded(decoding, raw, from_shared=False)]
@@ -265,12 +274,6 @@ class SharedPrivateCoder(BaseModuleClass):
             )
             decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
         return decoded
-
-    def _absent(self, private: Tensor) -> Tensor:
-        """What stands in for a private latent that was not encoded."""
-        if self.absent_private == "prior":
-            return torch.randn_like(private)
-        return torch.zeros_like(private)
 
     # ----------------------------------------------------------------- read-outs
 
