@@ -34,11 +34,13 @@ FLOORS = [
     },
     {"_model"},
     {"models"},
+    {"_latent_sizes"},
 ]
 FLOOR_OF = {name: i for i, names in enumerate(FLOORS) for name in names}
 KNOWS_SCVI = {
     "_coding",
     "_differential",
+    "_latent_sizes",
     "_model",
     "_module",
     "_networks",

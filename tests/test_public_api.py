@@ -16,6 +16,7 @@ PUBLIC = {
     "SharedPrivateModel",
     "Objective",
     "Term",
+    "choose_latent_sizes",
     "datasets",
     "metrics",
     "paper_setting",

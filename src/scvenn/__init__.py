@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 from scvenn import datasets, metrics
 from scvenn import plotting as pl
+from scvenn._latent_sizes import choose_latent_sizes
 from scvenn._model import SharedPrivateModel
 from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
 from scvenn.objective import Objective, Term
@@ -26,6 +27,7 @@ __all__ = [
     "Objective",
     "SharedPrivateModel",
     "Term",
+    "choose_latent_sizes",
     "datasets",
     "metrics",
     "paper_setting",
