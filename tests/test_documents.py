@@ -38,6 +38,14 @@ def test_the_code_of_the_quickstart_runs():
     exec(compile(code.replace("max_epochs=60", "max_epochs=2"), "quickstart.md", "exec"), {})
 
 
+@pytest.mark.slow
+def test_the_code_of_latent_sizes_runs():
+    """The first block; the second needs Ray."""
+    code = blocks("docs/latent_sizes.md")[0]
+    assert "max_epochs=40" in code
+    exec(compile(code.replace("max_epochs=40", "max_epochs=1"), "latent_sizes.md", "exec"), {})
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/design.md", "tutorials/quickstart.md"])
 def test_files_that_documents_name_exist(document):
     text = (ROOT / document).read_text()
