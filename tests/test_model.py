@@ -136,6 +136,7 @@ def test_training_returns_to_the_best_epoch(small):
     losses = stopped.history["validation_loss"].to_numpy(float).ravel()
     best = 1 + losses[1:].argmin()
     assert best < len(losses) - 1
+    assert stopped.best_epoch_ == best
     scvi.settings.seed = 0
     exact = scvenn.MMVAEpp(small, **SMALL)
     exact.train(int(best) + 1, early_stopping=False, plan_kwargs=plan, **QUIET)
@@ -212,7 +213,8 @@ def test_private_sizes_by_modality(small):
         ({"dropout_rate": 1.0}, "dropout_rate=1.0: expected 0 <="),
         ({"label_weight": -1}, "label_weight=-1"),
         ({"label_weight": "big"}, "label_weight='big'"),
-        ({"absent_private": "mean"}, "expected 'zero' or 'prior'"),
+        ({"absent_private": "mean"}, "expected 'zero', 'prior' or 'learned'"),
+        ({"absent_private": "learned"}, "Pass screen=False"),
         ({"objective": Objective((Term(("rna",), ("atac",)),))}, "has its own objective"),
     ],
 )

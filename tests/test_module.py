@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scvenn
 from scvenn import _module
-from tests.conftest import MODELS, three_modalities
+from tests.conftest import MODELS, QUIET, three_modalities
 
 INCOMPLETE = three_modalities(missing=0.3, n_obs=60)
 
@@ -164,8 +165,32 @@ def test_sg_keeps_the_gradient_of_the_kl():
 def test_an_absent_private_latent_is_zero_or_a_prior_sample():
     for choice, varies in (("zero", False), ("prior", True)):
         module = built("MMVAE", absent_private=choice).module
-        drawn = module._absent(torch.ones(5, 2))
+        drawn = module.absent[0](torch.ones(5, 2))
         assert bool(drawn.any()) == varies
+
+
+def test_a_learned_absent_private_latent_starts_as_the_prior():
+    """The same loss to the last bit, with scales that have a gradient."""
+    found = {}
+    for choice in ("prior", "learned"):
+        scvi.settings.seed = 0
+        model = built("MMVAE", absent_private=choice, n_hidden=8)
+        found[choice] = losses(model.module.eval(), minibatch(model)).loss
+    assert torch.equal(found["prior"], found["learned"])
+    scales = [absent.log_scale for absent in model.module.absent]
+    assert all(g.abs().min() > 0 for g in torch.autograd.grad(found["learned"], scales))
+
+
+def test_noise_in_place_of_an_absent_private_latent_is_learned_to_be_small():
+    """Where the decoder uses a private latent, noise in its place can only mislead."""
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(
+        200, modalities={"a": "normal", "b": "normal"}, n_features=12, n_shared_features=3
+    )
+    model = scvenn.MMVAE(mdata, absent_private="learned", n_private=2, n_hidden=16)
+    model.train(40, early_stopping=False, plan_kwargs={"lr": 1e-2}, **QUIET)
+    for absent in model.module.absent:
+        assert (absent.log_scale < -0.2).all()
 
 
 def test_features_that_are_not_predicted_teach_shared_nothing():

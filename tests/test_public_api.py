@@ -16,6 +16,7 @@ PUBLIC = {
     "SharedPrivateModel",
     "Objective",
     "Term",
+    "choose_latent_sizes",
     "datasets",
     "metrics",
     "paper_setting",
@@ -42,6 +43,8 @@ METHODS = {
     "private_features": ["modality"],
     "write_contributions": ["mdata"],
     "report": ["path"],
+    "differential": ["groupby"],
+    "write_predictions": ["path", "source", "target", "mdata"],
 }
 
 

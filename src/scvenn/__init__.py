@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scvenn import datasets, metrics
     from scvenn import plotting as pl
+    from scvenn._latent_sizes import choose_latent_sizes
     from scvenn._model import SharedPrivateModel
     from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
     from scvenn.objective import Objective, Term
@@ -29,6 +30,7 @@ __all__ = [
     "Objective",
     "SharedPrivateModel",
     "Term",
+    "choose_latent_sizes",
     "datasets",
     "metrics",
     "paper_setting",
@@ -43,6 +45,7 @@ _MODULES = {
     "pl": "scvenn.plotting",
 }
 _HOMES = {
+    "choose_latent_sizes": "scvenn._latent_sizes",
     "SharedPrivateModel": "scvenn._model",
     "Objective": "scvenn.objective",
     "Term": "scvenn.objective",

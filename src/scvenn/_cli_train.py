@@ -241,7 +241,8 @@ def train(
             model.report(path, labels_key=given("Data").get("labels_key"))
     write_h5mu(mdata, out)
 
-    epochs, epoch = len(model.history["train_loss"]), best_epoch(model)
+    epochs = len(model.history["train_loss"])
+    epoch = range(epochs)[model.best_epoch_]
     scores = log_likelihoods(model, epoch)
     written = {"out": out, "save": save, "report": report}
     result = {
@@ -266,15 +267,6 @@ def train(
         lines.append(" ".join([f"{pair:{width}}", *columns]))
     lines += ["", *(f"{name:6} {path}" for name, path in written.items() if path is not None)]
     return Result("\n".join(lines), result)
-
-
-def best_epoch(model: Any) -> int:
-    """The epoch whose weights the model has: the best where training stopped early, or the last."""
-    from scvenn._training import BestEpoch
-
-    kept = [c.epoch for c in model.trainer.callbacks if isinstance(c, BestEpoch)]
-    last = len(model.history["train_loss"]) - 1
-    return next((epoch for epoch in kept if epoch is not None), last)
 
 
 def log_likelihoods(model: Any, epoch: int) -> dict[str, dict[str, float | None]]:

@@ -19,16 +19,16 @@ from torch.func import jvp
 
 from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsample
 from scvenn._keys import Keys
-from scvenn._networks import CrossDecoder, Decoder, Encoder, LabelHead, ScreenedEncoder
-from scvenn._views import View
-from scvenn.likelihoods import (
-    LIKELIHOODS,
-    Bernoulli,
-    Beta,
-    FeatureStats,
-    Likelihood,
-    Normal,
+from scvenn._networks import (
+    AbsentPrivate,
+    CrossDecoder,
+    Decoder,
+    Encoder,
+    LabelHead,
+    ScreenedEncoder,
 )
+from scvenn._views import View
+from scvenn.likelihoods import LIKELIHOODS, Bernoulli, Beta, FeatureStats, Likelihood, Normal
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
@@ -71,7 +71,8 @@ class SharedPrivateCoder(BaseModuleClass):
     n_classes
         Number of label classes; 0 for no label head.
     absent_private
-        What a cross-view decoder gets for its private latent: ``"zero"`` or a ``"prior"`` sample.
+        What a cross-view decoder gets for its private latent; see
+        :class:`~scvenn._networks.AbsentPrivate`.
     screened
         Whether ``shared`` has networks of its own: encoders and cross-view decoders that read and
         predict some of the features (see :meth:`restrict`).
@@ -94,7 +95,7 @@ class SharedPrivateCoder(BaseModuleClass):
         continuous: Sequence[str],
         encode_covariates: bool,
         n_classes: int,
-        absent_private: Literal["zero", "prior"],
+        absent_private: Literal["zero", "prior", "learned"],
         screened: bool,
         decoder: Literal["mlp", "linear"] = "mlp",
     ) -> None:
@@ -104,7 +105,6 @@ class SharedPrivateCoder(BaseModuleClass):
         self.n_shared = n_shared
         self.n_private = dict(n_private)
         self.n_classes = n_classes
-        self.absent_private = absent_private
         self.screened = screened
         self.n_categories = dict(n_categories)
         self.continuous = list(continuous)
@@ -120,7 +120,7 @@ class SharedPrivateCoder(BaseModuleClass):
         }
         seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
         decoding = {**layers, "n_layers": n_layers if decoder == "mlp" else 0}
-        encoders, decoders, cross_decoders, scored = [], [], [], []
+        encoders, decoders, cross_decoders, scored, absent = [], [], [], [], []
         for m in self.modalities:
             n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
             likelihood = LIKELIHOODS[likelihoods[m]](stats[m])
@@ -131,11 +131,13 @@ class SharedPrivateCoder(BaseModuleClass):
             if screened:
                 cross_decoders.append(CrossDecoder(n_raw, n_shared, **decoding))
             scored.append(likelihood)
+            absent.append(AbsentPrivate(absent_private, n_private[m]))
         # lists, as a ModuleDict refuses names such as "type" or "a.b"
         self.encoders = nn.ModuleList(encoders)
         self.decoders = nn.ModuleList(decoders)
         self.cross_decoders = nn.ModuleList(cross_decoders)
         self.likelihoods = nn.ModuleList(scored)
+        self.absent = nn.ModuleList(absent)
         self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
 
     def likelihood(self, modality: str) -> Likelihood:
@@ -260,7 +262,7 @@ class SharedPrivateCoder(BaseModuleClass):
             samples.append(sample.detach() if modality in term.detach_shared else sample)
         shared = torch.stack(samples)  # (T, B, K)
         cross_view = [terms[t].is_cross_view(modality) for t in decoding]
-        private = torch.stack([self._absent(present) if c else present for c in cross_view])
+        private = torch.stack([self.absent[i](present) if c else present for c in cross_view])
         if not self.screened:
             raw = self.decoders[i](shared, private, covariates)  # (T, B, R)
             return [Decoded(decoding, raw, from_shared=False)]
@@ -273,15 +275,11 @@ class SharedPrivateCoder(BaseModuleClass):
             decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
         return decoded
 
-    def _absent(self, private: Tensor) -> Tensor:
-        """What stands in for a private latent that was not encoded."""
-        if self.absent_private == "prior":
-            return torch.randn_like(private)
-        return torch.zeros_like(private)
-
     # ----------------------------------------------------------------- read-outs
 
-    def _posteriors(
+    @torch.inference_mode()
+    @auto_move_data
+    def posteriors(
         self, tensors: dict[str, Tensor], sources: Sequence[str]
     ) -> tuple[Gaussian, dict[str, Gaussian], Tensor, dict[str, View]]:
         """Posteriors given some modalities: of shared, of each private, and who has any source.
@@ -322,7 +320,7 @@ class SharedPrivateCoder(BaseModuleClass):
         source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
         shared one is the mean of the sources' product, else the mean of the experts' means.
         """
-        q_shared, q_private, known, views = self._posteriors(tensors, sources)
+        q_shared, q_private, known, views = self.posteriors(tensors, sources)
         shared = torch.where(known.unsqueeze(-1), q_shared.loc, torch.nan)
         private = {
             m: torch.where(views[m].observed.unsqueeze(-1), q.loc, torch.nan)
@@ -403,7 +401,12 @@ class SharedPrivateCoder(BaseModuleClass):
     @torch.inference_mode()
     @auto_move_data
     def decode(
-        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
+        self,
+        tensors: dict[str, Tensor],
+        modality: str,
+        shared: Tensor,
+        private: Tensor | None,
+        library: float = 1.0,
     ) -> Tensor:
         """Mean of a modality given latents, whatever they are.
 
@@ -415,13 +418,15 @@ class SharedPrivateCoder(BaseModuleClass):
             Which one to decode.
         shared, private
             Latents, (B, K). Without a private one the prediction is that from shared alone.
+        library
+            Sum of the counts of every cell.
 
         Returns
         -------
-        Shape (B, D), on the scale of the data; counts are relative to the cell's library size.
+        Shape (B, D), on the scale of the data.
         """
         raw = self._raw_given(tensors, modality, shared, private)
-        return self.likelihood(modality).mean(raw, shared.new_ones(1))
+        return self.likelihood(modality).mean(raw, shared.new_full((1,), library))
 
     @torch.no_grad()
     @auto_move_data
@@ -462,7 +467,7 @@ class SharedPrivateCoder(BaseModuleClass):
     @auto_move_data
     def draw(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
         """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
-        q_shared, q_private, known, _ = self._posteriors(tensors, sources)
+        q_shared, q_private, known, _ = self.posteriors(tensors, sources)
         shared, view = rsample(q_shared), self._views(tensors, [target])[target]
         same_view = view.observed & (target in sources)
         private = shared.new_zeros(len(shared), self.n_private[target])

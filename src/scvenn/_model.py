@@ -13,6 +13,7 @@ from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
 from scvenn._checks import check_mudata
+from scvenn._differential import DifferentialMixin
 from scvenn._keys import Keys
 from scvenn._labels import LabelsMixin
 from scvenn._module import SharedPrivateVAE
@@ -22,6 +23,7 @@ from scvenn._sampling import SamplingMixin
 from scvenn._saving import SavingMixin, fingerprint
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
+from scvenn._writing import WritingMixin
 from scvenn.likelihoods import FeatureStats
 from scvenn.objective import Objective
 
@@ -33,6 +35,8 @@ class SharedPrivateModel(
     LabelsMixin,
     SamplingMixin,
     ReportMixin,
+    DifferentialMixin,
+    WritingMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
     SavingMixin,
@@ -67,8 +71,11 @@ class SharedPrivateModel(
     encode_covariates
         Whether the encoders see the batch and other covariates as the decoders do.
     absent_private
-        What a cross-view decoder gets for its private latent while training: ``"zero"`` or a
-        sample of the ``"prior"``. Predictions always use zero.
+        What a cross-view decoder gets for its private latent while training: ``"zero"``; a sample
+        of the ``"prior"``; or ``"learned"``, a sample of a Gaussian whose mean is 0 and whose
+        scales are learned, one for each modality (as MMVAE+: Palumbo et al., ICLR 2023).
+        Predictions always use zero. Without effect on a model that screens, whose cross-view
+        decoders read the shared latent alone.
     screen
         Whether ``shared`` is kept to features that other modalities predict. They are found in
         the training cells before training (see :meth:`get_shared_scores`); ``shared`` then has
@@ -131,7 +138,7 @@ class SharedPrivateModel(
         dropout_rate: float = 0.0,
         label_weight: float | Literal["auto"] = "auto",
         encode_covariates: bool = False,
-        absent_private: Literal["zero", "prior"] = "zero",
+        absent_private: Literal["zero", "prior", "learned"] = "zero",
         screen: bool | None = None,
         kl_weight_shared: float | None = None,
         modality_weights: Mapping[str, float] | Literal["auto"] | None = None,
@@ -163,8 +170,10 @@ class SharedPrivateModel(
         _check_positive(n_shared=n_shared, n_hidden=n_hidden, n_layers=n_layers)
         if not 0 <= dropout_rate < 1:
             raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
-        if absent_private not in ("zero", "prior"):
-            raise ValueError(f"absent_private={absent_private!r}: expected 'zero' or 'prior'.")
+        if absent_private not in ("zero", "prior", "learned"):
+            raise ValueError(
+                f"absent_private={absent_private!r}: expected 'zero', 'prior' or 'learned'."
+            )
         if decoder not in ("mlp", "linear"):
             raise ValueError(f"decoder={decoder!r}: expected 'mlp' or 'linear'.")
         if screen is None:
@@ -173,6 +182,11 @@ class SharedPrivateModel(
             raise ValueError(
                 f"screen=True: no term of the objective of {type(self).__name__} decodes a "
                 "modality that it does not encode, so there is nothing to screen for."
+            )
+        if screen and absent_private == "learned":
+            raise ValueError(
+                "absent_private='learned': a model that screens has cross-view decoders without a "
+                "private latent, and nothing to learn. Pass screen=False."
             )
         if kl_weight_shared is None:
             kl_weight_shared = 0.1 if screen else 1.0
@@ -277,6 +291,7 @@ class SharedPrivateModel(
         given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
         latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
         ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
+        ``model.best_epoch_`` is the epoch whose weights the model has; -1 for the last.
 
         Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
         CPU they are then bit-equal.
@@ -375,6 +390,7 @@ class SharedPrivateModel(
         used = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
         used |= {**(datasplitter_kwargs or {}), **plan, **trainer_kwargs}
         self.train_params_ = {name: repr(value) for name, value in used.items()}
+        self.best_epoch_ = best.epoch if early_stopping else -1
         if write_obsm:
             self.write_embeddings()
 

@@ -6,7 +6,7 @@ latent dimensions, ``V`` columns of covariates.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +190,32 @@ class CrossDecoder(nn.Module):
         raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, predicted)
         everywhere = (self.baseline + covariates @ self.shift).expand(*raw.shape[:-1], -1)
         return everywhere.index_copy(-1, self.predicted, raw)
+
+
+class AbsentPrivate(nn.Module):
+    """What stands in for a private latent that was not encoded.
+
+    Parameters
+    ----------
+    kind
+        ``"zero"``; a sample of the ``"prior"``; or ``"learned"``, a sample of a Gaussian with mean
+        0 and, at first, the standard deviations of the prior.
+    n_private
+        Size K of the latent.
+    """
+
+    def __init__(self, kind: Literal["zero", "prior", "learned"], n_private: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "learned":
+            self.log_scale = nn.Parameter(torch.zeros(n_private))
+
+    def forward(self, private: Tensor) -> Tensor:
+        """A latent of the shape of the one that would be there, (B, K)."""
+        if self.kind == "zero":
+            return torch.zeros_like(private)
+        noise = torch.randn_like(private)
+        return noise * self.log_scale.exp() if self.kind == "learned" else noise
 
 
 class LabelHead(nn.Module):

@@ -235,27 +235,20 @@ class ReadoutsMixin:
         --------
         >>> model.predict("rna", "atac")  # doctest: +SKIP
         """
-        if library_size is not None and not library_size > 0:
-            raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
-        sources = self._known(source)
-        (target,) = self._known(target)
-        columns = self._columns(target, features)
         mdata = self._given(mdata)
-        rows = _rows(mdata, indices)
-        values = np.empty((len(rows), len(columns)), np.float32)
-        loader = self._minibatches(
-            mdata, {*sources, target}, rows, batch_size, f"Predicting {target}"
+        rows, columns, predicted = self._predicting(
+            source,
+            target,
+            mdata,
+            features=features,
+            indices=indices,
+            transform_batch=transform_batch,
+            library_size=library_size,
+            batch_size=batch_size,
         )
-        replaced = self._batch_of(transform_batch)
-        for part, tensors in loader:
-            predicted = self.module.predict(
-                tensors,
-                sources,
-                target,
-                replaced={k: v.expand(len(tensors[k]), -1) for k, v in replaced.items()},
-                library_size=library_size,
-            )
-            values[part] = _numpy(predicted[:, columns])
+        values = np.empty((len(rows), len(columns)), np.float32)
+        for part, block in predicted:
+            values[part] = block
         if return_numpy:
             return values
         return pd.DataFrame(
@@ -303,6 +296,42 @@ class ReadoutsMixin:
         return self.predict(sources, modality, mdata, library_size=library_size, **kwargs)
 
     # ----------------------------------------------------------------- helpers
+
+    def _predicting(
+        self,
+        source: str | Sequence[str],
+        target: str,
+        mdata: MuData,
+        *,
+        features: Sequence[str] | None,
+        indices: Sequence[int] | np.ndarray | None,
+        transform_batch: str | None,
+        library_size: float | None,
+        batch_size: int | None,
+    ) -> tuple[np.ndarray, np.ndarray, Iterator[tuple[slice, np.ndarray]]]:
+        """Cells and features to predict, and the prediction, a minibatch of cells at a time."""
+        if library_size is not None and not library_size > 0:
+            raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
+        sources = self._known(source)
+        (target,) = self._known(target)
+        columns = self._columns(target, features)
+        rows = _rows(mdata, indices)
+        replaced = self._batch_of(transform_batch)
+
+        def predicted() -> Iterator[tuple[slice, np.ndarray]]:
+            read = {*sources, target}
+            loader = self._minibatches(mdata, read, rows, batch_size, f"Predicting {target}")
+            for part, tensors in loader:
+                mean = self.module.predict(
+                    tensors,
+                    sources,
+                    target,
+                    replaced={k: v.expand(len(tensors[k]), -1) for k, v in replaced.items()},
+                    library_size=library_size,
+                )
+                yield part, _numpy(mean[:, columns])
+
+        return rows, columns, predicted()
 
     def _known(self, modalities: str | Sequence[str] | None) -> list[str]:
         """Check names of modalities; None means all."""

@@ -250,10 +250,9 @@ class ColumnField(_Field):
 
     def values(self, mdata: MuData) -> pd.Series:
         """The column as text, so that categories survive files; missing where not known."""
-        text = find_column(mdata, self.attr_key, self._argument).astype(object)
-        text = text.map(_text, na_action="ignore")
+        text = find_categories(mdata, self.attr_key, self._argument)
         if self.unlabeled_category is not None:
-            text = text.where(text != _text(self.unlabeled_category))
+            text = text.where(text != as_text(self.unlabeled_category))
         return text
 
 
@@ -326,6 +325,11 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
     return found
 
 
+def find_categories(mdata: MuData, key: str, argument: str) -> pd.Series:
+    """The same, as text; missing values stay missing."""
+    return find_column(mdata, key, argument).astype(object).map(as_text, na_action="ignore")
+
+
 def _find(mdata: MuData, key: str) -> pd.Series | None:
     if key in mdata.obs:
         return mdata.obs[key]
@@ -350,7 +354,7 @@ def _find(mdata: MuData, key: str) -> pd.Series | None:
     return found
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A category's name; 1 and 1.0 are the same, as files do not keep them apart."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)

@@ -141,7 +141,7 @@ class BestEpoch(Callback):
         self.sign = 1 if mode == "min" else -1
         self.warmup_epochs = warmup_epochs
         self.best = torch.inf
-        self.epoch: int | None = None
+        self.epoch = -1  # the last one, where none was better
         self.weights: dict[str, torch.Tensor] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,8 +150,7 @@ class BestEpoch(Callback):
             return
         value = self.sign * float(trainer.callback_metrics[self.monitor])
         if value < self.best:
-            self.best = value
-            self.epoch = trainer.current_epoch
+            self.best, self.epoch = value, trainer.current_epoch
             state = cast(Module, pl_module.module).state_dict()
             self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 

@@ -49,10 +49,8 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
     """Training curves: how well each modality is predicted from the others, and the loss.
 
     Panels are predicted modalities; a curve, by its colour, is the one predicted from. Training
-    cells are solid, validation cells dashed. A dotted line is the epoch that early
-    stopping returned to: that of the lowest ``validation_loss`` since the weight of the KL was 1.
-    A history does not tell whether training stopped early; for it, and a model that was loaded,
-    the line is drawn all the same.
+    cells are solid, validation cells dashed. A dotted line is the epoch that early stopping
+    returned to, ``model.best_epoch_``; a history alone does not tell it.
 
     Parameters
     ----------
@@ -100,9 +98,9 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
         panels[panel].plot(records[train], color=colour)
         if validation in records:
             panels[panel].plot(records[validation], "--", color=colour)
-    best = _best_epoch(model_or_history, records)
+    best = getattr(model_or_history, "best_epoch_", -1)
     for ax in panels:
-        if best is not None:
+        if best >= 0:
             ax.axvline(best, color=GREY, linestyle=":", zorder=0)
         ax.set(xlabel="epoch", ylabel="log-likelihood (nats per cell)")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -112,24 +110,10 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
     key.append(Line2D([], [], color="black", label="training"))
     if "validation_loss" in records:
         key.append(Line2D([], [], color="black", linestyle="--", label="validation"))
-    if best is not None:
+    if best >= 0:
         key.append(Line2D([], [], color=GREY, linestyle=":", label="best epoch"))
     legend_beside(panels, key)
     return panels
-
-
-def _best_epoch(model: Any, records: Mapping[str, pd.Series]) -> int | None:
-    """Epoch that early stopping returned to, as far as one can tell."""
-    trainer = getattr(model, "trainer", None)
-    stopping = None if trainer is None else trainer.early_stopping_callback
-    if trainer is not None and (stopping is None or stopping.monitor != "validation_loss"):
-        return None
-    loss, weight = records.get("validation_loss"), records["kl_weight"]
-    if loss is None:
-        return None
-    warmup = weight.index[weight < 1]  # epochs that early stopping does not watch
-    watched = loss[loss.index > warmup.max()] if len(warmup) else loss
-    return int(watched.idxmin()) if len(watched) else None
 
 
 def shared_scores(

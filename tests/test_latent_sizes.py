@@ -1,0 +1,170 @@
+"""Sizes of latents, chosen by cross-validation."""
+
+import pandas as pd
+import pytest
+import scvi
+
+import scvenn
+from scvenn._latent_sizes import _smallest
+
+
+def scored(**scores):
+    """A table of scores by size, such as ``k2=[1.0, 2.0]``: one score for each split."""
+    rows = [
+        (split, int(size[1:]), value)
+        for size, values in scores.items()
+        for split, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["split", "n_shared", "score"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        # the best is always within one standard error of itself
+        ({"k2": [0, 0, 0], "k5": [1, 1, 1], "k9": [3, 3, 3]}, 9),
+        # shortfalls 1, 1, 1 of k5: mean 1, standard error 0
+        ({"k2": [-9, -9, -9], "k5": [0, 5, 9], "k9": [1, 6, 10]}, 9),
+        # shortfalls 2, -1, 0 of k5: mean 1/3, standard error 0.88
+        ({"k2": [-9, -9, -9], "k5": [0, 3, 2], "k9": [2, 2, 2]}, 5),
+        # both smaller ones fit: the smallest
+        ({"k2": [0, 3, 2], "k5": [3, 0, 2], "k9": [2, 2, 2]}, 2),
+        # larger is not better
+        ({"k2": [3, 3, 3], "k5": [1, 1, 1]}, 2),
+    ],
+)
+def test_the_smallest_size_within_one_standard_error_of_the_best(scores, chosen):
+    assert _smallest(scored(**scores), "n_shared", "score") == chosen
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Every model that is trained."""
+    models = []
+    train = scvenn.MMVAE.train
+
+    def kept(self, *args, **kwargs):
+        train(self, *args, **kwargs)
+        models.append(self)
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", kept)
+    return models
+
+
+def test_all_sizes_are_scored_on_the_same_cells_which_are_not_trained_on(small, watched):
+    sizes = scvenn.choose_latent_sizes(
+        small,
+        model=scvenn.MMVAE,
+        n_shared=(1, 3),
+        n_private=(2, 4),
+        n_splits=3,
+        model_kwargs={"n_hidden": 8},
+        max_epochs=2,
+    )
+    assert len(watched) == len(sizes.table) == 3 * 2 * 2
+    held_out = [frozenset(model.validation_indices) for model in watched]
+    for i, model in enumerate(watched):
+        assert not held_out[i] & set(model.train_indices)
+        assert len(held_out[i]) + len(model.train_indices) == small.n_obs
+    for of_split in sizes.table.groupby("split").groups.values():
+        assert len({held_out[i] for i in of_split}) == 1
+    assert frozenset.union(*held_out) == set(range(small.n_obs))
+    assert sum(map(len, set(held_out))) == small.n_obs  # each cell once
+
+
+def test_the_scores_are_those_of_the_epoch_to_which_training_returned(small, watched):
+    table = scvenn.choose_latent_sizes(
+        small, model=scvenn.MMVAE, n_shared=(2,), n_splits=2, max_epochs=12
+    ).table
+    for model, (_, row) in zip(watched, table.iterrows(), strict=True):
+        loss = model.history["validation_loss"].to_numpy(float).ravel()
+        assert row["epoch"] == 1 + loss[1:].argmin()  # the first one is warm-up
+        for column, record, sign in (
+            ("log_likelihood_cross_view", "log_likelihood_cross_view", 1),
+            ("elbo", "elbo", -1),
+        ):
+            values = sign * model.history[f"{record}_validation"].to_numpy(float).ravel()
+            assert row[column] == pytest.approx(values[int(row["epoch"])])
+
+
+def test_the_choice_is_what_a_model_takes_and_the_data_stays_as_it_is(small):
+    sizes = scvenn.choose_latent_sizes(small, n_shared=(3, 1), n_splits=2, max_epochs=1)
+    assert not small.obsm.keys() - {"rna", "atac", "z_shared", "z_private_rna", "z_private_atac"}
+    model = scvenn.MMVAEpp(small, **sizes.choice)
+    assert model.module.n_shared in (1, 3)
+    assert set(model.module.n_private.values()) == {10}
+
+
+def test_a_seed_repeats_the_choice(small):
+    def table():
+        scvi.settings.seed = 3
+        return scvenn.choose_latent_sizes(
+            small, model=scvenn.MMVAE, n_shared=(2,), n_splits=2, max_epochs=1
+        ).table
+
+    pd.testing.assert_frame_equal(table(), table())
+
+
+@pytest.mark.slow
+def test_the_planted_size_of_shared_is_found():
+    """Centres of many types in three dimensions: one is too few, and eight are no better."""
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(
+        500,
+        modalities={"rna": "poisson", "meth": "normal"},
+        n_features=40,
+        n_shared_features=30,
+        n_types=20,
+        n_latent=3,
+    )
+    sizes = scvenn.choose_latent_sizes(
+        mdata,
+        n_shared=(1, 3, 8),
+        n_splits=3,
+        model_kwargs={"n_hidden": 32},
+        max_epochs=60,
+        plan_kwargs={"lr": 5e-3},
+    )
+    assert sizes.choice["n_shared"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_shared": ()}, "n_shared=.*one or more sizes"),
+        ({"n_private": (2, 2)}, "n_private=.*each once"),
+        ({"n_shared": (0,)}, "n_shared=0"),
+        ({"n_splits": 1}, "n_splits=1: expected"),
+        ({"n_splits": 61}, "and the 60 cells"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(small, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scvenn.choose_latent_sizes(small, max_epochs=1, **arguments)
+
+
+def test_cells_held_out_must_have_two_modalities():
+    """Of forty cells two are paired: most tenths hold none of them."""
+    mdata = scvenn.datasets.simulate_counts(40, n_features=6, n_types=2)
+    rna, atac = mdata["rna"][:21].copy(), mdata["atac"][19:].copy()
+    mosaic = scvenn.datasets.mudata.MuData({"rna": rna, "atac": atac})
+    with pytest.raises(ValueError, match="Take fewer splits"):
+        scvenn.choose_latent_sizes(
+            mosaic, model=scvenn.MMVAE, n_shared=(2,), n_splits=10, max_epochs=1
+        )
+
+
+def test_tuning_with_ray_says_what_it_needs(small):
+    """scvi-tools' own message, where Ray is not installed."""
+    pytest.importorskip("scvi.autotune")
+    try:
+        import hyperopt
+        import ray.tune
+    except ImportError:
+        from scvi.autotune import run_autotune
+
+        scvenn.MMVAEpp.setup_mudata(small)
+        with pytest.raises(ModuleNotFoundError, match="install.*ray"):
+            run_autotune(scvenn.MMVAEpp, small)
+    else:
+        pytest.skip(f"ray {ray.__version__} and hyperopt {hyperopt.__version__} are installed")
