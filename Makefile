@@ -4,6 +4,7 @@
 # make paper-run       the paper's experiments, those that are not finished yet (hours)
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
+# make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses the interpreter (3.11 or newer).
@@ -24,7 +25,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers lint types clean
+.PHONY: demo test paper-run paper peers tutorials lint types clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -42,6 +43,9 @@ peers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[peers]'
 	$(BIN)/python benchmarks/peers/run.py
 	$(BIN)/python benchmarks/peers/render.py
+
+tutorials: $(READY)
+	$(BIN)/jupyter execute --inplace tutorials/*.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .
