@@ -45,7 +45,7 @@ peers: $(READY)
 	$(BIN)/python benchmarks/peers/render.py
 
 tutorials: $(READY)
-	$(BIN)/jupyter execute --inplace tutorials/*.ipynb
+	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb
 
 lint: $(READY)
 	$(BIN)/ruff check .
