@@ -151,6 +151,14 @@ def test_accuracy_counts_a_rare_class_as_much_as_a_common_one(rng):
     assert metrics.probe_accuracy(nothing, kind, train=TRAIN, test=TEST) == 0.5
 
 
+@pytest.mark.filterwarnings("error")
+def test_accuracy_is_that_of_the_labels_among_the_test_cells():
+    """The third training label does not occur there, but is given to one of the two cells."""
+    z = np.array([[0.0], [1.0], [2.0], [0.0], [2.0]])
+    kind = ["a", "b", "c", "a", "b"]
+    assert metrics.probe_accuracy(z, kind, train=[0, 1, 2], test=[3, 4]) == 0.5
+
+
 def test_cells_without_label_or_embedding_are_left_out(rng):
     z, label = rng.normal(size=(200, 2)), rng.integers(2, size=200)
     kept = np.arange(200) % 4 != 0

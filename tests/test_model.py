@@ -215,6 +215,7 @@ def test_private_sizes_by_modality(small):
         ({"label_weight": "big"}, "label_weight='big'"),
         ({"absent_private": "mean"}, "expected 'zero', 'prior' or 'learned'"),
         ({"absent_private": "learned"}, "Pass screen=False"),
+        ({"absent_private": "prior"}, "Pass screen=False"),
         ({"objective": Objective((Term(("rna",), ("atac",)),))}, "has its own objective"),
     ],
 )

@@ -183,10 +183,10 @@ class SharedPrivateModel(
                 f"screen=True: no term of the objective of {type(self).__name__} decodes a "
                 "modality that it does not encode, so there is nothing to screen for."
             )
-        if screen and absent_private == "learned":
+        if screen and absent_private != "zero":
             raise ValueError(
-                "absent_private='learned': a model that screens has cross-view decoders without a "
-                "private latent, and nothing to learn. Pass screen=False."
+                f"absent_private={absent_private!r}: a model that screens has cross-view decoders "
+                "without a private latent, and nothing stands in for it. Pass screen=False."
             )
         if kl_weight_shared is None:
             kl_weight_shared = 0.1 if screen else 1.0

@@ -80,7 +80,7 @@ class HistoryPlan(TrainingPlan):
         if totals is not None and not self.trainer.sanity_checking:
             if self.use_sync_dist:
                 totals = self.all_gather(totals).sum(0)
-            averages = totals[0] / totals[1].clamp(min=1)
+            averages = totals[0] / totals[1]  # NaN for what concerns no cell
             values = dict(zip(means.names, averages, strict=True))
             # the loss is shown by the progress bar, and scvi-tools calls it by its mode first
             self.log(f"{mode}_loss", values.pop("loss"), prog_bar=mode == "train")
