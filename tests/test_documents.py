@@ -26,7 +26,7 @@ def _trained_briefly(monkeypatch):
     train = scvenn.SharedPrivateModel.train
 
     def briefly(self, max_epochs=None, **kwargs):
-        train(self, 2, enable_progress_bar=False, **kwargs)
+        train(self, 2, **{**kwargs, "enable_progress_bar": False})
 
     monkeypatch.setattr(scvenn.SharedPrivateModel, "train", briefly)
 
