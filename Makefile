@@ -32,7 +32,7 @@ demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=20
 
 paper-run: $(READY)
 	$(BIN)/python benchmarks/paper/run.py
