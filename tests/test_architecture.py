@@ -14,6 +14,7 @@ FLOORS = [
     {
         "objective",
         "_densities",
+        "_faint",
         "_gaussians",
         "_keys",
         "_screening",

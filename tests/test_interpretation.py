@@ -175,9 +175,9 @@ def wide(table):
 def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
     """Exactly: weight times the standard deviation of the dimension in the held-out cells."""
     i, cells = model.modalities.index("meth"), model.validation_indices
-    weight = np.zeros((20, 3))
-    if latent == "shared":  # features that are not shared do not move with it
+    if latent == "shared":
         decoder = model.module.cross_decoders[i]
+        weight = decoder.slope.numpy().T.copy()  # of features that are not called shared
         weight[decoder.predicted.numpy()] = decoder.out.weight.detach().numpy()
         z = model.get_shared_representation(indices=cells)
     else:  # the decoder reads three shared dimensions first
@@ -368,8 +368,9 @@ def test_contributions_are_those_of_the_predictions(model):
     nothing = torch.zeros(len(shared), 0)
     scale = model.adata["meth"].X[model.train_indices].std(0)
     with torch.no_grad():
-        alone = cross(shared, nothing).numpy() * scale
-        baseline = cross(shared.mean(0, keepdim=True), nothing[:1]).numpy() * scale
+        centre = shared.mean(0, keepdim=True)
+        alone = (cross(shared, nothing) + cross.of_baselines(shared)).numpy() * scale
+        baseline = (cross(centre, nothing[:1]) + cross.of_baselines(centre)).numpy() * scale
     both = model.predict(model.modalities, "meth", return_numpy=True)
     mean = model.module.likelihood("meth").mean_.numpy()
     a = np.square(alone - baseline).sum(1)

@@ -385,8 +385,9 @@ class SharedPrivateCoder(BaseModuleClass):
         i = self._index[modality]
         raw = self.decoders[i](shared, private, covariates)
         if self.screened:
-            correction = torch.where(same_view.unsqueeze(-1), raw, 0.0)
-            raw = self.cross_decoders[i](shared, covariates) + correction
+            cross: Any = self.cross_decoders[i]
+            correction = torch.where(same_view.unsqueeze(-1), raw, cross.of_baselines(shared))
+            raw = cross(shared, covariates) + correction
         return raw
 
     def _raw_given(

@@ -391,6 +391,8 @@ class SharedPrivateModel(
         used |= {**(datasplitter_kwargs or {}), **plan, **trainer_kwargs}
         self.train_params_ = {name: repr(value) for name, value in used.items()}
         self.best_epoch_ = best.epoch if early_stopping else -1
+        if self.screening_ is not None:
+            self._learn_faint()
         if write_obsm:
             self.write_embeddings()
 

@@ -11,7 +11,7 @@ from itertools import permutations
 from typing import Any
 
 import torch
-from scvi.module.base import LossOutput
+from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 
 from scvenn._coding import Decoded, SharedPrivateCoder, Subset
@@ -207,6 +207,28 @@ class SharedPrivateVAE(SharedPrivateCoder):
             n_obs_minibatch=len(loss),
             extra_metrics=metrics,
         )
+
+    @auto_move_data
+    def score(self, tensors: dict[str, Tensor], modality: str, shared: Tensor) -> Tensor:
+        """Gradient of the cross-view log-likelihood with respect to the decoder's output, (B, R).
+
+        Parameters
+        ----------
+        tensors
+            A minibatch that holds the modality.
+        modality
+            Which one is predicted.
+        shared
+            Latents it is predicted from, (B, K).
+        """
+        view = self._views(tensors, [modality])[modality]
+        decoder = self.cross_decoders[self._index[modality]]
+        with torch.no_grad():
+            raw = decoder(shared, self.covariates(tensors))
+        raw.requires_grad_()
+        log_prob = self.likelihood(modality).log_prob(raw, view.x, view.library, cross_view=True)
+        (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
+        return gradient
 
     def _score_labels(
         self, tensors: dict[str, Tensor], z_shared: dict[Subset, Tensor]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scvi.nn import FCLayers
@@ -156,8 +157,8 @@ class CrossDecoder(nn.Module):
 
     It reads the shared latent of every encoder, the modality's own as well, so that they agree.
 
-    Any other parameter is a baseline, which only covariates change: it teaches ``shared`` nothing,
-    and its prediction holds no noise.
+    Any other parameter is a baseline, which only covariates change: it teaches ``shared`` nothing.
+    What can be told of it from ``shared`` all the same is learned after training, in :attr:`slope`.
 
     Parameters
     ----------
@@ -170,6 +171,8 @@ class CrossDecoder(nn.Module):
     """
 
     predicted: Tensor  # positions of the parameters that are no baseline, all at first
+    centre: Tensor  # mean of shared in training, (K,)
+    slope: Tensor  # of baselines, by shared, (K, R)
 
     def __init__(self, n_raw: int, n_shared: int, **layers: Any) -> None:
         super().__init__()
@@ -178,6 +181,8 @@ class CrossDecoder(nn.Module):
         self.baseline = nn.Parameter(torch.zeros(n_raw))
         self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))  # of the baseline
         self.register_buffer("predicted", torch.arange(n_raw))
+        self.register_buffer("centre", torch.zeros(n_shared))
+        self.register_buffer("slope", torch.zeros(n_shared, n_raw))
 
     def restrict(self, predicted: Tensor) -> None:
         """Start anew with a last layer that gives the parameters at these positions."""
@@ -190,6 +195,15 @@ class CrossDecoder(nn.Module):
         raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, predicted)
         everywhere = (self.baseline + covariates @ self.shift).expand(*raw.shape[:-1], -1)
         return everywhere.index_copy(-1, self.predicted, raw)
+
+    def remember(self, centre: np.ndarray, slope: np.ndarray) -> None:
+        """Keep the slopes (K, R) of baselines around the mean (K,) of shared."""
+        self.centre.copy_(torch.as_tensor(centre))
+        self.slope.copy_(torch.as_tensor(slope))
+
+    def of_baselines(self, shared: Tensor) -> Tensor:
+        """By how much baselines move with shared, (..., B, R); 0 for all other parameters."""
+        return (shared - self.centre) @ self.slope
 
 
 class AbsentPrivate(nn.Module):

@@ -13,8 +13,9 @@ import torch
 from scipy.sparse import issparse
 
 from scvenn._checks import some
+from scvenn._faint import faint_slopes, whitening
 from scvenn._keys import Keys
-from scvenn._readouts import ReadoutsMixin
+from scvenn._readouts import ReadoutsMixin, _numpy
 from scvenn._registration import AlignedManager
 from scvenn._screening import Screening, screen
 
@@ -113,6 +114,35 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     stacklevel=2,
                 )
         self.screening_ = screening
+
+    def _learn_faint(self) -> None:
+        """Learn from training cells what ``shared`` tells of features that are not called shared.
+
+        After training, when ``shared`` no longer changes: it is read off the other modalities, as
+        for a cross-view prediction.
+        """
+        assert self.screening_ is not None
+        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)  # (n_obs, M)
+        train = np.asarray(self.train_indices)
+        for i, m in enumerate(self.modalities):
+            others = [name for name in self.modalities if name != m]
+            paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
+            cells = train[paired[train]]
+            n_outputs = self.module.likelihood(m).n_outputs
+            candidates = ~np.tile(self.screening_[m].shared, n_outputs)
+            if not len(cells) or not candidates.any():
+                continue
+            shared, _ = self._embed(self.adata, others, cells, None, "Embeddings")
+            centre = shared.mean(0)
+            map_ = whitening(shared - centre)
+            directions = (shared - centre) @ map_
+            loader = self._minibatches(self.adata, {m}, cells, None, "Faint relations")
+            scores = (
+                (directions[part], _numpy(self.module.score(t, m, torch.as_tensor(shared[part]))))
+                for part, t in loader
+            )
+            slopes = faint_slopes(scores, candidates)
+            self.module.cross_decoders[i].remember(centre, map_ @ slopes)
 
     def _covariates(self, cells: np.ndarray) -> np.ndarray:
         """What the decoders see of some cells besides latents, (cells, V)."""
