@@ -1,6 +1,5 @@
 """Slopes of features whose relation to `shared` is too faint to be screened."""
 
-import mudata
 import numpy as np
 import pytest
 import scvi
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 import scvenn
 from scvenn._faint import faint_slopes, whitening
-from tests.conftest import QUIET, data_file
+from tests.conftest import QUIET
 
 N, K, R = 2000, 5, 400
 
@@ -90,24 +89,3 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
         loaded.predict("rna", "atac", return_numpy=True),
         model.predict("rna", "atac", return_numpy=True),
     )
-
-
-@pytest.mark.slow
-def test_faint_features_of_snareseq_are_predicted():
-    """Peaks that screening does not call shared, each related to genes a little."""
-    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::4].copy()
-    for m in mdata.mod:
-        widest = np.argsort(-np.asarray((mdata[m].X > 0).sum(0)).ravel())[:800]
-        mdata.mod[m] = mdata[m][:, np.sort(widest)].copy()
-    mdata.update()
-    scvi.settings.seed = 0
-    model = scvenn.MMVAEpp(mdata)
-    model.train(20, train_size=0.7, **QUIET)
-    cells = model.validation_indices
-    truth = mdata["rna"].X[cells].toarray()
-    truth = np.log1p(1e3 * truth / truth.sum(1, keepdims=True).clip(min=1))
-    faint = ~model.screening_["rna"].shared & (truth.std(0) > 0)
-    predicted = model.predict("atac", "rna", indices=cells, library_size=1e3, return_numpy=True)
-    correlation = scvenn.metrics.pearson(truth[:, faint], np.log1p(predicted)[:, faint])
-    assert faint.sum() > 100
-    assert np.nanmean(correlation) > 0.015
