@@ -14,6 +14,7 @@ FLOORS = [
     {
         "objective",
         "_densities",
+        "_drafts",
         "_faint",
         "_gaussians",
         "_keys",
@@ -21,9 +22,8 @@ FLOORS = [
         "_feature_metrics",
         "_drawing",
         "_cli_options",
-        "_page",
     },
-    {"likelihoods"},
+    {"_page", "likelihoods"},
     {"_networks", "_checks", "_views", "metrics"},
     {"_coding", "_registration", "_saving", "_training", "_table_figures"},
     {"_embedding_figure", "_module", "_readouts", "_setup"},

@@ -11,7 +11,6 @@ from scvenn._cli_files import (
     H5MU,
     SAVED,
     columns_as_they_are,
-    draft,
     embeddings,
     load,
     read_h5mu,
@@ -19,6 +18,7 @@ from scvenn._cli_files import (
 )
 from scvenn._cli_options import Command, Output, Result, option
 from scvenn._cli_train import train
+from scvenn._drafts import draft
 
 
 @click.group(

@@ -6,14 +6,14 @@ scvenn itself is imported where it is needed and nowhere else, so that ``--help`
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+
+from scvenn._drafts import draft
 
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
 
@@ -87,15 +87,6 @@ def columns_as_they_are() -> Iterator[None]:
             yield
     else:
         yield
-
-
-@contextmanager
-def draft(path: Path) -> Iterator[Path]:
-    """A temporary name beside a path, renamed to it once all is written."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:

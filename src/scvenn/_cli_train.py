@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from scvenn._cli_files import H5MU, MODELS, draft, embeddings, library, read_h5mu, write_h5mu
+from scvenn._cli_files import H5MU, MODELS, embeddings, library, read_h5mu, write_h5mu
 from scvenn._cli_options import (
     ByModality,
     Command,
@@ -20,6 +20,7 @@ from scvenn._cli_options import (
     mirror,
     option,
 )
+from scvenn._drafts import draft
 
 data_option = mirror("_setup.py", "setup_mudata", "Data")
 model_option = mirror("_model.py", "__init__", "Model")
@@ -141,8 +142,9 @@ In Python afterwards:
 @model_option("encode_covariates", is_flag=True, help="Show batch and covariates to encoders, too.")
 @model_option(
     "absent_private",
-    type=click.Choice(["zero", "prior"]),
-    help="What stands for the private latent when another modality is predicted in training.",
+    type=click.Choice(["zero", "prior", "learned"]),
+    help="What stands for the private latent when another modality is predicted in training; "
+    "prior and learned, which are noise, need --no-screen.",
 )
 @model_option(
     "screen",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +15,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
+
+from scvenn._drafts import draft
 
 # Pixels of a figure per inch: on the page, in which text is to be as large as the page's own; and
 # in the file, so that it is sharp on paper, too.
@@ -98,7 +98,5 @@ def write_page(
         title=title, written=written, summary=summary, sections=list(sections)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        draft = Path(folder) / path.name
-        draft.write_text(page, encoding="utf-8")
-        os.replace(draft, path)
+    with draft(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 from mudata import MuData
 
+from scvenn._drafts import draft
 from scvenn._keys import Keys
 from scvenn._readouts import ReadoutsMixin
 
@@ -97,10 +97,9 @@ class WritingMixin(ReadoutsMixin):
         said = {"model": type(self).__name__, "source": self._known(source), "target": target}
         around = AnnData(obs=mdata.obs.iloc[rows], var=var, uns={Keys.UNS: said})
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            draft = Path(folder) / path.name
+        with draft(path) as unfinished:
             # format 2, which every reader knows
-            group = zarr.open_group(draft, mode="w", zarr_format=2)
+            group = zarr.open_group(unfinished, mode="w", zarr_format=2)
             write_elem(group, "/", around)
             width = max(1, len(columns))
             x = group.create_array("X", shape=around.shape, chunks=(chunk, width), dtype="float32")
@@ -109,4 +108,3 @@ class WritingMixin(ReadoutsMixin):
             for part, block in predicted:
                 x[part] = block
             zarr.consolidate_metadata(group.store)
-            os.replace(draft, path)
