@@ -28,7 +28,7 @@ from scvenn._networks import (
     ScreenedEncoder,
 )
 from scvenn._views import View
-from scvenn.likelihoods import LIKELIHOODS, Bernoulli, Beta, FeatureStats, Likelihood, Normal
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.objective import Objective, Term
 
 Subset = tuple[str, ...]
@@ -97,7 +97,7 @@ class SharedPrivateCoder(BaseModuleClass):
         n_classes: int,
         absent_private: Literal["zero", "prior", "learned"],
         screened: bool,
-        decoder: Literal["mlp", "linear"] = "mlp",
+        decoder: Literal["mlp", "linear"],
     ) -> None:
         super().__init__()
         self.objective = objective
@@ -453,9 +453,7 @@ class SharedPrivateCoder(BaseModuleClass):
         def predicted(latent: Tensor) -> Tensor:
             latents = (latent, None) if private is None else (shared, latent)
             raw = self._raw_given(tensors, modality, *latents)
-            if isinstance(likelihood, Normal | Bernoulli | Beta):
-                return raw
-            return likelihood.mean(raw, raw.new_ones(1)).log()
+            return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
 
         moved = shared if private is None else private  # (B, K)
         # one direction at a time: all at once would hold K arrays of cells by features

@@ -157,7 +157,6 @@ class DifferentialMixin(ReadoutsMixin):
         """
         (modality,) = self._known(modality)
         likelihood = self.module.likelihood(modality)
-        of_counts = not isinstance(likelihood, Normal | Bernoulli | Beta)
         if delta is None:
             delta = 0.05 if isinstance(likelihood, Bernoulli | Beta) else 0.25
         _check_arguments(through, delta, fdr, n_samples, pseudocounts)
@@ -190,7 +189,7 @@ class DifferentialMixin(ReadoutsMixin):
                     batchid2=batches,
                     use_observed_batches=not batch_correction,
                     n_samples_overall=n_samples,
-                    change_fn="log-fold" if of_counts else _difference,
+                    change_fn="log-fold" if likelihood.of_counts else _difference,
                     delta=delta,
                     pseudocounts=pseudocounts,
                 )
@@ -203,7 +202,7 @@ class DifferentialMixin(ReadoutsMixin):
             table[f"is_de_fdr_{fdr}"] = _expected_fdr(table["proba_de"].to_numpy()) <= fdr
             tables.append(table)
         result = pd.concat(tables, ignore_index=True)
-        if of_counts:
+        if likelihood.of_counts:
             return result
         renamed = {name: name.replace("lfc_", "difference_") for name in result}
         return result.drop(columns="pseudocounts").rename(columns=renamed)

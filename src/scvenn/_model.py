@@ -74,8 +74,8 @@ class SharedPrivateModel(
         What a cross-view decoder gets for its private latent while training: ``"zero"``; a sample
         of the ``"prior"``; or ``"learned"``, a sample of a Gaussian whose mean is 0 and whose
         scales are learned, one for each modality (as MMVAE+: Palumbo et al., ICLR 2023).
-        Predictions always use zero. Without effect on a model that screens, whose cross-view
-        decoders read the shared latent alone.
+        Predictions always use zero, and so must a model that screens: its cross-view decoders read
+        the shared latent alone.
     screen
         Whether ``shared`` is kept to features that other modalities predict. They are found in
         the training cells before training (see :meth:`get_shared_scores`); ``shared`` then has
@@ -392,7 +392,7 @@ class SharedPrivateModel(
         self.train_params_ = {name: repr(value) for name, value in used.items()}
         self.best_epoch_ = best.epoch if early_stopping else -1
         if self.screening_ is not None:
-            self._learn_faint()
+            self._learn_faint(self.screening_)
         if write_obsm:
             self.write_embeddings()
 

@@ -290,5 +290,7 @@ class SharedPrivateVAE(SharedPrivateCoder):
         return metrics
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
-        """Not offered: predictions are means."""
-        raise NotImplementedError("scvenn models predict means; use model.predict(source, target).")
+        """Not offered: samples are of a modality, given others or the prior."""
+        raise NotImplementedError(
+            "Use model.sample_posterior(source, target) or model.sample_prior(n_obs)."
+        )

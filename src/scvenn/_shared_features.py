@@ -85,12 +85,10 @@ class SharedFeaturesMixin(ReadoutsMixin):
         if self.screening_ is not None:
             return
         rng = np.random.default_rng(scvi.settings.seed)
-        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)  # (n_obs, M)
         screening = {}
-        for i, m in enumerate(self.modalities):
-            others = [name for name in self.modalities if name != m]
-            paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
-            cells = rng.permutation(np.sort(train[paired[train]]))[:MOST_CELLS]
+        for m in self.modalities:
+            others, paired = self._others(m, np.sort(train))
+            cells = rng.permutation(paired)[:MOST_CELLS]
             values = self._linear(m, cells)
             covariates = self._covariates(cells)
             sources = [self._linear(o, cells) for o in others]
@@ -115,21 +113,15 @@ class SharedFeaturesMixin(ReadoutsMixin):
                 )
         self.screening_ = screening
 
-    def _learn_faint(self) -> None:
+    def _learn_faint(self, screening: dict[str, Screening]) -> None:
         """Learn from training cells what ``shared`` tells of features that are not called shared.
 
         After training, when ``shared`` no longer changes: it is read off the other modalities, as
         for a cross-view prediction.
         """
-        assert self.screening_ is not None
-        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)  # (n_obs, M)
-        train = np.asarray(self.train_indices)
-        for i, m in enumerate(self.modalities):
-            others = [name for name in self.modalities if name != m]
-            paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
-            cells = train[paired[train]]
-            n_outputs = self.module.likelihood(m).n_outputs
-            candidates = ~np.tile(self.screening_[m].shared, n_outputs)
+        for i, (m, found) in enumerate(screening.items()):
+            others, cells = self._others(m, np.asarray(self.train_indices))
+            candidates = ~np.tile(found.shared, self.module.likelihood(m).n_outputs)
             if not len(cells) or not candidates.any():
                 continue
             shared, _ = self._embed(self.adata, others, cells, None, "Embeddings")
@@ -143,6 +135,13 @@ class SharedFeaturesMixin(ReadoutsMixin):
             )
             slopes = faint_slopes(scores, candidates)
             self.module.cross_decoders[i].remember(centre, map_ @ slopes)
+
+    def _others(self, modality: str, cells: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """The other modalities, and those of the cells that have the modality and any of them."""
+        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells]  # (cells, M)
+        i = self.modalities.index(modality)
+        paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
+        return [m for m in self.modalities if m != modality], cells[paired]
 
     def _covariates(self, cells: np.ndarray) -> np.ndarray:
         """What the decoders see of some cells besides latents, (cells, V)."""

@@ -81,6 +81,7 @@ class Likelihood(nn.Module):
     name: str
     domain: str
     allows_missing: bool
+    of_counts: bool = False  # means are compared by their ratio, not by their difference
     n_outputs: int = 1
     mean_: Tensor
     scale_: Tensor
@@ -302,6 +303,7 @@ class _Counts(Likelihood):
     """Counts, whatever their mean."""
 
     domain = "non-negative integers"
+    of_counts = True
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
