@@ -85,7 +85,9 @@ def test_types_differ_through_shared_in_shared_features_only(model, modality):
     assert clear.sum() >= 3
     assert table.loc[clear, "is_de_fdr_0.05"].all()
     assert (np.sign(table.loc[clear, "difference_mean"]) == np.sign(planted[clear])).all()
-    assert (table.loc[~shared, "proba_de"] == 0).all()
+    # what faint relations tell of the others is no difference that anyone should report
+    assert (table.loc[~shared, "proba_de"] < 0.5).all()
+    assert not table.loc[~shared, "is_de_fdr_0.05"].any()
 
 
 @pytest.mark.parametrize("modality", ["meth", "peaks"])

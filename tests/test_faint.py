@@ -1,14 +1,16 @@
 """Slopes of features whose relation to `shared` is too faint to be screened."""
 
+import mudata
 import numpy as np
 import pytest
 import scvi
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import scvenn
 from scvenn._faint import faint_slopes, whitening
-from tests.conftest import QUIET
+from tests.conftest import QUIET, data_file
 
 N, K, R = 2000, 5, 400
 
@@ -89,3 +91,45 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
         loaded.predict("rna", "atac", return_numpy=True),
         model.predict("rna", "atac", return_numpy=True),
     )
+
+
+def test_slopes_are_part_of_cross_view_predictions_only(small):
+    model = scvenn.MMVAEpp(small, n_shared=3, n_private=2)
+    model.train(1, **QUIET)
+    decoder = model.module.cross_decoders[model.modalities.index("atac")]
+    decoder.slope.zero_()
+    before = [model.predict(m, "atac", return_numpy=True) for m in model.modalities]
+    decoder.slope[:, 0] = torch.tensor([1.0, -2.0, 0.5])
+    after = [model.predict(m, "atac", return_numpy=True) for m in model.modalities]
+    same_view = model.modalities.index("atac")
+    np.testing.assert_array_equal(before[same_view], after[same_view])
+    changed = (before[1 - same_view] != after[1 - same_view]).any(0)
+    assert np.flatnonzero(changed).tolist() == [0]
+
+
+@pytest.mark.slow
+def test_faint_features_of_snareseq_are_predicted():
+    """Genes and peaks that screening does not call shared: nearly nothing without slopes."""
+    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::4].copy()
+    for m in mdata.mod:
+        seen = np.asarray((mdata[m].X > 0).sum(0)).ravel()
+        mdata.mod[m] = mdata[m][:, np.sort(np.argsort(-seen)[:3000])].copy()
+    mdata.update()
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata)
+    model.train(10, train_size=0.7, **QUIET)
+    cells = model.validation_indices
+    for source, target in (("atac", "rna"), ("rna", "atac")):
+        truth = mdata[target].X[cells].toarray()
+        truth = np.log1p(1e3 * truth / truth.sum(1, keepdims=True))
+        faint = ~model.screening_[target].shared & (truth.std(0) > 0)
+        decoder = model.module.cross_decoders[model.modalities.index(target)]
+        correlation = []
+        for part in (1.0, 0.0):
+            decoder.slope *= part
+            options = {"indices": cells, "library_size": 1e3, "return_numpy": True}
+            predicted = np.log1p(model.predict(source, target, **options))
+            found = scvenn.metrics.pearson(truth[:, faint], predicted[:, faint])
+            correlation.append(np.nan_to_num(found).mean())
+        assert faint.sum() > 1000
+        assert correlation[0] > correlation[1] + 0.003

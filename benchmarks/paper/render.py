@@ -50,6 +50,10 @@ def results(experiment: str) -> pd.DataFrame:
     return read_results(HERE / "results" / f"{experiment}.csv")
 
 
+# Latents of scvenn's default.
+LARGE = "10+10+10"
+
+
 def scores(experiment: str, **chosen: str) -> pd.DataFrame:
     """Lines of an experiment whose columns have the given values; NaN values are left out."""
     table = results(experiment)
@@ -61,7 +65,7 @@ def scores(experiment: str, **chosen: str) -> pd.DataFrame:
 def with_default(experiment: str, **chosen: str) -> pd.DataFrame:
     """The same, and those of scvenn's default (10+10+10) as if it were a standard method."""
     others = {k: v for k, v in chosen.items() if k not in ("latents", "supervised")}
-    beyond = scores(f"{experiment}_default", **others, latents="10+10+10")
+    beyond = scores(f"{experiment}_default", **others, latents=LARGE)
     tables = [scores(experiment, **chosen), beyond.assign(supervised="", latents="")]
     return pd.concat([table for table in tables if len(table)])
 
@@ -355,6 +359,15 @@ def default_synthetic() -> str:
     return rows_of(rows, list(columns), "")
 
 
+def paper_and_default(
+    experiment: str, setting: str, **chosen: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lines of the paper's MMVAE++ (2+2+2, unsupervised), and of scvenn's default of all sizes."""
+    chosen["setting"] = setting
+    paper = scores(experiment, **chosen, method="MMVAEpp", supervised="no", latents="2+2+2")
+    return paper, scores(f"{experiment}_default", **chosen)
+
+
 def default_same_view() -> str:
     """Same-view R² of the paper's MMVAE++ and of scvenn's default."""
     rows = {}
@@ -369,16 +382,15 @@ def default_same_view() -> str:
         ("pbmc", "41", ("rna", "atac")),
     ):
         for view in views:
-            cells = []
-            for features in ("shared", "private"):
-                chosen = {"metric": "r2", "view": "same", "target": view, "features": features}
-                paper = scores(
-                    experiment, setting=setting, method="MMVAEpp", supervised="no", latents="2+2+2"
-                )
-                ours = scores(f"{experiment}_default", setting=setting)
-                small = ours[ours["latents"] == "2+2+2"]
-                large = ours[ours["latents"] == "10+10+10"]
-                cells += [medians(part, **chosen) for part in (paper, small, large)]
+            paper, ours = paper_and_default(
+                experiment, setting, metric="r2", view="same", target=view
+            )
+            compared = (paper, ours[ours["latents"] == "2+2+2"], ours[ours["latents"] == LARGE])
+            cells = [
+                medians(part, features=features)
+                for features in ("shared", "private")
+                for part in compared
+            ]
             rows[f"{experiment} {setting}, {view}"] = cells
     columns = [
         f"{features}: {who}"
@@ -400,22 +412,8 @@ def default_privates() -> str:
         ("brca", "dominated"),
         ("pbmc", "41"),
     ):
-        ours = scores(
-            f"{experiment}_default",
-            setting=setting,
-            metric="auc",
-            target="label",
-            latents="10+10+10",
-        )
-        paper = scores(
-            experiment,
-            setting=setting,
-            metric="auc",
-            target="label",
-            method="MMVAEpp",
-            supervised="no",
-            latents="2+2+2",
-        )
+        paper, ours = paper_and_default(experiment, setting, metric="auc", target="label")
+        ours = ours[ours["latents"] == LARGE]
         other = "atac" if experiment == "pbmc" else "meth"
         sources = ("shared", "private_rna", f"private_{other}")
         rows[f"{experiment} {setting}"] = [
@@ -432,7 +430,7 @@ def default_privates() -> str:
 def default_pbmc() -> str:
     """Naive CD8 T cells and all cell types in `shared`, all genes and all bins."""
     rows = {}
-    for latents, experiment in (("2+2+2", "pbmc"), ("10+10+10", "pbmc_wide")):
+    for latents, experiment in (("2+2+2", "pbmc"), (LARGE, "pbmc_wide")):
         for method in (*MODELS, DEFAULT):
             file = "pbmc_default" if method == DEFAULT else experiment
             part = scores(
