@@ -103,6 +103,18 @@ def test_records_are_means_over_the_cells_they_concern():
     assert recorded == pytest.approx(values.nanmean().item(), rel=1e-5)
 
 
+def test_a_record_that_concerns_no_cell_is_not_a_number():
+    """No validation cell has atac: nothing says how well it is predicted, least of all 0."""
+    mdata = scvenn.datasets.simulate_counts(80, n_features=20)
+    mdata.mod["atac"] = mdata["atac"][:60].copy()
+    model = scvenn.MMVAE(mdata, **SMALL)
+    split = {"external_indexing": [np.arange(60), np.arange(60, 80)]}
+    model.train(1, datasplitter_kwargs=split, **QUIET)
+    of_atac = model.history["log_likelihood_rna->atac_validation"].to_numpy(float)
+    assert np.isnan(of_atac).all()
+    assert np.isfinite(model.history["log_likelihood_rna->rna_validation"].to_numpy(float)).all()
+
+
 def test_the_warm_up_fits_the_epochs(small):
     model = scvenn.MMVAEpp(small, **SMALL)
     model.train(40, early_stopping=False, **QUIET)
