@@ -86,6 +86,7 @@ def build(name, supervised):
         n_classes=2 if supervised else 0,
         label_weight=100.0,
         absent_private="zero",
+        decoder="mlp",
         screened=False,
         kl_weight_shared=1.0,
     )
