@@ -8,12 +8,18 @@ import pytest
 import scvi
 import torch
 
-# two workers share two cores; one thread each is fastest and repeatable
-torch.set_num_threads(1)
 # figures are drawn and not shown
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods
 scvi.settings.verbosity = logging.WARNING
+
+
+def pytest_runtest_setup():
+    """One thread for each worker: fastest where they share the cores, and repeatable.
+
+    Said before every test, because scanpy's neighbors take torch's limit away.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
