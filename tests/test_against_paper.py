@@ -87,6 +87,7 @@ def build(name, supervised):
         label_weight=100.0,
         absent_private="zero",
         decoder="mlp",
+        dispersion="feature",
         screened=False,
         kl_weight_shared=1.0,
     )

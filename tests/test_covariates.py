@@ -175,6 +175,35 @@ def batch_of_neighbours(model, embedding):
     return balanced_accuracy_score(batch[test], neighbours.predict(embedding[test]))
 
 
+def test_a_noise_for_each_batch_is_found_where_batches_differ():
+    """Proteins of a second batch are measured with five times the noise."""
+    mdata = scvenn.datasets.simulate_counts(
+        400, modalities={"rna": "nb", "adt": "normal"}, n_features=20, n_batches=2, seed=0
+    )
+    second = (mdata.obs["batch"] == "batch1").to_numpy()
+    noise = np.random.default_rng(0).normal(size=mdata["adt"].shape)
+    mdata["adt"].X = mdata["adt"].X + noise * np.where(second, 5, 1)[:, None]
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata, dispersion="feature-batch")
+    model.train(60, early_stopping=False, plan_kwargs={"lr": 1e-2}, **QUIET)
+    found = model.module.likelihood("adt")
+    scale = torch.nn.functional.softplus(found.raw_scale).detach()
+    assert (scale[1] > 1.2 * scale[0]).float().mean() > 0.9
+    assert (found.cross_view_variance[1] > found.cross_view_variance[0]).float().mean() > 0.9
+    drawn = [model.sample_prior(500, batch=b)["adt"].std(0) for b in ("batch0", "batch1")]
+    assert (drawn[1] > drawn[0]).mean() > 0.9
+    residual = model.sample_posterior("adt", "adt", n_samples=20).std(0).mean(1)
+    assert residual[second].mean() > 1.3 * residual[~second].mean()
+
+
+def test_a_noise_for_each_batch_needs_batches():
+    mdata = scvenn.datasets.simulate_counts(40, n_features=10)
+    with pytest.raises(ValueError, match=r"needs two or more batches; found one.*batch_key"):
+        scvenn.MMVAEpp(mdata, dispersion="feature-batch")
+    with pytest.raises(ValueError, match="dispersion='gene'"):
+        scvenn.MMVAEpp(mdata, dispersion="gene")
+
+
 @pytest.mark.slow
 def test_less_of_a_planted_batch_effect_is_in_shared_and_cell_types_stay():
     """One third of the cells is right by chance; shared is not free of it, private is."""

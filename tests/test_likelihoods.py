@@ -35,13 +35,13 @@ COMPOSITIONS = ["poisson", "nb", "zinb"]  # counts whose mean is a share of the 
 each = pytest.mark.parametrize("name", list(LIKELIHOODS))
 
 
-def build(name, seed=0):
+def build(name, seed=0, n_batches=None):
     rng = np.random.default_rng(seed)
     x = VALUES[name](rng).astype(np.float32)
     stats = FeatureStats(x.mean(0), x.std(0) + 0.1, float(np.median(x.sum(1))))
     tensor = torch.as_tensor(x)
     library = tensor.sum(-1, keepdim=True).clamp(min=1)
-    likelihood = LIKELIHOODS[name](stats)
+    likelihood = LIKELIHOODS[name](stats, n_batches)
     raw = rng.normal(size=(3, B, likelihood.n_outputs * D))  # three terms
     return likelihood, tensor, library, torch.as_tensor(raw, dtype=torch.float32)
 
@@ -60,6 +60,40 @@ def test_log_prob_has_a_value_for_each_term_cell_and_feature(name):
     assert likelihood.mean(raw, library).shape == (3, B, D)
     assert likelihood.sample(raw, library).shape == (3, B, D)
     assert likelihood.encoder_input(x).shape == (B, D)
+
+
+@each
+def test_a_batch_with_a_noise_of_its_own_is_as_one_that_is_alone(name):
+    """What is said of each half of the cells is what a likelihood of that half alone would say."""
+    _, x, library, raw = build(name)
+    both, apart = (build(name, n_batches=n)[0] for n in (2, None))
+    batch = torch.arange(B) % 2
+    with torch.no_grad():
+        noises = [(p, q) for p, q in zip(both.parameters(), apart.parameters(), strict=True)]
+        for noise, _ in noises:
+            noise += torch.arange(2.0).unsqueeze(1) if noise.dim() == 2 else 0
+    found = both.log_prob(raw, x, library, batch=batch)
+    for number in (0, 1):
+        with torch.no_grad():
+            for noise, alone in noises:
+                alone.copy_(noise[number] if noise.dim() == 2 else noise)
+        expected = apart.log_prob(raw, x, library)
+        rows = batch == number
+        torch.testing.assert_close(found[:, rows], expected[:, rows])
+    assert both.sample(raw, library, batch).shape == (3, B, D)
+
+
+def test_cross_view_noise_is_followed_in_each_batch():
+    likelihood, x, _, raw = build("normal", n_batches=3)
+    batch = torch.tensor([0, 0, 0, 1, 1, 1])
+    measured = torch.ones(B, 1, dtype=torch.bool)
+    for _ in range(200):
+        likelihood.follow_cross_view(raw, x, measured, batch)
+    square = (likelihood.encoder_input(x) - raw).square()
+    for number in (0, 1):
+        expected = square[:, batch == number].mean((0, 1))
+        torch.testing.assert_close(likelihood.cross_view_variance[number], expected)
+    assert (likelihood.cross_view_variance[2] == 1).all()  # nothing was seen of it
 
 
 @each
@@ -516,8 +550,10 @@ def test_gradients_by_hand_are_those_of_finite_differences():
     """Of the negative binomial: with zeros, large counts, and odds shared by all cells."""
     x = torch.tensor([[0.0, 1, 70], [2, 0, 0]], dtype=torch.double)
     log_theta = torch.tensor([-1.0, 0.5, 2], dtype=torch.double, requires_grad=True)
+    of_cells = torch.randn(2, 3, dtype=torch.double, requires_grad=True)
     for shape in ((3, 2, 3), (2, 3), (3,)):
         log_odds = torch.randn(shape, dtype=torch.double, requires_grad=True)
-        assert torch.autograd.gradcheck(
-            lambda odds, theta: negative_binomial_log_prob(x, odds, theta), (log_odds, log_theta)
-        )
+        for theta in (log_theta, of_cells):
+            assert torch.autograd.gradcheck(
+                lambda odds, theta: negative_binomial_log_prob(x, odds, theta), (log_odds, theta)
+            )

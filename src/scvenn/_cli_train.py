@@ -170,6 +170,11 @@ In Python afterwards:
     type=click.Choice(["mlp", "linear"]),
     help="linear: the decoders' weights are loadings of the features.",
 )
+@model_option(
+    "dispersion",
+    type=click.Choice(["feature", "feature-batch"]),
+    help="feature-batch: each batch has a noise of its own.",
+)
 @training_option(
     "max_epochs",
     type=int,

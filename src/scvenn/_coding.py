@@ -1,4 +1,4 @@
-"""From values to latents and back: the networks of all modalities.
+"""From values to latents and back: the networks of all modalities, as training runs them.
 
 Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of a modality (one or more for each
 feature), ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
@@ -13,11 +13,10 @@ from typing import Any, Literal, NamedTuple, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scvi.module.base import BaseModuleClass, auto_move_data
+from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
-from torch.func import jvp
 
-from scvenn._gaussians import Gaussian, mean_of_experts, product_of_experts, rsample
+from scvenn._gaussians import Gaussian, product_of_experts
 from scvenn._keys import Keys
 from scvenn._networks import (
     AbsentPrivate,
@@ -43,7 +42,7 @@ class Decoded(NamedTuple):
 
 
 class SharedPrivateCoder(BaseModuleClass):
-    """Encoders, decoders and likelihoods of :class:`SharedPrivateVAE`, without its loss.
+    """Encoders, decoders and likelihoods of every model, without its loss.
 
     With ``screened`` the private latent of a modality is what ``shared`` leaves over: its encoder
     reads how far values are from their cross-view prediction, and its decoder corrects that
@@ -78,6 +77,8 @@ class SharedPrivateCoder(BaseModuleClass):
         predict some of the features (see :meth:`restrict`).
     decoder
         ``"mlp"``, or ``"linear"`` for decoders without hidden layers.
+    dispersion
+        ``"feature"``, or ``"feature-batch"`` for likelihoods with a noise for each batch.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class SharedPrivateCoder(BaseModuleClass):
         absent_private: Literal["zero", "prior", "learned"],
         screened: bool,
         decoder: Literal["mlp", "linear"],
+        dispersion: Literal["feature", "feature-batch"],
     ) -> None:
         super().__init__()
         self.objective = objective
@@ -109,6 +111,7 @@ class SharedPrivateCoder(BaseModuleClass):
         self.n_categories = dict(n_categories)
         self.continuous = list(continuous)
         self.encode_covariates = encode_covariates
+        self.dispersion = dispersion
         self._index = {m: i for i, m in enumerate(self.modalities)}
 
         n_covariates = sum(n for n in self.n_categories.values() if n > 1) + len(self.continuous)
@@ -120,10 +123,11 @@ class SharedPrivateCoder(BaseModuleClass):
         }
         seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
         decoding = {**layers, "n_layers": n_layers if decoder == "mlp" else 0}
+        n_batches = self.n_categories[Keys.BATCH] if dispersion == "feature-batch" else None
         encoders, decoders, cross_decoders, scored, absent = [], [], [], [], []
         for m in self.modalities:
             n_features, latents = len(stats[m].mean), (n_shared, n_private[m])
-            likelihood = LIKELIHOODS[likelihoods[m]](stats[m])
+            likelihood = LIKELIHOODS[likelihoods[m]](stats[m], n_batches)
             n_raw = likelihood.n_outputs * n_features
             encoder = ScreenedEncoder if screened else Encoder
             encoders.append(encoder(n_features, *latents, **seen))
@@ -175,9 +179,16 @@ class SharedPrivateCoder(BaseModuleClass):
                 tensors[Keys.x(m)],
                 tensors[Keys.OBSERVED][:, self._index[m]].bool(),
                 self.likelihood(m),
+                self._batch(tensors),
             )
             for m in modalities
         }
+
+    def _batch(self, tensors: dict[str, Tensor]) -> Tensor | None:
+        """Number of each cell's batch, (B,), where batches have a noise of their own."""
+        if self.dispersion == "feature":
+            return None
+        return tensors[Keys.BATCH].view(-1).long()
 
     def covariates(self, tensors: dict[str, Tensor]) -> Tensor:
         """A column for each category of a covariate that has two or more, and for each number."""
@@ -274,224 +285,3 @@ class SharedPrivateCoder(BaseModuleClass):
             )
             decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
         return decoded
-
-    # ----------------------------------------------------------------- read-outs
-
-    @torch.inference_mode()
-    @auto_move_data
-    def posteriors(
-        self, tensors: dict[str, Tensor], sources: Sequence[str]
-    ) -> tuple[Gaussian, dict[str, Gaussian], Tensor, dict[str, View]]:
-        """Posteriors given some modalities: of shared, of each private, and who has any source.
-
-        Where training multiplies posteriors, that of ``shared`` is the sources' product; else its
-        mean and variance are the means of the experts' means and variances.
-        """
-        views = self._views(tensors, sources)
-        encoded = self._encode(views, self.covariates(tensors))
-        experts, observed = self._experts(encoded, views, sources)
-        if self.objective.pools_experts:
-            shared = product_of_experts(experts, observed, prior_expert=self.objective.prior_expert)
-        else:
-            variances = Gaussian(experts.var, experts.loc)
-            shared = Gaussian(
-                mean_of_experts(experts, observed), mean_of_experts(variances, observed)
-            )
-        private = {m: self._private(encoded[m][1]) for m in sources}
-        return shared, private, observed.any(0), views
-
-    @torch.inference_mode()
-    @auto_move_data
-    def embed(
-        self, tensors: dict[str, Tensor], sources: Sequence[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Posterior means given some modalities.
-
-        Parameters
-        ----------
-        tensors
-            A minibatch that holds the sources.
-        sources
-            Modalities to encode.
-
-        Returns
-        -------
-        The shared latent, (B, K), NaN where no source was observed; and the private latent of each
-        source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
-        shared one is the mean of the sources' product, else the mean of the experts' means.
-        """
-        q_shared, q_private, known, views = self.posteriors(tensors, sources)
-        shared = torch.where(known.unsqueeze(-1), q_shared.loc, torch.nan)
-        private = {
-            m: torch.where(views[m].observed.unsqueeze(-1), q.loc, torch.nan)
-            for m, q in q_private.items()
-        }
-        return shared, private
-
-    @torch.inference_mode()
-    @auto_move_data
-    def predict(
-        self,
-        tensors: dict[str, Tensor],
-        sources: Sequence[str],
-        target: str,
-        *,
-        replaced: dict[str, Tensor] | None = None,
-        library_size: float | None = None,
-    ) -> Tensor:
-        """Mean of a modality given the posterior means of the sources.
-
-        The private latent of the target is used where the target is a source that was observed;
-        elsewhere the prediction is cross-view, with a private latent of zero. Counts are scaled by
-        the cell's own library size where the target was observed, else by the training median.
-
-        Parameters
-        ----------
-        tensors
-            A minibatch that holds the sources.
-        sources, target
-            Modalities to encode, and the one to decode.
-        replaced
-            Covariates that the decoder is to see instead of the cells' own.
-        library_size
-            Sum of the counts of every cell, instead of its own.
-
-        Returns
-        -------
-        Shape (B, D), on the scale of the data; NaN where no source was observed.
-        """
-        shared, private = self.embed(tensors, sources)
-        view = self._views(tensors, [target])[target]
-        same_view = view.observed & (target in sources)
-        z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
-        covariates = self.covariates({**tensors, **(replaced or {})})
-        raw = self._raw(target, shared, z_private.nan_to_num(0.0), same_view, covariates)
-        library = view.library
-        if library_size is not None:
-            library = torch.full_like(library, library_size)
-        mean = self.likelihood(target).mean(raw, library)
-        # a baseline needs no source, but a prediction does
-        return torch.where(shared[:, :1].isnan(), torch.nan, mean)
-
-    def _raw(
-        self,
-        modality: str,
-        shared: Tensor,
-        private: Tensor,
-        same_view: Tensor,
-        covariates: Tensor,
-    ) -> Tensor:
-        """Parameters (B, R) from latents (B, K), and from shared alone where not same-view (B,)."""
-        i = self._index[modality]
-        raw = self.decoders[i](shared, private, covariates)
-        if self.screened:
-            cross: Any = self.cross_decoders[i]
-            correction = torch.where(same_view.unsqueeze(-1), raw, cross.of_baselines(shared))
-            raw = cross(shared, covariates) + correction
-        return raw
-
-    def _raw_given(
-        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
-    ) -> Tensor:
-        """Parameters (B, R) from latents (B, K); without a private one, as across views."""
-        same_view = shared.new_full((len(shared),), private is not None, dtype=torch.bool)
-        if private is None:
-            private = shared.new_zeros(len(shared), self.n_private[modality])
-        return self._raw(modality, shared, private, same_view, self.covariates(tensors))
-
-    @torch.inference_mode()
-    @auto_move_data
-    def decode(
-        self,
-        tensors: dict[str, Tensor],
-        modality: str,
-        shared: Tensor,
-        private: Tensor | None,
-        library: float = 1.0,
-    ) -> Tensor:
-        """Mean of a modality given latents, whatever they are.
-
-        Parameters
-        ----------
-        tensors
-            A minibatch that holds the covariates.
-        modality
-            Which one to decode.
-        shared, private
-            Latents, (B, K). Without a private one the prediction is that from shared alone.
-        library
-            Sum of the counts of every cell.
-
-        Returns
-        -------
-        Shape (B, D), on the scale of the data.
-        """
-        raw = self._raw_given(tensors, modality, shared, private)
-        return self.likelihood(modality).mean(raw, shared.new_full((1,), library))
-
-    @torch.no_grad()
-    @auto_move_data
-    def slopes(
-        self, tensors: dict[str, Tensor], modality: str, shared: Tensor, private: Tensor | None
-    ) -> Tensor:
-        """How a modality's prediction changes with each dimension of a latent, summed over cells.
-
-        With a private latent, that one is moved, else the shared one.
-
-        Parameters
-        ----------
-        tensors, modality, shared, private
-            As in :meth:`decode`.
-
-        Returns
-        -------
-        Shape (K, D). The prediction is the logarithm of the mean for counts; for all others it is
-        the output of the decoder: standard deviations of the feature, or logits.
-        """
-        likelihood = self.likelihood(modality)
-
-        def predicted(latent: Tensor) -> Tensor:
-            latents = (latent, None) if private is None else (shared, latent)
-            raw = self._raw_given(tensors, modality, *latents)
-            return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
-
-        moved = shared if private is None else private  # (B, K)
-        # one direction at a time: all at once would hold K arrays of cells by features
-        steps = torch.eye(moved.shape[1], device=moved.device)
-        return torch.stack(
-            [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
-        )
-
-    @torch.inference_mode()
-    @auto_move_data
-    def draw(self, tensors: dict[str, Tensor], sources: Sequence[str], target: str) -> Tensor:
-        """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
-        q_shared, q_private, known, _ = self.posteriors(tensors, sources)
-        shared, view = rsample(q_shared), self._views(tensors, [target])[target]
-        same_view = view.observed & (target in sources)
-        private = shared.new_zeros(len(shared), self.n_private[target])
-        if target in sources:
-            private = torch.where(same_view.unsqueeze(-1), rsample(q_private[target]), private)
-        raw = self._raw(target, shared, private, same_view, self.covariates(tensors))
-        values = self.likelihood(target).sample(raw, view.library)
-        return torch.where(known.unsqueeze(-1), values, torch.nan)
-
-    @torch.inference_mode()
-    def draw_from_prior(self, n: int, covariates: Tensor) -> dict[str, Tensor]:
-        """Values of n cells of each modality, (n, D), from latents that follow the prior."""
-        device = covariates.device
-        shared = torch.randn(n, self.n_shared, device=device)
-        everywhere = torch.ones(n, dtype=torch.bool, device=device)
-        drawn = {}
-        for m in self.modalities:
-            private = torch.randn(n, self.n_private[m], device=device)
-            raw = self._raw(m, shared, private, everywhere, covariates)
-            likelihood = self.likelihood(m)
-            drawn[m] = likelihood.sample(raw, likelihood.library_.expand(n, 1))
-        return drawn
-
-    @torch.inference_mode()
-    @auto_move_data
-    def label_probabilities(self, shared: Tensor) -> Tensor:
-        """Probability of each class, (B, C), given shared latents (B, K)."""
-        return self.label_head(shared).exp()  # type: ignore[misc]

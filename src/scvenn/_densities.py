@@ -28,7 +28,7 @@ def negative_binomial_log_prob(x: Tensor, log_odds: Tensor, log_theta: Tensor) -
     log_odds
         Logarithm of mean / theta, (..., B, D) or (D,).
     log_theta
-        Logarithm of the inverse dispersion theta, (D,).
+        Logarithm of the inverse dispersion theta, (D,) or (B, D).
     """
     shape = torch.broadcast_shapes(x.shape, log_odds.shape)
     return _NegativeBinomialLogProb.apply(x, log_odds.expand(shape), log_theta)
@@ -63,7 +63,7 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
         log_rest = F.logsigmoid(-log_odds)  # -log(1 + odds), (..., B, D)
         log_prob = log_rest * (x + theta)
         counted = x.flatten().nonzero().squeeze(1)  # positions (N,) of B * D
-        count, its_theta = x.flatten()[counted], theta[counted % len(theta)]
+        count, its_theta = x.flatten()[counted], theta.flatten()[counted % theta.numel()]
         coefficient = (
             torch.lgamma(count + its_theta) - torch.lgamma(its_theta) - torch.lgamma(count + 1)
         )
@@ -76,11 +76,12 @@ class _NegativeBinomialLogProb(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
         x, log_rest, theta, counted = ctx.saved_tensors
-        feature = counted % len(theta)
-        its_theta, over_terms = theta[feature], gradient.sum_to_size(x.shape).flatten()[counted]
+        place = counted % theta.numel()  # its feature, or its cell and feature
+        its_theta = theta.flatten()[place]
+        over_terms = gradient.sum_to_size(x.shape).flatten()[counted]
         of_gamma = torch.digamma(x.flatten()[counted] + its_theta) - torch.digamma(its_theta)
         of_theta = (gradient * log_rest).sum_to_size(theta.shape)
-        of_theta.index_add_(0, feature, of_gamma * over_terms)
+        of_theta.view(-1).index_add_(0, place, of_gamma * over_terms)
         # x - (x + theta) odds / (1 + odds)
         of_log_odds = log_rest.expm1().mul_(x + theta).add_(x).mul_(gradient)
         return None, of_log_odds, of_theta * theta

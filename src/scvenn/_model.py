@@ -92,6 +92,10 @@ class SharedPrivateModel(
     decoder
         ``"mlp"``; or ``"linear"`` for decoders without hidden layers, whose weights are the
         :meth:`loadings` of the features (as LDVAE: Svensson et al., Bioinformatics 2020).
+    dispersion
+        ``"feature"``: each feature's noise (the standard deviation of ``normal``, theta of negative
+        binomials, the precision of ``beta``) is the same in all cells. ``"feature-batch"``: each
+        batch has its own.
 
     Raises
     ------
@@ -143,6 +147,7 @@ class SharedPrivateModel(
         kl_weight_shared: float | None = None,
         modality_weights: Mapping[str, float] | Literal["auto"] | None = None,
         decoder: Literal["mlp", "linear"] = "mlp",
+        dispersion: Literal["feature", "feature-batch"] = "feature",
     ) -> None:
         if adata is not None:
             self._find_or_make_setup(adata)
@@ -176,6 +181,18 @@ class SharedPrivateModel(
             )
         if decoder not in ("mlp", "linear"):
             raise ValueError(f"decoder={decoder!r}: expected 'mlp' or 'linear'.")
+        n_categories = {
+            key: len(fields[key]["state_registry"][Keys.CATEGORIES])
+            for key in fields
+            if key == Keys.BATCH or key.startswith(Keys.categorical(""))
+        }
+        if dispersion not in ("feature", "feature-batch"):
+            raise ValueError(f"dispersion={dispersion!r}: expected 'feature' or 'feature-batch'.")
+        if dispersion == "feature-batch" and n_categories[Keys.BATCH] < 2:
+            raise ValueError(
+                "dispersion='feature-batch' needs two or more batches; found one. Name the column "
+                "of batches with setup_mudata(mdata, batch_key=...)."
+            )
         if screen is None:
             screen = self._screens
         if screen and not any(t.is_cross_view(m) for t in chosen.terms for m in t.decode):
@@ -215,11 +232,7 @@ class SharedPrivateModel(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
-            n_categories={
-                key: len(fields[key]["state_registry"][Keys.CATEGORIES])
-                for key in fields
-                if key == Keys.BATCH or key.startswith(Keys.categorical(""))
-            },
+            n_categories=n_categories,
             continuous=[key for key in fields if key.startswith(Keys.continuous(""))],
             encode_covariates=encode_covariates,
             n_classes=n_classes,
@@ -227,6 +240,7 @@ class SharedPrivateModel(
             absent_private=absent_private,
             screened=screen,
             decoder=decoder,
+            dispersion=dispersion,
             kl_weight_shared=float(kl_weight_shared),
             modality_weights=_modality_weights(
                 modality_weights, {m: len(state[Keys.COLUMN_NAMES]) for m, state in states.items()}

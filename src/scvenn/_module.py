@@ -14,14 +14,15 @@ import torch
 from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 
-from scvenn._coding import Decoded, SharedPrivateCoder, Subset
+from scvenn._coding import Decoded, Subset
 from scvenn._gaussians import kl_to_standard_normal, product_of_experts, rsample
 from scvenn._keys import Keys
+from scvenn._reading import SharedPrivateReader
 from scvenn._views import View
 from scvenn.objective import Objective, Term
 
 
-class SharedPrivateVAE(SharedPrivateCoder):
+class SharedPrivateVAE(SharedPrivateReader):
     r"""Multimodal VAE with latents z = [shared, private of each modality].
 
     The loss of a cell with observed modalities :math:`O` is
@@ -135,9 +136,9 @@ class SharedPrivateVAE(SharedPrivateCoder):
             view = views[m]
             for positions, output, from_shared in decoded:
                 if from_shared and self.training:
-                    self.likelihood(m).follow_cross_view(output, view.x, view.measured)
+                    self.likelihood(m).follow_cross_view(output, view.x, view.measured, view.batch)
                 values = self.likelihood(m).log_prob(
-                    output, view.x, view.library, cross_view=from_shared
+                    output, view.x, view.library, batch=view.batch, cross_view=from_shared
                 )
                 if view.measured.shape[-1] > 1:  # some entries of a cell are missing
                     values = torch.where(view.measured, values, 0.0)
@@ -226,7 +227,9 @@ class SharedPrivateVAE(SharedPrivateCoder):
         with torch.no_grad():
             raw = decoder(shared, self.covariates(tensors))
         raw.requires_grad_()
-        log_prob = self.likelihood(modality).log_prob(raw, view.x, view.library, cross_view=True)
+        log_prob = self.likelihood(modality).log_prob(
+            raw, view.x, view.library, batch=view.batch, cross_view=True
+        )
         (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
         return gradient
 

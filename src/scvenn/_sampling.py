@@ -110,6 +110,5 @@ class SamplingMixin(ReadoutsMixin):
         tensors = {Keys.OBSERVED: torch.ones(1, len(self.modalities))}
         tensors |= {key: torch.zeros(1, 1) for key in self.module.n_categories}
         tensors |= {key: torch.zeros(1, 1) for key in self.module.continuous}
-        one = self.module.covariates({**tensors, **self._batch_of(batch)})  # (1, V)
-        drawn = self.module.draw_from_prior(n_obs, one.expand(n_obs, -1).to(self.module.device))
+        drawn = self.module.draw_from_prior(n_obs, {**tensors, **self._batch_of(batch)})
         return {m: values.cpu().numpy() for m, values in drawn.items()}

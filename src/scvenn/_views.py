@@ -17,9 +17,12 @@ class View(NamedTuple):
     measured: Tensor  # entries that count: (B, D), or (B, 1) where a cell has all or none
     library: Tensor  # (B, 1)
     observed: Tensor  # (B,)
+    batch: Tensor | None = None  # (B,); where batches have a noise of their own
 
     @classmethod
-    def read(cls, x: Tensor, observed: Tensor, likelihood: Likelihood) -> View:
+    def read(
+        cls, x: Tensor, observed: Tensor, likelihood: Likelihood, batch: Tensor | None = None
+    ) -> View:
         """Read values (B, D) of cells in which the modality was observed (B,) or not."""
         x = x.float()
         measured = observed.unsqueeze(-1)  # (B, 1)
@@ -30,4 +33,4 @@ class View(NamedTuple):
             x = torch.where(measured, x, likelihood.mean_)
         # integer counts: the largest of 1 and the sum changes only cells without any count
         library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
-        return cls(x, measured, library, observed)
+        return cls(x, measured, library, observed, batch)

@@ -1,0 +1,152 @@
+"""What every likelihood offers, and what it is told of the data.
+
+Shapes: ``B`` cells, ``D`` features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """What a likelihood needs to know of its modality's observed values.
+
+    Parameters
+    ----------
+    mean
+        Mean of each feature, (D,).
+    scale
+        Standard deviation of each feature, 1 where it is constant, (D,).
+    library
+        Median over cells of a cell's sum of values; above 0.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    library: float
+
+
+class Likelihood(nn.Module):
+    """A distribution of the values of one modality.
+
+    Parameters
+    ----------
+    stats
+        Summary of the training data.
+    n_batches
+        Number of batches that each have a noise of their own; None for one noise of all cells.
+    """
+
+    name: str
+    domain: str
+    allows_missing: bool
+    of_counts: bool = False  # means are compared by their ratio, not by their difference
+    n_outputs: int = 1
+    mean_: Tensor
+    scale_: Tensor
+    library_: Tensor
+
+    def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
+        super().__init__()
+        self.n_batches = n_batches
+        self.register_buffer("mean_", torch.as_tensor(stats.mean, dtype=torch.float32))
+        self.register_buffer("scale_", torch.as_tensor(stats.scale, dtype=torch.float32))
+        self.register_buffer("library_", torch.tensor(float(stats.library)))
+
+    def _of_noise(self, start: Tensor) -> Tensor:
+        """Where a parameter of the noise starts: (D,) as given, or that for each batch."""
+        return start if self.n_batches is None else start.repeat(self.n_batches, 1)
+
+    def _of_cells(self, noise: Tensor, batch: Tensor | None) -> Tensor:
+        """That parameter for the cells of a minibatch: (D,) for all, or (B, D)."""
+        return noise if self.n_batches is None else noise[batch]
+
+    @staticmethod
+    def in_domain(values: np.ndarray) -> np.ndarray:
+        """Which of these (finite) values the distribution can produce, element by element."""
+        raise NotImplementedError
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Values as the encoder reads them, same shape as ``x``."""
+        raise NotImplementedError
+
+    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
+        """Values on which linear regression makes sense, such as logarithms of counts.
+
+        Parameters
+        ----------
+        values
+            Some features, (B, D), an array or sparse; NaN where not observed.
+        library
+            Sum over all features of each cell, (B, 1).
+        """
+        return values
+
+    def log_prob(
+        self,
+        raw: Tensor,
+        x: Tensor,
+        library: Tensor,
+        *,
+        batch: Tensor | None = None,
+        cross_view: bool = False,
+    ) -> Tensor:
+        """Log-likelihood of each value, in nats.
+
+        Parameters
+        ----------
+        raw
+            Output of the decoder, (..., B, n_outputs * D).
+        x
+            Values, (B, D), without NaN.
+        library
+            Sum of each cell's values, (B, 1); used by likelihoods of counts.
+        batch
+            Number of each cell's batch, (B,); needed where batches have a noise of their own.
+        cross_view
+            Whether this is a prediction from other modalities with a noise of its own; only
+            ``"normal"`` tells the two apart.
+
+        Returns
+        -------
+        Shape (..., B, D).
+        """
+        raise NotImplementedError
+
+    def follow_cross_view(
+        self, raw: Tensor, x: Tensor, measured: Tensor, batch: Tensor | None = None
+    ) -> None:
+        """Learn from a minibatch by how much cross-view predictions miss.
+
+        Parameters
+        ----------
+        raw
+            Outputs of the cross-view decoder, (T, B, n_outputs * D).
+        x
+            Values, (B, D), without NaN.
+        measured
+            Which values count; boolean, (B, D) or (B, 1).
+        batch
+            As in :meth:`log_prob`.
+        """
+
+    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+        """Expected value on the scale of the data, (..., B, D)."""
+        raise NotImplementedError
+
+    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+        """Draw at random what :meth:`log_prob` describes, on the scale of the data.
+
+        Each entry is drawn by itself, without gradient. ``raw`` holds no NaN.
+
+        Returns
+        -------
+        Shape (..., B, D).
+        """
+        raise NotImplementedError
