@@ -70,6 +70,22 @@ def test_blocks_of_features_change_nothing(model, table, monkeypatch):
     np.testing.assert_allclose(both["value_x"], both["value_y"], atol=0.03)
 
 
+def test_cells_without_a_label_are_not_probed_for_it():
+    """A value that means 'not known' is no class, with the name it was set up under."""
+    mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20, n_types=3)
+    mdata.obs["cell_type"] = mdata.obs["cell_type"].astype(str)
+    mdata.obs["with_unknown"] = mdata.obs["cell_type"].where(np.arange(200) % 5 > 0, "unknown")
+    mdata.obs["with_nan"] = mdata.obs["cell_type"].where(np.arange(200) % 5 > 0)
+    scvenn.MMVAEpp.setup_mudata(mdata, labels_key="with_unknown", unlabeled_category="unknown")
+    model = scvenn.MMVAEpp(mdata)
+    model.train(1, train_size=0.5, **QUIET)
+    unknown, nan = (
+        rows(model.evaluate(labels_key=key), metric="auc")["value"].to_numpy()
+        for key in ("with_unknown", "with_nan")
+    )
+    np.testing.assert_array_equal(unknown, nan)
+
+
 def test_every_latent_is_probed_for_labels(model, table):
     for metric in ("auc", "balanced_accuracy"):
         found = rows(table, metric=metric, target="cell_type")

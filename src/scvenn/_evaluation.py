@@ -17,7 +17,7 @@ from scvenn._checks import some
 from scvenn._feature_metrics import UNDEFINED
 from scvenn._keys import Keys
 from scvenn._readouts import ReadoutsMixin
-from scvenn._registration import ColumnField, observed_cells
+from scvenn._registration import observed_cells
 
 # Values (cells times features) that are held dense at a time.
 _BLOCK = 20_000_000
@@ -69,6 +69,8 @@ class EvaluationMixin(ReadoutsMixin):
             data.
         labels_key
             Column of ``obs`` with labels that the embeddings are probed for; None for no probe.
+            Cells whose label is missing or, in the column that the model was set up with, its
+            ``unlabeled_category`` are left out.
         batch_size
             Cells per forward pass.
 
@@ -217,8 +219,9 @@ class EvaluationMixin(ReadoutsMixin):
                     for feature, value in zip(features, scores, strict=True):
                         yield "leakage_r2", "latent", source, m, feature, value
         if labels_key is not None:
-            column = ColumnField(Keys.LABELS, labels_key)
-            labels = pd.concat([column.values(data).iloc[cells] for data, cells in parts])
+            labels = pd.concat(
+                [self._labels_of(data, labels_key).iloc[cells] for data, cells in parts]
+            )
             for source, latent in latents.items():
                 value = metrics.probe_auc(latent, labels, **split)
                 yield "auc", "latent", source, labels_key, None, value

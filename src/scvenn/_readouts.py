@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from scvenn._checks import some
 from scvenn._keys import Keys
+from scvenn._registration import ColumnField
 from scvenn._screening import Screening
 
 
@@ -381,6 +382,12 @@ class ReadoutsMixin:
         mdata = self._validate_anndata(mdata)  # type: ignore[attr-defined]
         self._check_if_trained(warn=True)  # type: ignore[attr-defined]
         return mdata
+
+    def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
+        """A column of labels as text; missing where not known, as setup_mudata was told."""
+        used = self.registry_["setup_args"]  # type: ignore[attr-defined]
+        unknown = used["unlabeled_category"] if labels_key == used["labels_key"] else None
+        return ColumnField(Keys.LABELS, labels_key, unknown).values(mdata)
 
     def _written_to(self, mdata: MuData | None, caller: str) -> MuData:
         """The same, where results are to be written."""

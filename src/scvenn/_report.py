@@ -23,7 +23,7 @@ from scvenn._evaluation import EvaluationMixin
 from scvenn._interpretation import InterpretationMixin
 from scvenn._keys import Keys
 from scvenn._page import Figure, Note, Part, Section, Table, write_page
-from scvenn._registration import ColumnField, observed_cells
+from scvenn._registration import observed_cells
 from scvenn._shared_features import SharedFeaturesMixin
 from scvenn._table_figures import spoken, spoken_metric
 
@@ -104,7 +104,7 @@ class ReportMixin(EvaluationMixin, InterpretationMixin, SharedFeaturesMixin):
             labels_key = self._state(Keys.LABELS)[Keys.SOURCE]
         labels = None
         if labels_key is not None:
-            labels = ColumnField(Keys.LABELS, labels_key).values(data)
+            labels = self._labels_of(data, labels_key)
 
         makers: list[Callable[[], Section]] = [
             lambda: self._about_data(data, labels),
