@@ -179,7 +179,8 @@ class CrossDecoder(nn.Module):
         self.hidden, width = _layers_of_decoder(n_shared, **layers)
         self.out = nn.Linear(width, n_raw)
         self.baseline = nn.Parameter(torch.zeros(n_raw))
-        self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))  # of the baseline
+        # A batch effect is easier to learn here than by way of shared, which need not hold it then.
+        self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))
         self.register_buffer("predicted", torch.arange(n_raw))
         self.register_buffer("centre", torch.zeros(n_shared))
         self.register_buffer("slope", torch.zeros(n_shared, n_raw))
@@ -192,8 +193,9 @@ class CrossDecoder(nn.Module):
 
     def forward(self, shared: Tensor, covariates: Tensor) -> Tensor:
         """Raw parameters, (..., B, R), from shared (..., B, K) and covariates (B, V)."""
-        raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, predicted)
-        everywhere = (self.baseline + covariates @ self.shift).expand(*raw.shape[:-1], -1)
+        shift = covariates @ self.shift  # (B, R)
+        raw = self.out(self.hidden(shared, cont=covariates)) + shift[:, self.predicted]
+        everywhere = (self.baseline + shift).expand(*raw.shape[:-1], -1)
         return everywhere.index_copy(-1, self.predicted, raw)
 
     def remember(self, centre: np.ndarray, slope: np.ndarray) -> None:
