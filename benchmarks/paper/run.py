@@ -171,13 +171,10 @@ def _trained_rows(
     )
     yield from summarise(model.evaluate(labels_key=labels_key), mdata)
     if "celltype" in mdata.obs:
-        split = {"train": train, "test": test}
-        embedding = model.get_shared_representation()
-        for metric, probe in {
-            "auc": scvenn.metrics.probe_auc,
-            "balanced_accuracy": scvenn.metrics.probe_accuracy,
-        }.items():
-            value = probe(embedding, mdata.obs["celltype"], **split)
+        scores = scvenn.metrics.probe_scores(
+            model.get_shared_representation(), mdata.obs["celltype"], train=train, test=test
+        )
+        for metric, value in scores.items():
             described = {"view": "latent", "source": "shared", "target": "celltype"}
             yield {"metric": metric, **described, "value": value}
     if job.seed == 0 and job.supervised == "no" and job.setting == experiment.get("keep_shared"):

@@ -69,8 +69,7 @@ def _of_embedding(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
     celltype = problem.mdata.obs["celltype"]
     found = {
         "dimensions": embedding.shape[1],
-        "balanced_accuracy": metrics.probe_accuracy(embedding, celltype, **split),
-        "auc": metrics.probe_auc(embedding, celltype, **split),
+        **metrics.probe_scores(embedding, celltype, **split),
     }
     # run.py asks for scib-metrics before it starts; only the tests do without
     if importlib.util.find_spec("scib_metrics"):

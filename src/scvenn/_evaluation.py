@@ -223,10 +223,8 @@ class EvaluationMixin(ReadoutsMixin):
                 [self._labels_of(data, labels_key).iloc[cells] for data, cells in parts]
             )
             for source, latent in latents.items():
-                value = metrics.probe_auc(latent, labels, **split)
-                yield "auc", "latent", source, labels_key, None, value
-                value = metrics.probe_accuracy(latent, labels, **split)
-                yield "balanced_accuracy", "latent", source, labels_key, None, value
+                for metric, value in metrics.probe_scores(latent, labels, **split).items():
+                    yield metric, "latent", source, labels_key, None, value
         planted = ["z_shared", *(f"z_private_{m}" for m in self.modalities)]
         for target in planted:
             if all(target in data.obsm for data, _ in parts):

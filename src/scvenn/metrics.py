@@ -1,8 +1,8 @@
 """How good predictions and embeddings are: arrays in, numbers out.
 
-Functions that fit something (:func:`probe_auc`, :func:`probe_accuracy`, :func:`ridge_r2`,
-:func:`recovery_r2`) fit it on the ``train`` rows and score it on the ``test`` rows, never on the
-same ones. Rows that hold NaN, as an embedding has for cells without a modality, are left out.
+Functions that fit something (:func:`probe_scores`, :func:`ridge_r2`, :func:`recovery_r2`) fit it on
+the ``train`` rows and score it on the ``test`` rows, never on the same ones. Rows that hold NaN, as
+an embedding has for cells without a modality, are left out.
 
 Shapes: ``B`` cells, ``D`` features, ``K`` latent dimensions.
 """
@@ -30,6 +30,7 @@ __all__ = [
     "pearson",
     "probe_accuracy",
     "probe_auc",
+    "probe_scores",
     "r2",
     "recovery_r2",
     "ridge_r2",
@@ -44,19 +45,17 @@ EVALUATION_COLUMNS = ["metric", "view", "source", "target", "feature", "value"]
 # --------------------------------------------------------------------------------------------
 
 
-def probe_auc(
+def probe_scores(
     embedding: np.ndarray,
     labels: Sequence[Any] | np.ndarray | pd.Series,
     *,
     train: np.ndarray,
     test: np.ndarray,
-) -> float:
-    """How well a linear probe tells labels apart in an embedding.
+) -> dict[str, float]:
+    """How well a linear probe tells a label from an embedding.
 
-    An unpenalised logistic regression is fitted on the training cells (as in the paper's code);
-    the area under the ROC curve of its probabilities is measured on the test cells. With more
-    than two classes it is the mean over the classes that occur among the test cells, each against
-    the rest.
+    The probe is an unpenalised logistic regression, as in the paper's code, fitted on the training
+    cells.
 
     Parameters
     ----------
@@ -69,7 +68,10 @@ def probe_auc(
 
     Returns
     -------
-    AUC: 1 is perfect, 0.5 is chance.
+    ``"auc"``: the area under the curve of each class against the rest, its mean over the classes
+    among the test cells; 1 is perfect, 0.5 is chance. ``"balanced_accuracy"``: the fraction that is
+    named right, its mean over the same classes, so that a rare cell type counts as much as a common
+    one; 1 is perfect, one over the number of classes is chance.
 
     Raises
     ------
@@ -84,8 +86,8 @@ def probe_auc(
     Examples
     --------
     >>> z = np.array([[0.0], [1.0], [0.1], [0.9]])
-    >>> probe_auc(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
-    1.0
+    >>> probe_scores(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
+    {'auc': 1.0, 'balanced_accuracy': 1.0}
     """
     classes, probabilities, truth = _probe(embedding, labels, train, test)
     areas = [
@@ -93,7 +95,33 @@ def probe_auc(
         for c, name in enumerate(classes)
         if (truth == name).any()
     ]
-    return float(np.mean(areas))
+    predicted = classes[probabilities.argmax(1)]
+    # balanced accuracy; sklearn's function of that name warns of labels that no test cell has
+    accuracy = recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+    return {"auc": float(np.mean(areas)), "balanced_accuracy": float(accuracy)}
+
+
+def probe_auc(
+    embedding: np.ndarray,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> float:
+    """The ``"auc"`` of :func:`probe_scores`, alone.
+
+    Parameters
+    ----------
+    embedding, labels, train, test
+        As there.
+
+    Examples
+    --------
+    >>> z = np.array([[0.0], [1.0], [0.1], [0.9]])
+    >>> probe_auc(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
+    1.0
+    """
+    return probe_scores(embedding, labels, train=train, test=test)["auc"]
 
 
 def probe_accuracy(
@@ -103,25 +131,12 @@ def probe_accuracy(
     train: np.ndarray,
     test: np.ndarray,
 ) -> float:
-    """How often a linear probe names the label of a cell, on average over the labels.
-
-    The probe is that of :func:`probe_auc`. Its accuracy is *balanced*: the mean over the classes
-    among the test cells of the fraction that is named right, so that a rare cell type counts as
-    much as a common one.
+    """The ``"balanced_accuracy"`` of :func:`probe_scores`, alone.
 
     Parameters
     ----------
     embedding, labels, train, test
-        As in :func:`probe_auc`.
-
-    Returns
-    -------
-    Balanced accuracy: 1 is perfect, one over the number of classes is chance.
-
-    Raises
-    ------
-    ValueError
-        As :func:`probe_auc`.
+        As there.
 
     Examples
     --------
@@ -129,10 +144,7 @@ def probe_accuracy(
     >>> probe_accuracy(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
     1.0
     """
-    classes, probabilities, truth = _probe(embedding, labels, train, test)
-    predicted = classes[probabilities.argmax(1)]
-    # balanced accuracy; sklearn's function of that name warns of labels that no test cell has
-    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
+    return probe_scores(embedding, labels, train=train, test=test)["balanced_accuracy"]
 
 
 def _probe(
