@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scvi
 from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 import scvenn
@@ -52,8 +53,11 @@ def test_new_cells_are_embedded_from_what_they_have(mosaic):
 
 
 @pytest.mark.parametrize(("source", "target"), [("rna", "adt"), ("adt", "rna")])
-def test_a_missing_modality_is_predicted_better_than_by_neighbours(mosaic, source, target):
-    """Correlation of each feature, on the scale of log1p of normalised counts."""
+def test_a_missing_modality_is_predicted_as_well_as_by_regression(mosaic, source, target):
+    """Correlation of each feature, on the scale of log1p of normalised counts.
+
+    Ridge regression on components gets .43 and .26, neighbours .40 and .21.
+    """
     model, has, train, test = mosaic
     mdata = model.adata
     scaled = {}
@@ -64,14 +68,14 @@ def test_a_missing_modality_is_predicted_better_than_by_neighbours(mosaic, sourc
     predicted = model.predict(source, target, indices=test, library_size=1e3, return_numpy=True)
     paired = np.intersect1d(train, np.flatnonzero(has[source] & has[target]))
     pca = PCA(30, random_state=0).fit(scaled[source][paired])
-    neighbours = KNeighborsRegressor(15).fit(
-        pca.transform(scaled[source][paired]), scaled[target][paired]
-    )
-    by_neighbours = neighbours.predict(pca.transform(scaled[source][test]))
+    known, asked = (pca.transform(scaled[source][cells]) for cells in (paired, test))
+    neighbours = KNeighborsRegressor(15).fit(known, scaled[target][paired])
+    ridge = RidgeCV(np.logspace(-1, 5, 7), alpha_per_target=True).fit(known, scaled[target][paired])
     truth = scaled[target][test]
     varies = truth.std(0) > 0
-    ours, theirs = (
+    ours, by_neighbours, by_ridge = (
         np.median(scvenn.metrics.pearson(truth[:, varies], p[:, varies]))
-        for p in (np.log1p(predicted), by_neighbours)
+        for p in (np.log1p(predicted), neighbours.predict(asked), ridge.predict(asked))
     )
-    assert ours > theirs
+    assert ours > by_neighbours
+    assert ours > by_ridge - 0.03
