@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+import scvenn
 from tests.conftest import data_file
 
 PAPER = Path(__file__).parent.parent / "benchmarks" / "paper"
@@ -52,6 +53,30 @@ def test_every_experiment_runs(paper, name, tmp_path):
         assert {"shared", "private_rna"} <= set(auc["source"])
         assert auc["value"].between(0, 1).all()
         assert ("PCA + logistic" in set(table["method"])) == with_baselines
+
+
+@pytest.mark.parametrize(
+    ("method", "sizes"),
+    [
+        ("MMVAEpp", (4, 3, 5)),
+        ("MMVAEpp-default", (4, 3, 5)),
+        ("MMVAEpp-default: n_shared = 2", (2, 3, 5)),
+    ],
+)
+def test_latents_have_the_sizes_of_the_job(paper, method, sizes, monkeypatch):
+    models = []
+    train = scvenn.MMVAEpp.train
+    monkeypatch.setattr(
+        scvenn.MMVAEpp, "train", lambda m, *a, **k: models.append(m) or train(m, *a, **k)
+    )
+    config = str(PAPER / "configs" / "synthetic_ablation.toml")
+    config = config if "default" in method else config.replace("_ablation", "")
+    setting = paper["run"].read_config(config, smoke=True)["settings"][0]["name"]
+    paper["run"].perform(
+        paper["run"].Job("synthetic", config, setting, 0, method, "no", "3+4+5", smoke=True)
+    )
+    (module,) = (model.module for model in models)
+    assert (module.n_shared, *module.n_private.values()) == sizes
 
 
 @pytest.mark.slow

@@ -147,9 +147,13 @@ def _trained_rows(
         labels_key=labels_key if job.supervised == "yes" else None,
         likelihoods=dict.fromkeys(mdata.mod, "normal"),
     )
+    private_1, shared, private_2 = map(int, job.latents.split("+"))
+    private = dict(zip(mdata.mod, (private_1, private_2), strict=True))
+    sizes = {"n_shared": shared, "n_private": private}
     validation = np.array([], int)
     constructor, training = arguments
     if name.endswith(DEFAULT):
+        constructor = {**sizes, **constructor}  # a part that is taken away may be a size
         training = {"max_epochs": experiment.get("max_epochs"), **training}
         mixed = np.random.default_rng(job.seed).permutation(train)
         validation, train = np.split(mixed, [round(VALIDATION_SIZE * len(train))])
@@ -157,9 +161,8 @@ def _trained_rows(
         constructor, training = scvenn.paper_setting(
             model_class, max_epochs=experiment["max_epochs"], lr=experiment["lr"]
         )
-    private_1, shared, private_2 = map(int, job.latents.split("+"))
-    sizes = dict(zip(mdata.mod, (private_1, private_2), strict=True))
-    model = model_class(mdata, **{"n_shared": shared, "n_private": sizes, **constructor})
+        constructor |= sizes
+    model = model_class(mdata, **constructor)
     model.train(
         **training,
         accelerator="cpu",
