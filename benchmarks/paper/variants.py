@@ -47,8 +47,8 @@ def _one_noise() -> Any:
     """One noise scale of each feature, learned, for both kinds of prediction."""
     log_prob = likelihoods.Normal.log_prob
 
-    def changed(self: Any, raw: Tensor, x: Tensor, library: Tensor, *, cross_view: bool = False):
-        return log_prob(self, raw, x, library)
+    def changed(self: Any, raw: Tensor, x: Tensor, library: Tensor, **further: Any) -> Tensor:
+        return log_prob(self, raw, x, library, **{**further, "cross_view": False})
 
     return patch.object(likelihoods.Normal, "log_prob", changed)
 
