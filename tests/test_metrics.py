@@ -122,33 +122,33 @@ def test_shapes_must_agree(score):
 
 def test_a_label_that_a_plane_separates_has_auc_1(rng):
     z = rng.normal(size=(200, 3))
-    assert metrics.probe_auc(z, z[:, 0] > 0, train=TRAIN, test=TEST) > 0.99
+    assert metrics.probe_scores(z, z[:, 0] > 0, train=TRAIN, test=TEST)["auc"] > 0.99
 
 
 def test_a_label_that_the_embedding_does_not_know_has_auc_one_half(rng):
     z = rng.normal(size=(2000, 3))
-    auc = metrics.probe_auc(
+    auc = metrics.probe_scores(
         z, rng.integers(2, size=2000), train=np.arange(1000), test=np.arange(1000, 2000)
-    )
+    )["auc"]
     assert auc == pytest.approx(0.5, abs=0.05)
 
 
 def test_more_than_two_classes_are_averaged_one_against_the_rest(rng):
     kind = rng.integers(3, size=200)
     z = np.eye(3)[kind] + 0.01 * rng.normal(size=(200, 3))
-    assert metrics.probe_auc(z, kind.astype(str), train=TRAIN, test=TEST) == 1
+    assert metrics.probe_scores(z, kind.astype(str), train=TRAIN, test=TEST)["auc"] == 1
     z[kind == 2] = z[kind == 1][rng.integers((kind == 1).sum(), size=(kind == 2).sum())]
     # class 0 is found; 1 and 2 look the same: (1 + 0.75 + 0.75) / 3
-    auc = metrics.probe_auc(z, kind, train=TRAIN, test=TEST)
+    auc = metrics.probe_scores(z, kind, train=TRAIN, test=TEST)["auc"]
     assert auc == pytest.approx(2.5 / 3, abs=0.06)
 
 
 def test_accuracy_counts_a_rare_class_as_much_as_a_common_one(rng):
     kind = np.where(np.arange(200) % 10 == 0, "rare", "common")
     z = (kind == "rare")[:, None] + 0.01 * rng.normal(size=(200, 1))
-    assert metrics.probe_accuracy(z, kind, train=TRAIN, test=TEST) == 1
+    assert metrics.probe_scores(z, kind, train=TRAIN, test=TEST)["balanced_accuracy"] == 1
     nothing = rng.normal(size=(200, 1))  # all are called common: half of the classes are right
-    assert metrics.probe_accuracy(nothing, kind, train=TRAIN, test=TEST) == 0.5
+    assert metrics.probe_scores(nothing, kind, train=TRAIN, test=TEST)["balanced_accuracy"] == 0.5
 
 
 @pytest.mark.filterwarnings("error")
@@ -156,17 +156,18 @@ def test_accuracy_is_that_of_the_labels_among_the_test_cells():
     """The third training label does not occur there, but is given to one of the two cells."""
     z = np.array([[0.0], [1.0], [2.0], [0.0], [2.0]])
     kind = ["a", "b", "c", "a", "b"]
-    assert metrics.probe_accuracy(z, kind, train=[0, 1, 2], test=[3, 4]) == 0.5
+    assert metrics.probe_scores(z, kind, train=[0, 1, 2], test=[3, 4])["balanced_accuracy"] == 0.5
 
 
 def test_cells_without_label_or_embedding_are_left_out(rng):
     z, label = rng.normal(size=(200, 2)), rng.integers(2, size=200)
     kept = np.arange(200) % 4 != 0
-    expected = metrics.probe_auc(z, label, train=TRAIN[kept[TRAIN]], test=TEST[kept[TEST]])
+    known = {"train": TRAIN[kept[TRAIN]], "test": TEST[kept[TEST]]}
+    expected = metrics.probe_scores(z, label, **known)
     some = pd.Series(label.astype(float)).where(kept)
     z_part = np.where((np.arange(200) % 8 == 0)[:, None], np.nan, z)
-    assert metrics.probe_auc(z, some, train=TRAIN, test=TEST) == expected
-    assert metrics.probe_auc(z_part, some, train=TRAIN, test=TEST) == expected
+    assert metrics.probe_scores(z, some, train=TRAIN, test=TEST) == expected
+    assert metrics.probe_scores(z_part, some, train=TRAIN, test=TEST) == expected
 
 
 @pytest.mark.parametrize(("part", "rows"), [("train", TRAIN), ("test", TEST)])
@@ -174,20 +175,20 @@ def test_one_class_among_the_cells_is_refused(rng, part, rows):
     label = rng.integers(2, size=200)
     label[rows] = 1
     with pytest.raises(ValueError, match=rf"100 labelled {part} cells have one label only, '1'"):
-        metrics.probe_auc(rng.normal(size=(200, 2)), label, train=TRAIN, test=TEST)
+        metrics.probe_scores(rng.normal(size=(200, 2)), label, train=TRAIN, test=TEST)
 
 
 def test_a_class_that_was_never_fitted_is_refused(rng):
     label = rng.integers(2, size=200).astype(str)
     label[150] = "new"
     with pytest.raises(ValueError, match="No training cell has the label 'new'"):
-        metrics.probe_auc(rng.normal(size=(200, 2)), label, train=TRAIN, test=TEST)
+        metrics.probe_scores(rng.normal(size=(200, 2)), label, train=TRAIN, test=TEST)
 
 
 @pytest.mark.parametrize(
     "score",
     [
-        lambda z, **split: metrics.probe_auc(z, z[:, 0] > 0, **split),
+        lambda z, **split: metrics.probe_scores(z, z[:, 0] > 0, **split)["auc"],
         lambda z, **split: metrics.ridge_r2(z, z, **split),
         lambda z, **split: metrics.recovery_r2(z, z, **split),
     ],

@@ -72,7 +72,7 @@ def score(
                 "view": "latent",
                 "source": m,
                 "target": "label",
-                "value": metrics.probe_auc(z, mdata.obs["label"], train=train, test=test),
+                "value": metrics.probe_scores(z, mdata.obs["label"], train=train, test=test)["auc"],
             }
 
 

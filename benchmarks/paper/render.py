@@ -26,6 +26,7 @@ from run import HERE, NAMES, jobs_of, read_results
 
 DOCS = HERE.parents[1] / "docs"
 MODELS = ["MVAE", "MoPoEVAE", "MMVAE", "MMVAEpp"]
+LARGE = "10+10+10"  # latents of scvenn's default
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {
     "MVAE": "#E69F00",
@@ -48,10 +49,6 @@ NEAR = 0.05
 def results(experiment: str) -> pd.DataFrame:
     """All lines of an experiment."""
     return read_results(HERE / "results" / f"{experiment}.csv")
-
-
-# Latents of scvenn's default.
-LARGE = "10+10+10"
 
 
 def scores(experiment: str, **chosen: str) -> pd.DataFrame:

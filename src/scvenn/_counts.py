@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributions, nn
 
 from scvenn._densities import negative_binomial_log_prob
-from scvenn._likelihood import FeatureStats, Likelihood
+from scvenn._likelihood import Batch, FeatureStats, Likelihood
 
 # Counts per cell that a background starts with at least; the logarithm needs some.
 _LEAST_BACKGROUND = 0.1
@@ -57,18 +57,12 @@ class Poisson(_Composition):
     name = "poisson"
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         log_mean = raw.log_softmax(-1) + library.log()
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         return distributions.Poisson(self.mean(raw, library)).sample()
 
 
@@ -82,24 +76,18 @@ class NegativeBinomial(_Composition):
         self.log_theta = nn.Parameter(self._of_noise(torch.zeros(len(stats.mean))))
 
     def _log_odds_and_theta(
-        self, raw: Tensor, library: Tensor, batch: Tensor | None
+        self, raw: Tensor, library: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         """Logarithm of mean / theta, (..., B, D), and of theta, (D,) or (B, D)."""
         log_theta = self._of_cells(self.log_theta, batch)
         return raw.log_softmax(-1) + (library.log() - log_theta), log_theta
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         return negative_binomial_log_prob(x, *self._log_odds_and_theta(raw, library, batch))
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         return _nb_sample(*self._log_odds_and_theta(raw, library, batch))
 
 
@@ -119,13 +107,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     n_outputs = 2
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         raw, zero = raw.chunk(2, -1)  # (..., B, D) each
         log_nb = super().log_prob(raw, x, library, batch=batch)
@@ -136,7 +118,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         raw, zero = raw.chunk(2, -1)
         return (-zero).sigmoid() * super().mean(raw, library)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         raw, zero = raw.chunk(2, -1)
         counts = super().sample(raw, library, batch)
         return distributions.Bernoulli(logits=-zero).sample() * counts
@@ -173,13 +155,7 @@ class NegativeBinomialMixture(_Counts):
         self.log_background = nn.Parameter(torch.as_tensor(low, dtype=torch.float32))
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         in_background = raw.chunk(2, -1)[1]  # (..., B, D)
         log_foreground = self.foreground_mean(raw, library).log()
@@ -196,7 +172,7 @@ class NegativeBinomialMixture(_Counts):
         share = raw.chunk(2, -1)[1].sigmoid()
         return torch.lerp(self.foreground_mean(raw, library), self.log_background.exp(), share)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         is_background = distributions.Bernoulli(logits=raw.chunk(2, -1)[1]).sample().bool()
         log_foreground = self.foreground_mean(raw, library).log()
         log_mean = torch.where(is_background, self.log_background, log_foreground)

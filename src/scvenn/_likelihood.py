@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# Number of each cell's batch, (B,); None where batches have no noise of their own.
+Batch = Tensor | None
+
 
 @dataclass(frozen=True)
 class FeatureStats:
@@ -63,7 +66,7 @@ class Likelihood(nn.Module):
         """Where a parameter of the noise starts: (D,) as given, or that for each batch."""
         return start if self.n_batches is None else start.repeat(self.n_batches, 1)
 
-    def _of_cells(self, noise: Tensor, batch: Tensor | None) -> Tensor:
+    def _of_cells(self, noise: Tensor, batch: Batch) -> Tensor:
         """That parameter for the cells of a minibatch: (D,) for all, or (B, D)."""
         return noise if self.n_batches is None else noise[batch]
 
@@ -89,13 +92,7 @@ class Likelihood(nn.Module):
         return values
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         """Log-likelihood of each value, in nats.
 
@@ -120,7 +117,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def follow_cross_view(
-        self, raw: Tensor, x: Tensor, measured: Tensor, batch: Tensor | None = None
+        self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
         """Learn from a minibatch by how much cross-view predictions miss.
 
@@ -140,7 +137,7 @@ class Likelihood(nn.Module):
         """Expected value on the scale of the data, (..., B, D)."""
         raise NotImplementedError
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         """Draw at random what :meth:`log_prob` describes, on the scale of the data.
 
         Each entry is drawn by itself, without gradient. ``raw`` holds no NaN.

@@ -26,7 +26,7 @@ from scvenn._counts import (
     ZeroInflatedNegativeBinomial,
 )
 from scvenn._densities import bernoulli_log_prob
-from scvenn._likelihood import FeatureStats, Likelihood
+from scvenn._likelihood import Batch, FeatureStats, Likelihood
 
 __all__ = [
     "LIKELIHOODS",
@@ -83,13 +83,7 @@ class Normal(Likelihood):
         return (x - self.mean_) / self.scale_
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         scale = self.cross_view_variance.sqrt() if cross_view else F.softplus(self.raw_scale)
         scale = self._of_cells(scale, batch)
@@ -98,7 +92,7 @@ class Normal(Likelihood):
 
     @torch.no_grad()
     def follow_cross_view(
-        self, raw: Tensor, x: Tensor, measured: Tensor, batch: Tensor | None = None
+        self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
         square = ((self.encoder_input(x) - raw).square() * measured).sum(0)  # (T, B, D) -> (B, D)
         n_measured = measured.float() * len(raw)  # (B, D) or (B, 1)
@@ -117,7 +111,7 @@ class Normal(Likelihood):
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw * self.scale_ + self.mean_
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         scale = F.softplus(self._of_cells(self.raw_scale, batch))
         noisy = distributions.Normal(raw, scale).sample()
         return self.mean(noisy, library)
@@ -138,20 +132,14 @@ class Bernoulli(Likelihood):
         return x
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         return bernoulli_log_prob(raw, x)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         return distributions.Bernoulli(logits=raw).sample()
 
 
@@ -193,13 +181,7 @@ class Beta(Likelihood):
         return logit(np.clip(dense, _EDGE, 1 - _EDGE))
 
     def log_prob(
-        self,
-        raw: Tensor,
-        x: Tensor,
-        library: Tensor,
-        *,
-        batch: Tensor | None = None,
-        cross_view: bool = False,
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         # with lgamma(a) = lgamma(1 + a) - log(a), gradients are finite however close a is to 0
         x, log_precision = x.clamp(_EDGE, 1 - _EDGE), self._of_cells(self.log_precision, batch)
@@ -213,7 +195,7 @@ class Beta(Likelihood):
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         mean = raw.sigmoid().clamp(_EDGE, 1 - _EDGE)
         precision = self._of_cells(self.log_precision, batch).exp()
         return distributions.Beta(precision * mean, precision * (1 - mean)).sample()

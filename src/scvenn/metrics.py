@@ -28,8 +28,6 @@ __all__ = [
     "auroc",
     "compare",
     "pearson",
-    "probe_accuracy",
-    "probe_auc",
     "probe_scores",
     "r2",
     "recovery_r2",
@@ -99,52 +97,6 @@ def probe_scores(
     # balanced accuracy; sklearn's function of that name warns of labels that no test cell has
     accuracy = recall_score(truth, predicted, labels=np.unique(truth), average="macro")
     return {"auc": float(np.mean(areas)), "balanced_accuracy": float(accuracy)}
-
-
-def probe_auc(
-    embedding: np.ndarray,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
-    *,
-    train: np.ndarray,
-    test: np.ndarray,
-) -> float:
-    """The ``"auc"`` of :func:`probe_scores`, alone.
-
-    Parameters
-    ----------
-    embedding, labels, train, test
-        As there.
-
-    Examples
-    --------
-    >>> z = np.array([[0.0], [1.0], [0.1], [0.9]])
-    >>> probe_auc(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
-    1.0
-    """
-    return probe_scores(embedding, labels, train=train, test=test)["auc"]
-
-
-def probe_accuracy(
-    embedding: np.ndarray,
-    labels: Sequence[Any] | np.ndarray | pd.Series,
-    *,
-    train: np.ndarray,
-    test: np.ndarray,
-) -> float:
-    """The ``"balanced_accuracy"`` of :func:`probe_scores`, alone.
-
-    Parameters
-    ----------
-    embedding, labels, train, test
-        As there.
-
-    Examples
-    --------
-    >>> z = np.array([[0.0], [1.0], [0.1], [0.9]])
-    >>> probe_accuracy(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
-    1.0
-    """
-    return probe_scores(embedding, labels, train=train, test=test)["balanced_accuracy"]
 
 
 def _probe(
