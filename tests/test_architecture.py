@@ -20,6 +20,7 @@ FLOORS = [
         "_keys",
         "_likelihood",
         "_screening",
+        "_trust",
         "_feature_metrics",
         "_drawing",
         "_cli_options",

@@ -49,7 +49,7 @@ def test_an_unobserved_expert_changes_nothing(seed, prior_expert):
     for pooled in (
         lambda e: product_of_experts(e, observed, prior_expert=prior_expert).loc,
         lambda e: product_of_experts(e, observed, prior_expert=prior_expert).var,
-        lambda e: mean_of_experts(e, observed),
+        lambda e: mean_of_experts(e.loc, observed, torch.tensor([1.0, 2.0, 3.0])),
     ):
         assert torch.equal(pooled(experts), pooled(garbage))
 

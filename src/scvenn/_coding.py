@@ -81,6 +81,8 @@ class SharedPrivateCoder(BaseModuleClass):
         ``"feature"``, or ``"feature-batch"`` for likelihoods with a noise for each batch.
     """
 
+    expert_weights: Tensor  # (M,)
+
     def __init__(
         self,
         objective: Objective,
@@ -143,6 +145,9 @@ class SharedPrivateCoder(BaseModuleClass):
         self.likelihoods = nn.ModuleList(scored)
         self.absent = nn.ModuleList(absent)
         self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
+        # of each modality in the mean of their experts; a model that screens learns them at the end
+        n_modalities = len(self.modalities)
+        self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
 
     def likelihood(self, modality: str) -> Likelihood:
         """The likelihood of a modality."""

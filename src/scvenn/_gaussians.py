@@ -44,11 +44,21 @@ def product_of_experts(
     return Gaussian(var * weighted.sum(0), var)
 
 
-def mean_of_experts(experts: Gaussian, observed: Tensor) -> Tensor:
-    """Mean of the observed experts' means, (B, K): the mean of their even mixture."""
-    present = observed.unsqueeze(-1)  # (E, B, 1)
-    total = torch.where(present, experts.loc, 0.0).sum(0)
-    return total / present.sum(0).clamp(min=1)
+def mean_of_experts(values: Tensor, observed: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the observed experts' values, (B, K); 0 where there is none.
+
+    Parameters
+    ----------
+    values
+        One of each expert, such as its mean, (E, B, K).
+    observed
+        Boolean, (E, B).
+    weights
+        Of the experts, above 0, (E,).
+    """
+    share = (observed * weights.unsqueeze(-1)).unsqueeze(-1)  # (E, B, 1)
+    total = (share * torch.where(observed.unsqueeze(-1), values, 0.0)).sum(0)
+    return total / torch.where(observed.any(0).unsqueeze(-1), share.sum(0), 1.0)
 
 
 def kl_to_standard_normal(gaussian: Gaussian) -> Tensor:

@@ -406,6 +406,7 @@ class SharedPrivateModel(
         self.train_params_ = {name: repr(value) for name, value in used.items()}
         self.best_epoch_ = best.epoch if early_stopping else -1
         if self.screening_ is not None:
+            self._weigh_experts()
             self._learn_faint(self.screening_)
         if write_obsm:
             self.write_embeddings()

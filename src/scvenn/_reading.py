@@ -30,7 +30,7 @@ class SharedPrivateReader(SharedPrivateCoder):
         """Posteriors given some modalities: of shared, of each private, and who has any source.
 
         Where training multiplies posteriors, that of ``shared`` is the sources' product; else its
-        mean and variance are the means of the experts' means and variances.
+        mean and variance are the means of the experts', weighted by :attr:`expert_weights`.
         """
         views = self._views(tensors, sources)
         encoded = self._encode(views, self.covariates(tensors))
@@ -38,10 +38,8 @@ class SharedPrivateReader(SharedPrivateCoder):
         if self.objective.pools_experts:
             shared = product_of_experts(experts, observed, prior_expert=self.objective.prior_expert)
         else:
-            variances = Gaussian(experts.var, experts.loc)
-            shared = Gaussian(
-                mean_of_experts(experts, observed), mean_of_experts(variances, observed)
-            )
+            weights = self.expert_weights[[self._index[m] for m in sources]]
+            shared = Gaussian(*(mean_of_experts(v, observed, weights) for v in experts))
         private = {m: self._private(encoded[m][1]) for m in sources}
         return shared, private, observed.any(0), views
 
@@ -63,7 +61,7 @@ class SharedPrivateReader(SharedPrivateCoder):
         -------
         The shared latent, (B, K), NaN where no source was observed; and the private latent of each
         source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the
-        shared one is the mean of the sources' product, else the mean of the experts' means.
+        shared one is the mean of the sources' product, else the weighted mean of the experts'.
         """
         q_shared, q_private, known, views = self.posteriors(tensors, sources)
         shared = torch.where(known.unsqueeze(-1), q_shared.loc, torch.nan)

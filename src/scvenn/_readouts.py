@@ -49,7 +49,8 @@ class ReadoutsMixin:
         """Shared latent of each cell.
 
         Models that multiply posteriors in training (MVAE, MoPoE-VAE) give the mean of the product
-        over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means.
+        over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means,
+        weighted where the model screens (:attr:`expert_weights`).
 
         Parameters
         ----------

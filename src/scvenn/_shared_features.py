@@ -18,6 +18,7 @@ from scvenn._keys import Keys
 from scvenn._readouts import ReadoutsMixin, _numpy
 from scvenn._registration import AlignedManager
 from scvenn._screening import Screening, screen
+from scvenn._trust import trust
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -72,6 +73,17 @@ class SharedFeaturesMixin(ReadoutsMixin):
         ]
         return pd.concat(tables, ignore_index=True)
 
+    @property
+    def expert_weights(self) -> dict[str, float]:
+        """What each modality counts in the shared latent of a cell that has all of them.
+
+        A model that screens learns it at the end of training from where the modalities' readings
+        of the training cells disagree; for other models, and before, all count alike. Models that
+        multiply posteriors (MVAE, MoPoE-VAE) weigh each cell by these instead.
+        """
+        weights = self.module.expert_weights.tolist()
+        return dict(zip(self.modalities, weights, strict=True))
+
     def _screen(self, train: np.ndarray) -> None:
         """Screen the features in training cells, and restrict networks to those that are shared.
 
@@ -112,6 +124,16 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     stacklevel=2,
                 )
         self.screening_ = screening
+
+    def _weigh_experts(self) -> None:
+        """Learn from training cells what each modality's reading of ``shared`` is worth."""
+        if self.module.objective.pools_experts:
+            return
+        cells = np.asarray(self.train_indices)
+        readings = [
+            self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
+        ]  # (N, K) each
+        self.module.expert_weights.copy_(torch.as_tensor(trust(np.stack(readings))))
 
     def _learn_faint(self, screening: dict[str, Screening]) -> None:
         """Learn from training cells what ``shared`` tells of features that are not called shared.

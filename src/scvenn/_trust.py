@@ -1,0 +1,59 @@
+"""How much each modality's own reading of ``shared`` is worth, judged by where they disagree.
+
+Shapes: ``M`` modalities, ``N`` cells, ``K`` dimensions of ``shared``.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+
+# Errors are told apart down to this part of the variance of a reading.
+_LEAST_ERROR = 0.01
+
+
+def trust(readings: np.ndarray) -> np.ndarray:
+    r"""Weights with which readings of the same latent are best averaged.
+
+    Each reading is taken for the latent and an error of its own, :math:`a_m = s + e_m`. Errors that
+    have nothing to do with each other show in the difference of two readings, and the best weight
+    is 1 over the variance of the error (the best linear unbiased estimate of s):
+
+    .. math::
+
+        w_m \propto 1 / \epsilon_m, \qquad
+        \epsilon_m = \operatorname{mean}_{o \ne m} \frac{\sum_k
+            \operatorname{cov}(a_{mk}, a_{mk} - a_{ok})}
+            {\tfrac12 \sum_k [\operatorname{var}(a_{mk}) + \operatorname{var}(a_{ok})]}
+
+    over the cells that have both modalities; no :math:`\epsilon_m` is taken for less than 0.01. A
+    modality that shares no cells with another one weighs as the others do on average.
+
+    Parameters
+    ----------
+    readings
+        Of each modality, (M, N, K); rows of cells that lack it are NaN.
+
+    Returns
+    -------
+    Weights (M,) whose sum is 1.
+    """
+    n_modalities = len(readings)
+    observed = ~np.isnan(readings).any(2)  # (M, N)
+    errors = np.full((n_modalities, n_modalities), np.nan)
+    for m, o in permutations(range(n_modalities), 2):
+        both = readings[[m, o]][:, observed[m] & observed[o]].astype(np.float64)  # (2, n, K)
+        if both.shape[1] < 2:
+            continue
+        own, other = both - both.mean(1, keepdims=True)
+        scale = (np.square(own) + np.square(other)).sum() / 2
+        if scale > 0:
+            errors[m, o] = (own * (own - other)).sum() / scale
+    known = ~np.isnan(errors).all(1)  # (M,)
+    if not known.any():
+        return np.full(n_modalities, 1 / n_modalities)
+    weights = np.zeros(n_modalities)
+    weights[known] = 1 / np.maximum(np.nanmean(errors[known], axis=1), _LEAST_ERROR)
+    weights[~known] = weights[known].mean()
+    return weights / weights.sum()
