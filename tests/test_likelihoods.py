@@ -14,6 +14,7 @@ from scipy.special import expit, logit, softmax
 
 import scvenn
 from scvenn._densities import negative_binomial_log_prob
+from scvenn._likelihood import Parts
 from scvenn._views import View
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from tests.conftest import QUIET, data_file
@@ -60,6 +61,40 @@ def test_log_prob_has_a_value_for_each_term_cell_and_feature(name):
     assert likelihood.mean(raw, library).shape == (3, B, D)
     assert likelihood.sample(raw, library).shape == (3, B, D)
     assert likelihood.encoder_input(x).shape == (B, D)
+
+
+@each
+@pytest.mark.parametrize("some_missing", [True, False])
+def test_the_total_of_a_cell_sums_what_was_measured(name, some_missing):
+    likelihood, x, library, raw = build(name)
+    measured = torch.tensor([[True], [False]] * (B // 2))
+    if some_missing:
+        measured = measured & (torch.arange(D) > 0)
+    expected = (likelihood.log_prob(raw, x, library) * measured).sum(-1)
+    torch.testing.assert_close(likelihood.total(raw, x, measured, library), expected)
+
+
+@each
+@pytest.mark.parametrize("some_missing", [True, False])
+@pytest.mark.parametrize("baseline_varies", [True, False])
+def test_an_output_in_parts_is_scored_as_the_whole_and_learns_as_it(
+    name, some_missing, baseline_varies
+):
+    likelihood, x, library, raw = build(name)
+    width = raw.shape[-1]
+    positions, rest = torch.arange(width)[1::2], torch.arange(width)[::2]
+    baseline = torch.randn(*((B, width) if baseline_varies else (width,)), requires_grad=True)
+    predicted = raw[..., positions].requires_grad_()
+    parts = Parts(predicted, positions, baseline, rest)
+    assert torch.equal(parts.whole()[..., positions], predicted)
+    assert torch.equal(parts.whole()[..., rest], baseline.expand(3, B, -1)[..., rest])
+    measured = torch.ones(B, D if some_missing else 1, dtype=torch.bool)
+    measured[0] = False
+    totals = [likelihood.total(p, x, measured, library) for p in (parts, parts.whole())]
+    torch.testing.assert_close(*totals)
+    gradients = [torch.autograd.grad(t.sum(), (predicted, baseline)) for t in totals]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @each

@@ -238,9 +238,15 @@ def test_private_reads_what_shared_leaves_over():
     likelihood = module.likelihood("rna")
     predicted = likelihood.mean(raw, views["rna"].library)
     exact = views["rna"]._replace(x=predicted)
-    left_over = module._left_over("rna", exact, shared, module.covariates(tensors))
+    covariates = module.covariates(tensors)
+
+    def left_over_of(view):
+        x = likelihood.encoder_input(view.x)
+        return module._left_over("rna", x, view, shared, covariates)
+
+    left_over = left_over_of(exact)
     torch.testing.assert_close(left_over, torch.zeros_like(left_over))
-    left_over = module._left_over("rna", views["rna"], shared, module.covariates(tensors))
+    left_over = left_over_of(views["rna"])
     observed = views["rna"].observed
     assert not observed.all()
     assert not left_over[~observed].any()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scvenn._gaussians import Gaussian, product_of_experts
 from scvenn._keys import Keys
+from scvenn._likelihood import Parts
 from scvenn._networks import (
     AbsentPrivate,
     CrossDecoder,
@@ -37,7 +38,7 @@ class Decoded(NamedTuple):
     """Output of one network of a modality for some of the terms."""
 
     positions: list[int]  # of the terms, among all of them
-    raw: Tensor  # (T, B, R)
+    raw: Tensor | Parts  # (T, B, R)
     from_shared: bool  # whether the network is the one that reads `shared` alone
 
 
@@ -217,20 +218,21 @@ class SharedPrivateCoder(BaseModuleClass):
             encoder: Any = self.encoders[self._index[m]]
             if self.screened:
                 shared = encoder.encode_shared(x, seen)
-                left_over = self._left_over(m, view, shared.loc, covariates)
+                left_over = self._left_over(m, x, view, shared.loc, covariates)
                 encoded[m] = shared, encoder.encode_private(left_over, seen)
             else:
                 encoded[m] = encoder(x, seen)
         return encoded
 
     @torch.no_grad()
-    def _left_over(self, modality: str, view: View, shared: Tensor, covariates: Tensor) -> Tensor:
-        """How far values are from what ``shared`` predicts, (B, D), as encoders read them."""
+    def _left_over(
+        self, modality: str, x: Tensor, view: View, shared: Tensor, covariates: Tensor
+    ) -> Tensor:
+        """How far values x, as encoders read them, are from what ``shared`` predicts, (B, D)."""
         likelihood = self.likelihood(modality)
         raw = self.cross_decoders[self._index[modality]](shared, covariates)
-        predicted = likelihood.encoder_input(likelihood.mean(raw, view.library))
-        difference = likelihood.encoder_input(view.x) - predicted
-        return torch.where(view.measured, difference, 0.0)
+        left_over = x - likelihood.encoder_input(likelihood.mean(raw, view.library))
+        return left_over if view.measured.all() else torch.where(view.measured, left_over, 0.0)
 
     def _experts(
         self,
@@ -282,11 +284,12 @@ class SharedPrivateCoder(BaseModuleClass):
         if not self.screened:
             raw = self.decoders[i](shared, private, covariates)  # (T, B, R)
             return [Decoded(decoding, raw, from_shared=False)]
-        from_shared = self.cross_decoders[i](shared, covariates)
+        cross_decoder: Any = self.cross_decoders[i]
+        parts = cross_decoder.parts(shared, covariates)
+        from_shared = parts if self.likelihood(modality).scores_parts else parts.whole()
         decoded = [Decoded(decoding, from_shared, from_shared=True)]
         if same := [row for row, cross in enumerate(cross_view) if not cross]:
-            raw = from_shared[same].detach() + self.decoders[i](
-                shared[same], private[same], covariates
-            )
+            fixed = parts._replace(raw=parts.raw[same].detach(), baseline=parts.baseline.detach())
+            raw = fixed.whole() + self.decoders[i](shared[same], private[same], covariates)
             decoded.append(Decoded([decoding[row] for row in same], raw, from_shared=False))
         return decoded

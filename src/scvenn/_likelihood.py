@@ -6,7 +6,7 @@ Shapes: ``B`` cells, ``D`` features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,22 @@ class FeatureStats:
     library: float
 
 
+class Parts(NamedTuple):
+    """Raw parameters (..., B, R) of which some are the same whatever was decoded."""
+
+    raw: Tensor  # of those that are not, (..., B, P)
+    positions: Tensor  # of these among all, (P,)
+    baseline: Tensor  # what all would be without them, (R,) or (B, R)
+    rest: Tensor  # positions of the others, (R - P,)
+
+    def whole(self) -> Tensor:
+        """All parameters, (..., B, R)."""
+        if not len(self.rest):
+            return self.raw
+        everywhere = self.baseline.expand(*self.raw.shape[:-1], -1)
+        return everywhere.index_copy(-1, self.positions, self.raw)
+
+
 class Likelihood(nn.Module):
     """A distribution of the values of one modality.
 
@@ -50,6 +66,7 @@ class Likelihood(nn.Module):
     domain: str
     allows_missing: bool
     of_counts: bool = False  # means are compared by their ratio, not by their difference
+    scores_parts: bool = False  # whether `total` is faster for outputs in parts
     n_outputs: int = 1
     mean_: Tensor
     scale_: Tensor
@@ -115,6 +132,32 @@ class Likelihood(nn.Module):
         Shape (..., B, D).
         """
         raise NotImplementedError
+
+    def total(
+        self,
+        output: Tensor | Parts,
+        x: Tensor,
+        measured: Tensor,
+        library: Tensor,
+        batch: Batch = None,
+        cross_view: bool = False,
+    ) -> Tensor:
+        """Log-likelihood of each cell, (..., B): the sum over what was measured.
+
+        Parameters
+        ----------
+        output
+            Output of the decoder, (..., B, n_outputs * D), or its parts.
+        measured
+            Which values count; boolean, (B, D), or (B, 1) for all or none of a cell.
+        x, library, batch, cross_view
+            As in :meth:`log_prob`.
+        """
+        raw = output.whole() if isinstance(output, Parts) else output
+        values = self.log_prob(raw, x, library, batch=batch, cross_view=cross_view)
+        if measured.shape[-1] > 1:
+            values = torch.where(measured, values, 0.0)
+        return torch.where(measured.any(-1), values.sum(-1), 0.0)
 
     def follow_cross_view(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None

@@ -133,16 +133,13 @@ class SharedPrivateVAE(SharedPrivateReader):
         """Log-likelihood (B,) by term, modality and network; 0 where it was not measured."""
         scores = {}
         for m, decoded in raw.items():
-            view = views[m]
+            view, likelihood = views[m], self.likelihood(m)
             for positions, output, from_shared in decoded:
-                if from_shared and self.training:
-                    self.likelihood(m).follow_cross_view(output, view.x, view.measured, view.batch)
-                values = self.likelihood(m).log_prob(
-                    output, view.x, view.library, batch=view.batch, cross_view=from_shared
-                )
-                if view.measured.shape[-1] > 1:  # some entries of a cell are missing
-                    values = torch.where(view.measured, values, 0.0)
-                per_cell = torch.where(view.observed, values.sum(-1), 0.0)  # (T, B, D) -> (T, B)
+                if from_shared and self.training and isinstance(output, Tensor):
+                    likelihood.follow_cross_view(output, view.x, view.measured, view.batch)
+                per_cell = likelihood.total(
+                    output, view.x, view.measured, view.library, view.batch, from_shared
+                )  # (T, B)
                 for t, row in zip(positions, per_cell, strict=True):
                     scores[t, m, from_shared] = row
         return scores

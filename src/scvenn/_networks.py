@@ -15,6 +15,7 @@ from scvi.nn import FCLayers
 from torch import Tensor, nn
 
 from scvenn._gaussians import Gaussian
+from scvenn._likelihood import Parts
 
 # As in the paper's code: no posterior is infinitely sure of itself.
 _MIN_VARIANCE = 1e-8
@@ -116,7 +117,9 @@ class ScreenedEncoder(nn.Module):
 
     def encode_shared(self, x: Tensor, covariates: Tensor | None) -> Gaussian:
         """Posterior of shared, (B, K), from x (B, D) and covariates (B, V)."""
-        return _gaussian(self.shared(self.hidden_shared(x[:, self.features], cont=covariates)))
+        return _gaussian(
+            self.shared(self.hidden_shared(x.index_select(-1, self.features), cont=covariates))
+        )
 
     def encode_private(self, left_over: Tensor, covariates: Tensor | None) -> Gaussian:
         """Posterior of private, (B, K), from what is left over, (B, D), and covariates (B, V)."""
@@ -171,6 +174,7 @@ class CrossDecoder(nn.Module):
     """
 
     predicted: Tensor  # positions of the parameters that are no baseline, all at first
+    rest: Tensor  # positions of the baselines
     centre: Tensor  # mean of shared in training, (K,)
     slope: Tensor  # of baselines, by shared, (K, R)
 
@@ -182,6 +186,7 @@ class CrossDecoder(nn.Module):
         # A batch effect is easier to learn here than by way of shared, which need not hold it then.
         self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))
         self.register_buffer("predicted", torch.arange(n_raw))
+        self.register_buffer("rest", torch.arange(0), persistent=False)
         self.register_buffer("centre", torch.zeros(n_shared))
         self.register_buffer("slope", torch.zeros(n_shared, n_raw))
 
@@ -190,13 +195,22 @@ class CrossDecoder(nn.Module):
         device = self.predicted.device
         self.out = nn.Linear(self.out.in_features, len(predicted)).to(device)
         self.predicted = predicted.to(device)
+        is_baseline = torch.ones_like(self.baseline, dtype=torch.bool)
+        is_baseline[self.predicted] = False
+        self.rest = is_baseline.nonzero().squeeze(1)
+
+    def parts(self, shared: Tensor, covariates: Tensor) -> Parts:
+        """What is predicted from shared (..., B, K) and covariates (B, V), and the baselines."""
+        raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, P)
+        baseline: Tensor = self.baseline
+        if len(self.shift):
+            shift = covariates @ self.shift  # (B, R)
+            raw, baseline = raw + shift.index_select(-1, self.predicted), baseline + shift
+        return Parts(raw, self.predicted, baseline, self.rest)
 
     def forward(self, shared: Tensor, covariates: Tensor) -> Tensor:
         """Raw parameters, (..., B, R), from shared (..., B, K) and covariates (B, V)."""
-        shift = covariates @ self.shift  # (B, R)
-        raw = self.out(self.hidden(shared, cont=covariates)) + shift[:, self.predicted]
-        everywhere = (self.baseline + shift).expand(*raw.shape[:-1], -1)
-        return everywhere.index_copy(-1, self.predicted, raw)
+        return self.parts(shared, covariates).whole()
 
     def remember(self, centre: np.ndarray, slope: np.ndarray) -> None:
         """Keep the slopes (K, R) of baselines around the mean (K,) of shared."""
