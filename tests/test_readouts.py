@@ -66,10 +66,11 @@ def test_the_order_of_the_sources_does_not_matter(model):
 def test_mixtures_average_the_means_of_the_experts(model):
     if model.module.objective.pools_experts:
         pytest.skip("this model multiplies its experts")
-    each = [model.get_shared_representation(from_modalities=m) for m in model.modalities]
-    np.testing.assert_allclose(
-        model.get_shared_representation(), np.nanmean(each, axis=0), rtol=1e-4, atol=1e-5
-    )
+    each = np.stack([model.get_shared_representation(from_modalities=m) for m in model.modalities])
+    weights = np.array(list(model.expert_weights.values()))
+    share = weights[:, None, None] * ~np.isnan(each)  # (M, N, K)
+    expected = np.nansum(share * each, axis=0) / share.sum(0)
+    np.testing.assert_allclose(model.get_shared_representation(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("modality", "size"), [("rna", 2), ("meth", 4), ("peaks", 1)])

@@ -77,6 +77,12 @@ def _private_reads_all() -> Any:
     return patch.object(_coding.SharedPrivateCoder, "_left_over", changed)
 
 
+def _alike() -> Any:
+    """The embedding is the plain mean of what the modalities say."""
+    model = _shared_features.SharedFeaturesMixin
+    return patch.object(model, "_weigh_experts", lambda self: None)
+
+
 REPLACED: dict[str, Callable[[], Any]] = {
     "shared predicts every feature": lambda: _found(shared=True),
     "shared reads every feature": lambda: _found(related=True),
@@ -85,6 +91,7 @@ REPLACED: dict[str, Callable[[], Any]] = {
     "one noise scale": _one_noise,
     "no same-view prediction from shared alone": _no_agreement,
     "private reads the values themselves": _private_reads_all,
+    "modalities weigh alike": _alike,
 }
 
 
