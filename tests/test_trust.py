@@ -57,18 +57,30 @@ def test_where_nothing_is_known_all_weigh_alike():
     assert trust(apart).tolist() == [0.5, 0.5]
 
 
-def test_a_model_that_screens_weighs_its_experts_by_its_training_cells(tmp_path):
+def test_few_cells_do_not_tell_much():
+    weights = [trust(readings(np.random.default_rng(0), (0.1, 1.0), n))[0] for n in (10, 50, 4000)]
+    assert 0.5 < weights[0] < weights[1] < weights[2]
+    assert weights[0] < 0.65
+
+
+def test_a_model_that_screens_weighs_its_experts_by_cells_it_was_not_trained_on(tmp_path):
     mdata = three_modalities(missing=0.3)
     model = scvenn.MMVAEpp(mdata)
     assert list(model.expert_weights.values()) == pytest.approx([1 / 3] * 3)
     model.train(3, **QUIET)
     weights = model.expert_weights
     assert len(set(weights.values())) == 3
-    cells = model.train_indices
+    cells = model.validation_indices
     readings = [model.get_shared_representation(from_modalities=m)[cells] for m in weights]
     assert list(weights.values()) == pytest.approx(trust(np.stack(readings)))
     model.save(tmp_path / "model")
     assert scvenn.MMVAEpp.load(tmp_path / "model", mdata).expert_weights == model.expert_weights
+
+
+def test_without_held_out_cells_all_modalities_weigh_alike():
+    model = scvenn.MMVAEpp(three_modalities(missing=0.3))
+    model.train(2, train_size=1.0, **QUIET)
+    assert list(model.expert_weights.values()) == pytest.approx([1 / 3] * 3)
 
 
 def test_a_model_that_does_not_screen_weighs_its_experts_alike():

@@ -30,6 +30,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
     """Screening of :class:`~scvenn.SharedPrivateModel`."""
 
     adata_manager: AlignedManager
+    validation_indices: Any
     screening_: dict[str, Screening] | None = None
 
     def get_shared_scores(self) -> pd.DataFrame:
@@ -78,7 +79,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
         """What each modality counts in the shared latent of a cell that has all of them.
 
         A model that screens learns it at the end of training from where the modalities' readings
-        of the training cells disagree; for other models, and before, all count alike. Models that
+        of the validation cells disagree; for other models, without such cells, and before, all
+        count alike. Models that
         multiply posteriors (MVAE, MoPoE-VAE) weigh each cell by these instead.
         """
         weights = self.module.expert_weights.tolist()
@@ -126,10 +128,10 @@ class SharedFeaturesMixin(ReadoutsMixin):
         self.screening_ = screening
 
     def _weigh_experts(self) -> None:
-        """Learn from training cells what each modality's reading of ``shared`` is worth."""
+        """Learn from validation cells what each modality's reading of ``shared`` is worth."""
         if self.module.objective.pools_experts:
             return
-        cells = np.asarray(self.train_indices)
+        cells = np.asarray(self.validation_indices, dtype=int)
         readings = [
             self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
         ]  # (N, K) each
