@@ -429,9 +429,7 @@ def default_pbmc() -> str:
     alike = f"{DEFAULT}: modalities weigh alike"
     rows = {}
     for latents, experiment in (("2+2+2", "pbmc"), (LARGE, "pbmc_wide")):
-        files = {**dict.fromkeys(MODELS, experiment), DEFAULT: "pbmc_default"}
-        if latents == LARGE:
-            files[alike] = "pbmc_alike"
+        files = dict.fromkeys(MODELS, experiment) | dict.fromkeys((DEFAULT, alike), "pbmc_default")
         for method, file in files.items():
             part = scores(
                 file, setting="41", method=method, supervised="no", latents=latents, source="shared"
