@@ -426,16 +426,14 @@ def default_privates() -> str:
 
 def default_pbmc() -> str:
     """Naive CD8 T cells and all cell types in `shared`, all genes and all bins."""
-    alike = f"{DEFAULT}: modalities weigh alike"
     rows = {}
     for latents, experiment in (("2+2+2", "pbmc"), (LARGE, "pbmc_wide")):
-        files = dict.fromkeys(MODELS, experiment) | dict.fromkeys((DEFAULT, alike), "pbmc_default")
-        for method, file in files.items():
+        for method in (*MODELS, DEFAULT):
+            file = "pbmc_default" if method == DEFAULT else experiment
             part = scores(
                 file, setting="41", method=method, supervised="no", latents=latents, source="shared"
             )
-            name = "the same, modalities weigh alike" if method == alike else label(method)
-            rows[f"{name}, {latents}"] = [
+            rows[f"{label(method)}, {latents}"] = [
                 medians(part, metric="auc", target="label"),
                 medians(part, metric="auc", target="celltype"),
                 medians(part, metric="balanced_accuracy", target="celltype"),
