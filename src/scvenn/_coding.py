@@ -286,7 +286,7 @@ class SharedPrivateCoder(BaseModuleClass):
             return [Decoded(decoding, raw, from_shared=False)]
         cross_decoder: Any = self.cross_decoders[i]
         parts = cross_decoder.parts(shared, covariates)
-        from_shared = parts if self.likelihood(modality).scores_parts else parts.whole()
+        from_shared = parts if self.likelihood(modality).separable else parts.whole()
         decoded = [Decoded(decoding, from_shared, from_shared=True)]
         if same := [row for row, cross in enumerate(cross_view) if not cross]:
             fixed = parts._replace(raw=parts.raw[same].detach(), baseline=parts.baseline.detach())

@@ -66,7 +66,8 @@ class Likelihood(nn.Module):
     domain: str
     allows_missing: bool
     of_counts: bool = False  # means are compared by their ratio, not by their difference
-    scores_parts: bool = False  # whether `total` is faster for outputs in parts
+    # whether a density needs nothing of its feature, so that some features can be scored apart
+    separable: bool = False
     n_outputs: int = 1
     mean_: Tensor
     scale_: Tensor
@@ -147,12 +148,22 @@ class Likelihood(nn.Module):
         Parameters
         ----------
         output
-            Output of the decoder, (..., B, n_outputs * D), or its parts.
+            Output of the decoder, (..., B, n_outputs * D), or its parts. Of a :attr:`separable`
+            likelihood, what is the same whatever was decoded is then scored once.
         measured
             Which values count; boolean, (B, D), or (B, 1) for all or none of a cell.
         x, library, batch, cross_view
             As in :meth:`log_prob`.
         """
+        if isinstance(output, Parts) and self.separable:
+
+            def of(raw: Tensor, features: Tensor) -> Tensor:
+                some = measured.index_select(-1, features) if measured.shape[-1] > 1 else measured
+                values = x.index_select(-1, features)
+                return self.total(raw, values, some, library, batch, cross_view)
+
+            baseline = output.baseline.index_select(-1, output.rest).expand(len(x), -1)
+            return of(output.raw, output.positions) + of(baseline, output.rest)
         raw = output.whole() if isinstance(output, Parts) else output
         values = self.log_prob(raw, x, library, batch=batch, cross_view=cross_view)
         if measured.shape[-1] > 1:

@@ -80,8 +80,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
 
         A model that screens learns it at the end of training from where the modalities' readings
         of the validation cells disagree; for other models, without such cells, and before, all
-        count alike. Models that
-        multiply posteriors (MVAE, MoPoE-VAE) weigh each cell by these instead.
+        count alike. They are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in
+        which each cell has weights of its own.
         """
         weights = self.module.expert_weights.tolist()
         return dict(zip(self.modalities, weights, strict=True))

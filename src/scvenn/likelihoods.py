@@ -26,7 +26,7 @@ from scvenn._counts import (
     ZeroInflatedNegativeBinomial,
 )
 from scvenn._densities import bernoulli_log_prob
-from scvenn._likelihood import Batch, FeatureStats, Likelihood, Parts
+from scvenn._likelihood import Batch, FeatureStats, Likelihood
 
 __all__ = [
     "LIKELIHOODS",
@@ -123,7 +123,7 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     domain = "0 or 1"
     allows_missing = True
-    scores_parts = True
+    separable = True
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -136,28 +136,6 @@ class Bernoulli(Likelihood):
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         return bernoulli_log_prob(raw, x)
-
-    def total(
-        self,
-        output: Tensor | Parts,
-        x: Tensor,
-        measured: Tensor,
-        library: Tensor,
-        batch: Batch = None,
-        cross_view: bool = False,
-    ) -> Tensor:
-        if not isinstance(output, Parts):
-            return super().total(output, x, measured, library, batch, cross_view)
-
-        def of(raw: Tensor, features: Tensor) -> Tensor:
-            wide = measured.shape[-1] > 1
-            some = measured.index_select(-1, features) if wide else measured
-            values = x.index_select(-1, features)
-            return super(Bernoulli, self).total(raw, values, some, library, batch, cross_view)
-
-        # most peaks, and the same for all that was decoded: once is enough
-        baseline = output.baseline.index_select(-1, output.rest).expand(len(x), -1)
-        return of(output.raw, output.positions) + of(baseline, output.rest)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()
