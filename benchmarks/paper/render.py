@@ -448,11 +448,24 @@ def ablation(experiment: str, measures: dict[str, dict[str, str]]) -> str:
     methods = tomllib.loads((HERE / "configs" / f"{experiment}_ablation.toml").read_text())
     rows = {
         method.partition(": ")[2] or "**default**": [
-            medians(table, method=method, **chosen) for chosen in measures.values()
+            *(medians(table, method=method, **chosen) for chosen in measures.values()),
+            lost(table, method),
         ]
         for method in methods["models"]
     }
-    return rows_of(rows, list(measures), "")
+    return rows_of(rows, [*measures, "R² lost, seed by seed"], "")
+
+
+def lost(table: pd.DataFrame, method: str) -> str:
+    """How much more cross-view R² of shared features the default has: mean and range over seeds."""
+    part = table[
+        (table["metric"] == "r2") & (table["view"] == "cross") & (table["features"] == "shared")
+    ]
+    by_seed = part.pivot_table(index="seed", columns="method", values="value")  # both directions
+    if method == DEFAULT or not {DEFAULT, method} <= set(by_seed.columns):
+        return "–"
+    less = (by_seed[DEFAULT] - by_seed[method]).dropna()
+    return f"{number(less.mean())} ({number(less.min())} to {number(less.max())})"
 
 
 def ablation_of_synthetic() -> str:
