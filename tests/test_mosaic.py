@@ -5,7 +5,7 @@ import pytest
 import scvi
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
 import scvenn
 from tests.conftest import QUIET, data_file
@@ -39,6 +39,39 @@ def test_a_probe_of_paired_cells_works_on_cells_with_one_modality(mosaic):
     for m, other in (("rna", "adt"), ("adt", "rna")):
         alone = has[m] & ~has[other]
         assert probe.score(shared[alone], label[alone]) > 0.8, m
+
+
+def share_of_neighbours(reference, kind, query):
+    """How much of each kind the 15 nearest neighbours are, on average over the queries."""
+    nearest = NearestNeighbors(n_neighbors=15).fit(reference)
+    found = kind[nearest.kneighbors(query, return_distance=False)]
+    return {k: (found == k).mean() for k in np.unique(kind)}
+
+
+def test_readings_of_both_modalities_mix(mosaic):
+    """Cells of one donor, read from one modality, among those of another read from either.
+
+    A half is right; .33 to .40 are found.
+    """
+    model, *_ = mosaic
+    donor = model.adata.obs["batch"].to_numpy(object)
+    read = {m: model.get_shared_representation(from_modalities=m) for m in model.modalities}
+    reference = np.vstack([z[donor == "p4_0"] for z in read.values()])
+    kind = np.repeat(list(read), (donor == "p4_0").sum())
+    for m, other in (("rna", "adt"), ("adt", "rna")):
+        assert share_of_neighbours(reference, kind, read[m][donor == "p3_0"])[other] > 0.25, m
+
+
+def test_cells_with_one_modality_lie_among_paired_ones(mosaic):
+    """A half of all cells is paired, so would be a half of their neighbours.
+
+    Of cells with proteins only it is .53; of those with RNA only .30, as no cell of their donor is
+    paired and RNA differs between donors.
+    """
+    model, has, *_ = mosaic
+    shared, paired = model.adata.obsm["X_shared"], has["rna"] & has["adt"]
+    for m, least in (("rna", 0.2), ("adt", 0.4)):
+        assert share_of_neighbours(shared, paired, shared[has[m] & ~paired])[True] > least, m
 
 
 def test_new_cells_are_embedded_from_what_they_have(mosaic):

@@ -15,10 +15,11 @@ from mudata import MuData
 from tests.conftest import data_file
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
+KL_1 = "scvenn-kl1"
 APPLICABLE = {
-    "snareseq": ["scvenn", "MULTIVI", "MOFA+", "PCA", "ridge"],
-    "citeseq": ["scvenn", "totalVI", "MOFA+", "PCA", "ridge"],
-    "pbmc": ["scvenn", "MOFA+", "PCA", "ridge"],
+    "snareseq": ["scvenn", KL_1, "MULTIVI", "MOFA+", "PCA", "ridge"],
+    "citeseq": ["scvenn", KL_1, "totalVI", "MOFA+", "PCA", "ridge"],
+    "pbmc": ["scvenn", KL_1, "MOFA+", "PCA", "ridge"],
 }
 
 
@@ -82,7 +83,8 @@ def test_every_method_runs(peers, dataset, method):
     assert {"fit_seconds", "memory_gib"} <= set(rows["metric"])
 
     accuracy = rows[rows["metric"] == "balanced_accuracy"]
-    embeddings = {"scvenn": ["shared", "shared + private"], "ridge": []}.get(method, ["joint"])
+    both = ["shared", "shared + private"]
+    embeddings = {"scvenn": both, KL_1: both, "ridge": []}.get(method, ["joint"])
     assert list(accuracy["embedding"]) == embeddings
     assert accuracy["value"].between(0, 1).all()
 
@@ -252,6 +254,28 @@ def test_wrong_calls_are_refused(peers, monkeypatch, capsys, arguments, message)
     with pytest.raises(SystemExit):
         peers["run"].main()
     assert message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "setting", "latents"),
+    [
+        ("scvenn", "encoders told", ["shared", "private rna", "private atac"]),
+        ("MULTIVI", "not told", ["joint"]),
+    ],
+)
+def test_batches_are_looked_for_in_every_latent(peers, monkeypatch, method, setting, latents):
+    batches = importlib.import_module("batches")
+    name, (make, _) = next(iter(batches.DATASETS.items()))
+    monkeypatch.setitem(batches.DATASETS, name, (make, {method: 1}))
+    assert setting in batches.SETTINGS[method]
+    rows = pd.DataFrame(batches.rows(name, method, setting, 0))
+    assert list(rows["latent"]) == [f"{method}, {latent}" for latent in latents]
+    for score in ("batch by neighbours", "cell type"):
+        assert rows[score].between(0, 1).all()
 
 
 # -------------------------------------------------------------------------------------- tables

@@ -372,13 +372,13 @@ def test_an_unknown_basis_is_refused(three):
 
 
 def test_data_without_embeddings_is_refused(small):
-    with pytest.raises(ValueError, match=r"Call model\.write_embeddings\(mdata\) first"):
+    with pytest.raises(ValueError, match=r"Call model\.embed\(mdata\) first"):
         pl.embeddings(small, "cell_type")
 
 
 def test_data_that_was_embedded_with_fewer_modalities_has_fewer_panels(three):
     new = MuData({"rna": three.adata["rna"].copy()})
-    three.write_embeddings(new)
+    three.embed(new)
     assert titles(pl.embeddings(new, basis="pca")) == ["shared", "private rna"]
 
 

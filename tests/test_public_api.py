@@ -30,7 +30,7 @@ METHODS = {
     "get_private_representation": ["modality", "mdata"],
     "get_latent_representation": ["mdata"],
     "predict": ["source", "target", "mdata"],
-    "write_embeddings": ["mdata"],
+    "embed": ["mdata"],
     "evaluate": ["mdata"],
     "get_shared_scores": [],
     "get_normalized_expression": ["modality", "mdata"],

@@ -173,7 +173,7 @@ def test_embeddings_survive_the_file(model, tmp_path):
 def test_a_prefix_of_ones_own(model):
     mdata = three_modalities(missing=0.3)
     slots = set(mdata.obsm)
-    model.write_embeddings(mdata, key_prefix="mine")
+    model.embed(mdata, key_prefix="mine")
     assert set(mdata.obsm) - slots == {
         "mine_shared",
         "mine_private_rna",
@@ -184,7 +184,7 @@ def test_a_prefix_of_ones_own(model):
 
 def test_writing_to_a_view_is_refused(model):
     with pytest.raises(ValueError, match=r"mdata.copy\(\)"):
-        model.write_embeddings(model.adata[:10])
+        model.embed(model.adata[:10])
 
 
 # ------------------------------------------------------------------------------- predictions
@@ -359,7 +359,7 @@ def test_fewer_modalities(model):
     assert np.isnan(model.get_private_representation("rna", mdata)).all()
     predicted = model.predict("meth", "rna", mdata)
     assert list(predicted.columns) == list(model.adata["rna"].var_names)
-    model.write_embeddings(mdata)
+    model.embed(mdata)
     assert "X_private_rna" not in mdata.obsm
     assert mdata.obsm["X_private_meth"].shape == (mdata.n_obs, 4)
 

@@ -274,7 +274,7 @@ def test_scores_follow_the_features_of_new_data(trained):
     new = trained.adata.copy()
     new.mod["rna"] = new["rna"][:, ::-1].copy()
     del new["rna"].var["scvenn_shared_score"]
-    trained.write_embeddings(new)
+    trained.embed(new)
     np.testing.assert_array_equal(
         new["rna"].var["scvenn_shared_score"][::-1],
         trained.adata["rna"].var["scvenn_shared_score"],

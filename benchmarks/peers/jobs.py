@@ -12,9 +12,10 @@ HERE = Path(__file__).parent
 JOB = ["dataset", "seed", "method", "max_epochs"]
 COLUMNS = [*JOB, "embedding", "metric", "source", "target", "value"]
 # The order in which the tables show them.
-METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
+KL_1 = "scvenn-kl1"
+METHODS = ["scvenn", KL_1, "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
 # Those whose epochs ``--max-epochs`` bounds.
-VAES = ["scvenn", "MULTIVI", "totalVI"]
+VAES = ["scvenn", KL_1, "MULTIVI", "totalVI"]
 DATASETS = {
     "snareseq": [method for method in METHODS if method != "totalVI"],
     "citeseq": [method for method in METHODS if method != "MULTIVI"],

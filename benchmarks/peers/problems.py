@@ -91,6 +91,11 @@ def load(name: str, seed: int, *, smoke: bool) -> Problem:
     for column in whole.obs.columns.intersection(["celltype", "batch"]):
         # as text: categories that no cell is left of would be batches to some methods
         mdata.obs[column] = whole.obs.loc[mdata.obs_names, column].astype(str)
+    return split(mdata, seed)
+
+
+def split(mdata: MuData, seed: int) -> Problem:
+    """Data with a fifth of the cells for testing, stratified by cell type."""
     train, test = train_test_split(
         np.arange(mdata.n_obs),
         test_size=TEST_SIZE,

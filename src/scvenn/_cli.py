@@ -76,7 +76,7 @@ def embed(model: Path, data: Path, out: Path) -> Result:
     """
     mdata = read_h5mu(data)
     trained = load(model)
-    trained.write_embeddings(mdata)
+    trained.embed(mdata)
     write_h5mu(mdata, out)
     written = embeddings(mdata, trained)
     lines = [

@@ -36,7 +36,7 @@ def embeddings(
     Parameters
     ----------
     mdata
-        Data with embeddings, as ``train`` and ``write_embeddings`` leave it.
+        Data with embeddings, as ``train`` and ``embed`` leave it.
     color
         Column of ``mdata.obs``, or of the ``obs`` of modalities, with categories or numbers; None
         for one colour. Numbers that are all 0 or 1 are categories. Cells without a value are
@@ -117,7 +117,7 @@ def _latents(mdata: MuData) -> dict[str, np.ndarray]:
     if written is None:
         raise ValueError(
             f"embeddings() draws what a trained model writes, and mdata.uns[{Keys.UNS!r}], by "
-            "which it is found, is not there. Call model.write_embeddings(mdata) first."
+            "which it is found, is not there. Call model.embed(mdata) first."
         )
     keys = {"shared": Keys.shared(written["key_prefix"])} | {
         f"private {m}": Keys.private(m, written["key_prefix"]) for m in written["modalities"]

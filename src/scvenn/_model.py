@@ -326,7 +326,7 @@ class SharedPrivateModel(
             and to return to the weights of its best epoch. It is watched once the weight of the
             KL has reached 1, and only where there are validation cells.
         write_obsm
-            Whether to end with :meth:`write_embeddings`.
+            Whether to end with :meth:`embed`.
         datasplitter_kwargs
             Further arguments of :class:`scvi.dataloaders.DataSplitter`.
         plan_kwargs
@@ -409,7 +409,7 @@ class SharedPrivateModel(
             self._weigh_experts()
             self._learn_faint(self.screening_)
         if write_obsm:
-            self.write_embeddings()
+            self.embed()
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:

@@ -23,7 +23,7 @@ class ReadoutsMixin:
 
     Every method takes the training data (``mdata=None``) or a new MuData, which may hold fewer
     modalities, other cells in any order, and more features in any order: cells and features are
-    matched by name. Nothing is written but by :meth:`write_embeddings`.
+    matched by name. Nothing is written but by :meth:`embed`.
     """
 
     module: Any
@@ -132,14 +132,14 @@ class ReadoutsMixin:
         )
         return np.hstack([shared, *private.values()])
 
-    def write_embeddings(
+    def embed(
         self,
         mdata: MuData | None = None,
         *,
         key_prefix: str = "X",
         batch_size: int | None = None,
     ) -> None:
-        """Write all embeddings where scanpy finds them.
+        """Embed cells with any of the modalities, and write this where scanpy finds it.
 
         ``mdata.obsm`` gets ``X_shared`` and ``X_private_<modality>``, ``mdata[<modality>].obsm``
         gets ``X_shared`` and ``X_private``, ``mdata.uns["scvenn"]`` the model and the versions
@@ -161,7 +161,7 @@ class ReadoutsMixin:
         ValueError
             If the MuData is a view, or cannot be matched to the training data.
         """
-        mdata = self._written_to(mdata, "write_embeddings")
+        mdata = self._written_to(mdata, "embed")
         shared, private = self._embed(mdata, self.modalities, None, batch_size, "Embeddings")
         mdata.obsm[Keys.shared(key_prefix)] = shared
         for m in self.modalities:
