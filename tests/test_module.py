@@ -193,6 +193,19 @@ def test_noise_in_place_of_an_absent_private_latent_is_learned_to_be_small():
         assert (absent.log_scale < -0.2).all()
 
 
+def test_cross_view_predictions_start_at_the_mean():
+    """Of predicted features as well, whose last layer adds something small to it."""
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    predicts = np.arange(20) < 10
+    model.module.restrict("rna", reads=predicts, predicts=predicts)
+    module, tensors = model.module.eval(), minibatch(model)
+    likelihood = module.likelihood("rna")
+    raw = module.cross_decoders[0](torch.zeros(1, 3), module.covariates(tensors)[:1])
+    torch.testing.assert_close(raw[0, 10:], likelihood.start()[10:])
+    assert (raw[0] - likelihood.start()).abs().max() < 1
+    assert likelihood.start().std() > 0.1
+
+
 def test_features_that_are_not_predicted_teach_shared_nothing():
     """Not even a gradient: values and predictions of such features do not concern it."""
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)

@@ -344,6 +344,18 @@ def test_a_feature_that_is_not_shared_is_predicted_by_its_mean(trained):
     np.testing.assert_allclose(predicted - predicted.iloc[0], 0, atol=1e-6)
 
 
+def test_rare_features_are_predicted_by_their_mean_from_the_start():
+    """An epoch of five steps moves no logit from 0 to that of a peak of one cell in twenty."""
+    mdata = scvenn.datasets.simulate_counts(600, n_features=60)
+    rng = np.random.default_rng(0)
+    mdata["atac"].X[:, 30:] = rng.random((600, 30)) < 0.05
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata)
+    model.train(1, train_size=0.8, **QUIET)
+    predicted = model.predict("rna", "atac", return_numpy=True)[:, 30:]
+    np.testing.assert_allclose(predicted, np.full_like(predicted, 0.05), atol=0.05)
+
+
 def test_features_that_labels_predict_are_read_but_not_predicted():
     """A label that only the private programme of rna knows."""
     mdata = scvenn.datasets.simulate_counts(400, n_features=40)

@@ -12,10 +12,9 @@ HERE = Path(__file__).parent
 JOB = ["dataset", "seed", "method", "max_epochs"]
 COLUMNS = [*JOB, "embedding", "metric", "source", "target", "value"]
 # The order in which the tables show them.
-KL_1 = "scvenn-kl1"
-METHODS = ["scvenn", KL_1, "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
+METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
 # Those whose epochs ``--max-epochs`` bounds.
-VAES = ["scvenn", KL_1, "MULTIVI", "totalVI"]
+VAES = ["scvenn", "MULTIVI", "totalVI"]
 DATASETS = {
     "snareseq": [method for method in METHODS if method != "totalVI"],
     "citeseq": [method for method in METHODS if method != "MULTIVI"],

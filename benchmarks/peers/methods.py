@@ -12,9 +12,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,13 +41,13 @@ class Fitted:
     predictions: dict[tuple[str, str], Callable[[], np.ndarray]] = field(default_factory=dict)
 
 
-def scvenn(problem: Problem, seed: int, max_epochs: int | None, **arguments: Any) -> Fitted:
+def scvenn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
     """MMVAE++ on raw counts; its shared latent, and that with the private ones beside it."""
     import scvenn
 
     training = problem.part(problem.train)
     scvenn.MMVAEpp.setup_mudata(training, batch_key=problem.batch_key)
-    model = scvenn.MMVAEpp(training, **arguments)
+    model = scvenn.MMVAEpp(training)
     model.train(max_epochs, write_obsm=False, **QUIET)
     test = problem.part(problem.test)
 
@@ -203,7 +201,6 @@ def ridge(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
 
 FUNCTIONS = {
     "scvenn": scvenn,
-    "scvenn-kl1": partial(scvenn, kl_weight_shared=1.0),
     "MULTIVI": multivi,
     "totalVI": totalvi,
     "MOFA+": mofa,

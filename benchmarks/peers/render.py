@@ -15,14 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jobs import DATASETS, HERE, KL_1, METHODS, SEEDS, read_results
+from jobs import DATASETS, HERE, METHODS, SEEDS, read_results
 
-NAMES = {
-    "scvenn": "scvenn MMVAE++",
-    KL_1: "the same, KL of shared weighs 1",
-    "PCA": "PCA + concatenation",
-    "ridge": "ridge on PCs",
-}
+NAMES = {"scvenn": "scvenn MMVAE++", "PCA": "PCA + concatenation", "ridge": "ridge on PCs"}
 # Heading: metric and digits.
 COLUMNS = {
     "dimensions": ("dimensions", 0),

@@ -136,7 +136,7 @@ class SharedPrivateCoder(BaseModuleClass):
             encoders.append(encoder(n_features, *latents, **seen))
             decoders.append(Decoder(n_raw, *latents, **decoding))
             if screened:
-                cross_decoders.append(CrossDecoder(n_raw, n_shared, **decoding))
+                cross_decoders.append(CrossDecoder(likelihood.start(), n_shared, **decoding))
             scored.append(likelihood)
             absent.append(AbsentPrivate(absent_private, n_private[m]))
         # lists, as a ModuleDict refuses names such as "type" or "a.b"

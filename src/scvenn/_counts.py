@@ -14,6 +14,8 @@ from torch import Tensor, distributions, nn
 from scvenn._densities import negative_binomial_log_prob
 from scvenn._likelihood import Batch, FeatureStats, Likelihood
 
+# Where a share may start, relative to that of the average feature; the logarithm needs some.
+_LEAST_SHARE = 1e-3
 # Counts per cell that a background starts with at least; the logarithm needs some.
 _LEAST_BACKGROUND = 0.1
 
@@ -46,6 +48,10 @@ class _Composition(_Counts):
         if sp.issparse(values):
             return super().linear_scale(sp.csr_matrix(values.multiply(factor)), library)
         return super().linear_scale(values * factor, library)
+
+    def start(self) -> Tensor:
+        share = self.mean_ / self.mean_.mean().clamp(min=_LEAST_SHARE)
+        return torch.cat([share.clamp(min=_LEAST_SHARE).log(), super().start()[len(share) :]])
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.softmax(-1) * library
@@ -163,6 +169,11 @@ class NegativeBinomialMixture(_Counts):
         low = negative_binomial_log_prob(x, self.log_background - log_theta, log_theta)  # (B, D)
         high = negative_binomial_log_prob(x, log_foreground - log_theta, log_theta)  # (..., B, D)
         return torch.logaddexp(in_background + low, high) - F.softplus(in_background)
+
+    def start(self) -> Tensor:
+        # half of the cells in the background; softplus(r) is what that leaves to the others
+        above = 2 * (self.mean_ / self.log_background.detach().exp() - 1).clamp(min=_LEAST_SHARE)
+        return torch.cat([above + (-(-above).expm1()).log(), torch.zeros_like(above)])
 
     def foreground_mean(self, raw: Tensor, library: Tensor) -> Tensor:
         """Expected value of a count that is not background, (..., B, D)."""

@@ -97,6 +97,17 @@ class Likelihood(nn.Module):
         """Values as the encoder reads them, same shape as ``x``."""
         raise NotImplementedError
 
+    def start(self) -> Tensor:
+        """Raw parameters that predict the mean of each feature, where there are such.
+
+        Where predictions start: a rare peak is thousands of steps away from a logit of 0.
+
+        Returns
+        -------
+        Shape (n_outputs * D,).
+        """
+        return self.mean_.new_zeros(self.n_outputs * len(self.mean_))
+
     def linear_scale(self, values: Any, library: np.ndarray) -> Any:
         """Values on which linear regression makes sense, such as logarithms of counts.
 

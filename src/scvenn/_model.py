@@ -64,7 +64,7 @@ class SharedPrivateModel(
     n_layers
         Number of hidden layers of every network.
     dropout_rate
-        Dropout in the hidden layers.
+        Dropout in the hidden layers. None: 0.1 with ``screen``, else 0, as in the paper.
     label_weight
         Weight of the labels' log-likelihood; ``"auto"`` is the largest modality's number of
         features. Used only with ``setup_mudata(labels_key=...)``.
@@ -139,7 +139,7 @@ class SharedPrivateModel(
         n_private: int | Mapping[str, int] = 10,
         n_hidden: int = 128,
         n_layers: int = 1,
-        dropout_rate: float = 0.0,
+        dropout_rate: float | None = None,
         label_weight: float | Literal["auto"] = "auto",
         encode_covariates: bool = False,
         absent_private: Literal["zero", "prior", "learned"] = "zero",
@@ -173,8 +173,6 @@ class SharedPrivateModel(
         chosen.validate(names)
         sizes = _private_sizes(n_private, names)
         _check_positive(n_shared=n_shared, n_hidden=n_hidden, n_layers=n_layers)
-        if not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
         if absent_private not in ("zero", "prior", "learned"):
             raise ValueError(
                 f"absent_private={absent_private!r}: expected 'zero', 'prior' or 'learned'."
@@ -205,6 +203,10 @@ class SharedPrivateModel(
                 f"absent_private={absent_private!r}: a model that screens has cross-view decoders "
                 "without a private latent, and nothing stands in for it. Pass screen=False."
             )
+        if dropout_rate is None:
+            dropout_rate = 0.1 if screen else 0.0
+        if not 0 <= dropout_rate < 1:
+            raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
         if kl_weight_shared is None:
             kl_weight_shared = 0.1 if screen else 1.0
         if kl_weight_shared < 0:

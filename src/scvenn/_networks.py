@@ -112,7 +112,8 @@ class ScreenedEncoder(nn.Module):
     def restrict(self, features: Tensor) -> None:
         """Start anew with layers that read ``shared`` off the features at these positions."""
         device = self.features.device
-        self.hidden_shared = _hidden_layers(len(features), **self._layers).to(device)
+        hidden = _hidden_layers(len(features), **self._layers)
+        self.hidden_shared = hidden.to(device).train(self.training)
         self.features = features.to(device)
 
     def encode_shared(self, x: Tensor, covariates: Tensor | None) -> Gaussian:
@@ -165,8 +166,8 @@ class CrossDecoder(nn.Module):
 
     Parameters
     ----------
-    n_raw
-        Number R of raw parameters, one or more for each feature.
+    start
+        The raw parameters, one or more for each feature, where learning starts, (R,).
     n_shared
         Size K of the shared latent.
     **layers
@@ -178,11 +179,12 @@ class CrossDecoder(nn.Module):
     centre: Tensor  # mean of shared in training, (K,)
     slope: Tensor  # of baselines, by shared, (K, R)
 
-    def __init__(self, n_raw: int, n_shared: int, **layers: Any) -> None:
+    def __init__(self, start: Tensor, n_shared: int, **layers: Any) -> None:
         super().__init__()
+        n_raw = len(start)
         self.hidden, width = _layers_of_decoder(n_shared, **layers)
-        self.out = nn.Linear(width, n_raw)
-        self.baseline = nn.Parameter(torch.zeros(n_raw))
+        self.baseline = nn.Parameter(start.clone())
+        self.out = self._last_layer(width, start)
         # A batch effect is easier to learn here than by way of shared, which need not hold it then.
         self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))
         self.register_buffer("predicted", torch.arange(n_raw))
@@ -190,11 +192,16 @@ class CrossDecoder(nn.Module):
         self.register_buffer("centre", torch.zeros(n_shared))
         self.register_buffer("slope", torch.zeros(n_shared, n_raw))
 
+    @torch.no_grad()
+    def _last_layer(self, width: int, start: Tensor) -> nn.Linear:
+        layer = nn.Linear(width, len(start)).to(start.device)
+        layer.bias.add_(start)
+        return layer
+
     def restrict(self, predicted: Tensor) -> None:
         """Start anew with a last layer that gives the parameters at these positions."""
-        device = self.predicted.device
-        self.out = nn.Linear(self.out.in_features, len(predicted)).to(device)
-        self.predicted = predicted.to(device)
+        self.predicted = predicted.to(self.predicted.device)
+        self.out = self._last_layer(self.out.in_features, self.baseline[self.predicted])
         is_baseline = torch.ones_like(self.baseline, dtype=torch.bool)
         is_baseline[self.predicted] = False
         self.rest = is_baseline.nonzero().squeeze(1)

@@ -46,8 +46,8 @@ __all__ = [
 _STEP_OF_VARIANCE = 0.1
 _MIN_VARIANCE = 1e-4
 
-# Fractions are read no closer to 0 and 1 than this: a logit of 7, an M-value of 10, is beyond what
-# arrays measure.
+# Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
+# 10, is beyond what arrays measure.
 _EDGE = 1e-3
 # Where a precision may start: moments of a feature that hardly varies give any number.
 _PRECISIONS = (0.1, 1e4)
@@ -132,6 +132,9 @@ class Bernoulli(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         return x
 
+    def start(self) -> Tensor:
+        return self.mean_.logit(_EDGE)
+
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
@@ -175,6 +178,9 @@ class Beta(Likelihood):
         # it, features that hardly vary would hardly be read.
         mean = self.mean_.clamp(_EDGE, 1 - _EDGE)
         return (x.logit(_EDGE) - mean.logit()) * (mean * (1 - mean) / self.scale_)
+
+    def start(self) -> Tensor:
+        return self.mean_.logit(_EDGE)
 
     def linear_scale(self, values: Any, library: np.ndarray) -> Any:
         # M-values but for a factor; of a fraction of 0 that is not 0, and nothing stays sparse

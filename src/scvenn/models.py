@@ -73,7 +73,8 @@ class MMVAEpp(SharedPrivateModel):
     Märtens & Yau, MLCB 2023). See :class:`~scvenn.SharedPrivateModel` for the arguments.
 
     Goes beyond the paper by default: features are screened before training (``screen``), so that
-    ``shared`` learns from those that modalities really have in common, and its KL weighs less.
+    ``shared`` learns from those that modalities really have in common, its KL weighs less, and
+    hidden layers have some dropout.
     With :func:`~scvenn.paper_setting` the model is the paper's.
 
     Examples
