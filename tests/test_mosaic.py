@@ -51,7 +51,8 @@ def share_of_neighbours(reference, kind, query):
 def test_readings_of_both_modalities_mix(mosaic):
     """Cells of one donor, read from one modality, among those of another read from either.
 
-    A half is right; .47 of the neighbours of readings of RNA are of proteins, .21 the other way round.
+    A half is right. Of the neighbours of readings of RNA, .47 are readings of proteins; .21 the
+    other way round.
     """
     model, *_ = mosaic
     donor = model.adata.obs["batch"].to_numpy(object)
@@ -65,12 +66,12 @@ def test_readings_of_both_modalities_mix(mosaic):
 def test_cells_with_one_modality_lie_among_paired_ones(mosaic):
     """A half of all cells is paired, so would be a half of their neighbours.
 
-    Of cells with proteins only it is .53; of those with RNA only .30, as no cell of their donor is
-    paired and RNA differs between donors.
+    Of cells with proteins only it is .41, of those with RNA only .28: no cell of their donors is
+    paired, and donors differ.
     """
     model, has, *_ = mosaic
     shared, paired = model.adata.obsm["X_shared"], has["rna"] & has["adt"]
-    for m, least in (("rna", 0.2), ("adt", 0.4)):
+    for m, least in (("rna", 0.15), ("adt", 0.3)):
         assert share_of_neighbours(shared, paired, shared[has[m] & ~paired])[True] > least, m
 
 
@@ -89,8 +90,8 @@ def test_new_cells_are_embedded_from_what_they_have(mosaic):
 def test_a_missing_modality_is_predicted_as_well_as_by_regression(mosaic, source, target):
     """Correlation of each feature, on the scale of log1p of normalised counts.
 
-    Ridge regression on components gets .43 and .26, neighbours .40 and .21, scvenn .39 to .41 and
-    .26: with 576 paired cells, a little less or more is chance.
+    Ridge regression on components gets .43 and .26, neighbours .40 and .21, scvenn .44 and .27:
+    with 576 paired cells, a little less or more is chance.
     """
     model, has, train, test = mosaic
     mdata = model.adata
@@ -111,4 +112,4 @@ def test_a_missing_modality_is_predicted_as_well_as_by_regression(mosaic, source
         np.median(scvenn.metrics.pearson(truth[:, varies], p[:, varies]))
         for p in (np.log1p(predicted), neighbours.predict(asked), ridge.predict(asked))
     )
-    assert ours > max(by_neighbours, by_ridge) - 0.05
+    assert ours > max(by_neighbours, by_ridge) - 0.03
