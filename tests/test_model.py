@@ -207,6 +207,24 @@ def test_the_label_weight_is_the_largest_number_of_features(small):
     assert scvenn.MMVAEpp(small, label_weight=3).module.label_weight == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("MMVAEpp", {}, {"rna": {0.1}, "meth": set(), "peaks": {0.1}}),
+        ("MMVAEpp", {"screen": False}, {"rna": set(), "meth": set(), "peaks": set()}),
+        ("MMVAE", {}, {"rna": set(), "meth": set(), "peaks": set()}),
+        ("MMVAE", {"dropout_rate": 0.3}, {"rna": {0.3}, "meth": {0.3}, "peaks": {0.3}}),
+    ],
+)
+def test_networks_of_counts_have_some_dropout(name, arguments, expected):
+    model = MODELS[name](three_modalities(missing=0), **arguments)
+    module = model.module
+    for i, m in enumerate(model.modalities):
+        networks = [module.encoders[i], module.decoders[i], *module.cross_decoders[i : i + 1]]
+        layers = [layer for network in networks for layer in network.modules()]
+        assert {layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)} == expected[m]
+
+
 def test_private_sizes_by_modality(small):
     module = scvenn.MMVAEpp(small, n_private={"atac": 2, "rna": 5}).module
     assert module.n_private == {"rna": 5, "atac": 2}

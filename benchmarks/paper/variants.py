@@ -18,12 +18,9 @@ from scvenn import _coding, _module, _screening, _shared_features, likelihoods
 
 # Arguments of the constructor and of `train`, for variants that are options.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "no screening, no networks of its own": (
-        {"screen": False, "kl_weight_shared": 0.1, "dropout_rate": 0.1},
-        {},
-    ),
+    "no screening, no networks of its own": ({"screen": False, "kl_weight_shared": 0.1}, {}),
     "KL of shared weighs 1": ({"kl_weight_shared": 1.0}, {}),
-    "no dropout": ({"dropout_rate": 0.0}, {}),
+    "dropout of 0.1": ({"dropout_rate": 0.1}, {}),
     "dropout of 0.2": ({"dropout_rate": 0.2}, {}),
     "n_shared = 2": ({"n_shared": 2}, {}),
     "n_shared = 20": ({"n_shared": 20}, {}),

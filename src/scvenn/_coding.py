@@ -59,8 +59,10 @@ class SharedPrivateCoder(BaseModuleClass):
         Summary of each modality's training data.
     n_shared, n_private
         Latent sizes.
-    n_hidden, n_layers, dropout_rate
+    n_hidden, n_layers
         Of the hidden layers of every network.
+    dropout_rate
+        Of the hidden layers of each modality's networks.
     n_categories
         Number of categories of each categorical covariate, the batch among them, by the name of its
         tensor.
@@ -94,7 +96,7 @@ class SharedPrivateCoder(BaseModuleClass):
         n_private: Mapping[str, int],
         n_hidden: int,
         n_layers: int,
-        dropout_rate: float,
+        dropout_rate: Mapping[str, float],
         n_categories: Mapping[str, int],
         continuous: Sequence[str],
         encode_covariates: bool,
@@ -121,7 +123,6 @@ class SharedPrivateCoder(BaseModuleClass):
         layers: dict[str, Any] = {
             "n_hidden": n_hidden,
             "n_layers": n_layers,
-            "dropout": dropout_rate,
             "n_covariates": n_covariates,
         }
         seen = {**layers, "n_covariates": n_covariates if encode_covariates else 0}
@@ -133,10 +134,12 @@ class SharedPrivateCoder(BaseModuleClass):
             likelihood = LIKELIHOODS[likelihoods[m]](stats[m], n_batches)
             n_raw = likelihood.n_outputs * n_features
             encoder = ScreenedEncoder if screened else Encoder
-            encoders.append(encoder(n_features, *latents, **seen))
-            decoders.append(Decoder(n_raw, *latents, **decoding))
+            dropout = dropout_rate[m]
+            encoders.append(encoder(n_features, *latents, dropout=dropout, **seen))
+            decoders.append(Decoder(n_raw, *latents, dropout=dropout, **decoding))
             if screened:
-                cross_decoders.append(CrossDecoder(likelihood.start(), n_shared, **decoding))
+                start = likelihood.start()
+                cross_decoders.append(CrossDecoder(start, n_shared, dropout=dropout, **decoding))
             scored.append(likelihood)
             absent.append(AbsentPrivate(absent_private, n_private[m]))
         # lists, as a ModuleDict refuses names such as "type" or "a.b"

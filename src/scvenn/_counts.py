@@ -24,6 +24,7 @@ class _Counts(Likelihood):
     """Counts, whatever their mean."""
 
     domain = "non-negative integers"
+    discrete = True
     of_counts = True
 
     @staticmethod

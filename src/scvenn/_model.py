@@ -24,9 +24,12 @@ from scvenn._saving import SavingMixin, fingerprint
 from scvenn._setup import SetUpMixin, fields_of
 from scvenn._training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
 from scvenn._writing import WritingMixin
-from scvenn.likelihoods import FeatureStats
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.objective import Objective
 
+# One count says little of its mean: an encoder must add up many, and has to be kept from learning
+# single ones by heart. Real values are the worse for it (docs/beyond.md).
+_DROPOUT_OF_DISCRETE = 0.1
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
@@ -64,7 +67,8 @@ class SharedPrivateModel(
     n_layers
         Number of hidden layers of every network.
     dropout_rate
-        Dropout in the hidden layers. None: 0.1 with ``screen``, else 0, as in the paper.
+        Dropout in the hidden layers. None: with ``screen`` 0.1 in the networks of modalities of
+        counts or 0/1 values; else 0, as in the paper.
     label_weight
         Weight of the labels' log-likelihood; ``"auto"`` is the largest modality's number of
         features. Used only with ``setup_mudata(labels_key=...)``.
@@ -203,9 +207,7 @@ class SharedPrivateModel(
                 f"absent_private={absent_private!r}: a model that screens has cross-view decoders "
                 "without a private latent, and nothing stands in for it. Pass screen=False."
             )
-        if dropout_rate is None:
-            dropout_rate = 0.1 if screen else 0.0
-        if not 0 <= dropout_rate < 1:
+        if dropout_rate is not None and not 0 <= dropout_rate < 1:
             raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
         if kl_weight_shared is None:
             kl_weight_shared = 0.1 if screen else 1.0
@@ -222,9 +224,10 @@ class SharedPrivateModel(
                 f"label_weight={label_weight!r}: expected 'auto' or a number that is not negative."
             )
 
+        likelihoods: dict[str, str] = {m: state["likelihood"] for m, state in states.items()}
         self.module = SharedPrivateVAE(
             chosen,
-            {m: state["likelihood"] for m, state in states.items()},
+            likelihoods,
             {
                 m: FeatureStats(state["mean"], state["scale"], state["library"])
                 for m, state in states.items()
@@ -233,7 +236,7 @@ class SharedPrivateModel(
             n_private=sizes,
             n_hidden=n_hidden,
             n_layers=n_layers,
-            dropout_rate=dropout_rate,
+            dropout_rate=_dropout_rates(dropout_rate, screen, likelihoods),
             n_categories=n_categories,
             continuous=[key for key in fields if key.startswith(Keys.continuous(""))],
             encode_covariates=encode_covariates,
@@ -423,6 +426,18 @@ def _check_positive(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
+
+
+def _dropout_rates(
+    rate: float | None, screen: bool, likelihoods: Mapping[str, str]
+) -> dict[str, float]:
+    """One rate for each modality: that of all, or what does its kind of values good."""
+    if rate is not None:
+        return dict.fromkeys(likelihoods, rate)
+    return {
+        m: _DROPOUT_OF_DISCRETE if screen and LIKELIHOODS[name].discrete else 0.0
+        for m, name in likelihoods.items()
+    }
 
 
 def _modality_weights(

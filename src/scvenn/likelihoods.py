@@ -123,6 +123,7 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     domain = "0 or 1"
     allows_missing = True
+    discrete = True
     separable = True
 
     @staticmethod

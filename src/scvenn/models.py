@@ -74,7 +74,7 @@ class MMVAEpp(SharedPrivateModel):
 
     Goes beyond the paper by default: features are screened before training (``screen``), so that
     ``shared`` learns from those that modalities really have in common, its KL weighs less, and
-    hidden layers have some dropout.
+    networks of counts have some dropout.
     With :func:`~scvenn.paper_setting` the model is the paper's.
 
     Examples
