@@ -78,7 +78,7 @@ def build(name, supervised):
         n_private=dict.fromkeys(VIEWS, N_PRIVATE),
         n_hidden=16,
         n_layers=1,
-        dropout_rate=0.0,
+        dropout_rate=dict.fromkeys(VIEWS, 0.0),
         n_categories={},
         continuous=[],
         modality_weights=dict.fromkeys(VIEWS, 1.0),
