@@ -52,7 +52,8 @@ class _Composition(_Counts):
 
     def start(self) -> Tensor:
         share = self.mean_ / self.mean_.mean().clamp(min=_LEAST_SHARE)
-        return torch.cat([share.clamp(min=_LEAST_SHARE).log(), super().start()[len(share) :]])
+        others = super().start()[len(share) :]  # of zero inflation, where there is one
+        return torch.cat([share.clamp(min=_LEAST_SHARE).log(), others])
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.softmax(-1) * library

@@ -156,6 +156,14 @@ class Decoder(nn.Module):
         return self.out(self.hidden(torch.cat([shared, private], dim=-1), cont=covariates))
 
 
+@torch.no_grad()
+def _layer_around(start: Tensor, width: int) -> nn.Linear:
+    """A layer that reads ``width`` units and whose outputs are close to ``start``, at first."""
+    layer = nn.Linear(width, len(start)).to(start.device)
+    layer.bias.add_(start)
+    return layer
+
+
 class CrossDecoder(nn.Module):
     """From shared alone to the raw parameters of the features that other modalities predict.
 
@@ -184,7 +192,7 @@ class CrossDecoder(nn.Module):
         n_raw = len(start)
         self.hidden, width = _layers_of_decoder(n_shared, **layers)
         self.baseline = nn.Parameter(start.clone())
-        self.out = self._last_layer(width, start)
+        self.out = _layer_around(start, width)
         # A batch effect is easier to learn here than by way of shared, which need not hold it then.
         self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))
         self.register_buffer("predicted", torch.arange(n_raw))
@@ -192,16 +200,10 @@ class CrossDecoder(nn.Module):
         self.register_buffer("centre", torch.zeros(n_shared))
         self.register_buffer("slope", torch.zeros(n_shared, n_raw))
 
-    @torch.no_grad()
-    def _last_layer(self, width: int, start: Tensor) -> nn.Linear:
-        layer = nn.Linear(width, len(start)).to(start.device)
-        layer.bias.add_(start)
-        return layer
-
     def restrict(self, predicted: Tensor) -> None:
         """Start anew with a last layer that gives the parameters at these positions."""
         self.predicted = predicted.to(self.predicted.device)
-        self.out = self._last_layer(self.out.in_features, self.baseline[self.predicted])
+        self.out = _layer_around(self.baseline[self.predicted], self.out.in_features)
         is_baseline = torch.ones_like(self.baseline, dtype=torch.bool)
         is_baseline[self.predicted] = False
         self.rest = is_baseline.nonzero().squeeze(1)
