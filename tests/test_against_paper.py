@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import scvenn
-from scvenn import _module
-from scvenn._module import SharedPrivateVAE
 from scvenn.likelihoods import FeatureStats
+from scvenn.network import vae as _module
+from scvenn.network.vae import SharedPrivateVAE
 
 GOLDEN = dict(np.load(Path(__file__).parent / "data" / "paper_losses.npz"))
 MODELS = {

@@ -19,9 +19,9 @@ import pytest
 from click.testing import CliRunner
 
 import scvenn
-from scvenn._cli import main
-from scvenn._cli_files import MODELS, columns_as_they_are
-from scvenn._cli_options import Option, signature_defaults
+from scvenn.cli import main
+from scvenn.cli.files import MODELS, columns_as_they_are
+from scvenn.cli.options import Option, signature_defaults
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
@@ -86,9 +86,9 @@ def test_every_option_is_explained(name):
 
 
 FUNCTIONS = {
-    "_setup.py": ("setup_mudata", scvenn.MMVAEpp.setup_mudata),
-    "_model.py": ("train", scvenn.MMVAEpp.train),
-    "models.py": ("paper_setting", scvenn.paper_setting),
+    "data/setup.py": ("setup_mudata", scvenn.MMVAEpp.setup_mudata),
+    "models/base.py": ("train", scvenn.MMVAEpp.train),
+    "models/published.py": ("paper_setting", scvenn.paper_setting),
 }
 
 
@@ -124,7 +124,7 @@ def test_models_can_be_chosen_by_name():
 
 def test_help_and_version_import_nothing_heavy():
     code = (
-        "import sys; from scvenn._cli import main\n"
+        "import sys; from scvenn.cli import main\n"
         "for arguments in (['train', '--help'], ['--version'], ['datasets', '--help']):\n"
         "    main(arguments, standalone_mode=False)\n"
         "heavy = {'torch', 'scvi', 'scanpy', 'anndata', 'numpy', 'pandas'} & set(sys.modules)\n"
@@ -305,7 +305,7 @@ def test_a_data_set_is_written_to_a_file(monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_keeps_results_and_messages_apart(data):
-    command = [sys.executable, "-c", "from scvenn._cli import main; main()"]
+    command = [sys.executable, "-c", "from scvenn.cli import main; main()"]
     done = subprocess.run(
         [*command, "train", data, "--out", "out.h5mu", "--json", *QUICK],
         capture_output=True,

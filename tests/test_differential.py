@@ -7,9 +7,9 @@ import scvi
 from mudata import MuData
 
 import scvenn
-from scvenn import _differential
-from scvenn._differential import _expected_fdr
-from scvenn._gaussians import Gaussian
+from scvenn.network.gaussians import Gaussian
+from scvenn.readouts import differential as _differential
+from scvenn.readouts.differential import _expected_fdr
 from tests.conftest import QUIET, data_file, three_modalities
 
 

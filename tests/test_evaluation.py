@@ -59,7 +59,7 @@ def test_predictions_are_scored_on_the_held_out_cells(model, table):
 
 
 def test_blocks_of_features_change_nothing(model, table, monkeypatch):
-    monkeypatch.setattr("scvenn._evaluation._BLOCK", 700)
+    monkeypatch.setattr("scvenn.readouts.evaluation._BLOCK", 700)
     again = model.evaluate(labels_key="cell_type")
     key = ["metric", "view", "source", "target", "feature"]
     both = table.merge(again, on=key)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scvenn
-from scvenn._faint import faint_slopes, whitening
+from scvenn.screening.weak_effects import faint_slopes, whitening
 from tests.conftest import QUIET, data_file
 
 N, K, R = 2000, 5, 400

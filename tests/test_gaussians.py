@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
-from scvenn._gaussians import (
+from scvenn.network.gaussians import (
     Gaussian,
     kl_to_standard_normal,
     mean_of_experts,

@@ -5,7 +5,7 @@ import pytest
 import scvi
 
 import scvenn
-from scvenn._latent_sizes import _smallest
+from scvenn.models.latent_sizes import _smallest
 
 
 def scored(**scores):

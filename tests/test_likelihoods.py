@@ -13,10 +13,10 @@ from scipy import stats as scipy_stats
 from scipy.special import expit, logit, softmax
 
 import scvenn
-from scvenn._densities import negative_binomial_log_prob
-from scvenn._likelihood import Parts
-from scvenn._views import View
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.likelihoods.base import Parts
+from scvenn.likelihoods.densities import negative_binomial_log_prob
+from scvenn.network.minibatch import View
 from tests.conftest import QUIET, data_file
 
 B, D = 6, 4

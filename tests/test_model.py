@@ -9,7 +9,7 @@ import torch
 
 import scvenn
 from scvenn import Objective, SharedPrivateModel, Term
-from scvenn._model import _default_max_epochs
+from scvenn.models.base import _default_max_epochs
 from tests.conftest import MODELS, QUIET, shuffled, three_modalities
 
 SMALL = {"n_shared": 3, "n_private": 2, "n_hidden": 16}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scvenn
-from scvenn import _module
+from scvenn.network import vae as _module
 from tests.conftest import MODELS, QUIET, three_modalities
 
 INCOMPLETE = three_modalities(missing=0.3, n_obs=60)

@@ -14,7 +14,7 @@ from mudata import MuData
 from sklearn.decomposition import PCA
 
 import scvenn
-from scvenn import _drawing
+from scvenn.plotting import drawing as _drawing
 from tests.conftest import QUIET, three_modalities
 
 pl = scvenn.pl

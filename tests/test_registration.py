@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mudata import MuData
 
 import scvenn
-from scvenn._checks import gather
-from scvenn._registration import AlignedManager, ColumnField, ModalityField, ObservedField
+from scvenn.data.checks import gather
+from scvenn.data.registration import AlignedManager, ColumnField, ModalityField, ObservedField
 from tests.conftest import shuffled, three_modalities
 
 

@@ -16,7 +16,8 @@ import scvi
 from mudata import MuData
 
 import scvenn
-from scvenn import _embedding_figure, _page, _report
+from scvenn.plotting import _page, _report
+from scvenn.plotting import embeddings as _embedding_figure
 from tests.conftest import QUIET, three_modalities
 
 SECTIONS = [

@@ -13,7 +13,7 @@ from mudata import MuData
 from sklearn.metrics import r2_score
 
 import scvenn
-from scvenn._screening import (
+from scvenn.screening.features import (
     _PENALTIES,
     _basis,
     _operators,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scvenn
-from scvenn._trust import trust
+from scvenn.screening.reliability import trust
 from tests.conftest import QUIET, three_modalities
 
 

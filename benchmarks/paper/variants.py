@@ -14,7 +14,8 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from scvenn import _coding, _module, _screening, _shared_features, likelihoods
+from scvenn.network import _module, _screening, _shared_features, likelihoods
+from scvenn.network import coding as _coding
 
 # Arguments of the constructor and of `train`, for variants that are options.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scvenn import datasets, metrics
     from scvenn import plotting as pl
-    from scvenn._latent_sizes import choose_latent_sizes
-    from scvenn._model import SharedPrivateModel
-    from scvenn.models import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
+    from scvenn.models import (
+        MMVAE,
+        MVAE,
+        MMVAEpp,
+        MoPoEVAE,
+        SharedPrivateModel,
+        choose_latent_sizes,
+        paper_setting,
+    )
     from scvenn.objective import Objective, Term
 
 __version__ = version("scvenn")
@@ -44,12 +50,7 @@ _MODULES = {
     "metrics": "scvenn.metrics",
     "pl": "scvenn.plotting",
 }
-_HOMES = {
-    "choose_latent_sizes": "scvenn._latent_sizes",
-    "SharedPrivateModel": "scvenn._model",
-    "Objective": "scvenn.objective",
-    "Term": "scvenn.objective",
-}
+_HOMES = {"Objective": "scvenn.objective", "Term": "scvenn.objective"}
 
 
 def __getattr__(name: str) -> Any:

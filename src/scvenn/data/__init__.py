@@ -1,0 +1,1 @@
+"""From a MuData to tensors."""

@@ -1,0 +1,113 @@
+"""Likelihoods of values from 0 to 1: binary ones and fractions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from scipy.special import logit
+from torch import Tensor, distributions, nn
+
+from scvenn.likelihoods.base import Batch, FeatureStats, Likelihood
+from scvenn.likelihoods.densities import bernoulli_log_prob
+
+# Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
+# 10, is beyond what arrays measure.
+_EDGE = 1e-3
+# Where a precision may start: moments of a feature that hardly varies give any number.
+_PRECISIONS = (0.1, 1e4)
+
+
+class Bernoulli(Likelihood):
+    """0/1 values: the decoder's output is the logit of a 1."""
+
+    name = "bernoulli"
+    domain = "0 or 1"
+    allows_missing = True
+    discrete = True
+    separable = True
+
+    @staticmethod
+    def in_domain(values: np.ndarray) -> np.ndarray:
+        return (values == 0) | (values == 1)
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        return x
+
+    def start(self) -> Tensor:
+        return self.mean_.logit(_EDGE)
+
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
+        return bernoulli_log_prob(raw, x)
+
+    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+        return raw.sigmoid()
+
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+        return distributions.Bernoulli(logits=raw).sample()
+
+
+class Beta(Likelihood):
+    r"""Fractions, such as of methylated reads: :math:`\mathrm{Beta}(\phi_j \mu, \phi_j (1 - \mu))`.
+
+    The decoder's output is the logit of the mean :math:`\mu`; a precision :math:`\phi_j` is learned
+    for each feature (Ferrari & Cribari-Neto, J Appl Stat 2004). Values may be anything from 0 to 1,
+    both included. At these two the density is 0 or infinite: ``log_prob`` moves values to
+    0.001 or 0.999 that are closer to them.
+    """
+
+    name = "beta"
+    domain = "fractions between 0 and 1"
+    allows_missing = True
+
+    def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
+        super().__init__(stats, n_batches)
+        # what the moments say without any prediction: variance = mean (1 - mean) / (1 + precision)
+        mean = np.clip(stats.mean, _EDGE, 1 - _EDGE)
+        precision = np.clip(mean * (1 - mean) / np.square(stats.scale) - 1, *_PRECISIONS)
+        start = torch.as_tensor(np.log(precision), dtype=torch.float32)
+        self.log_precision = nn.Parameter(self._of_noise(start))
+
+    @staticmethod
+    def in_domain(values: np.ndarray) -> np.ndarray:
+        return (values >= 0) & (values <= 1)
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        # Differences near 0 and 1 count as they do for the decoder, on logits. Their standard
+        # deviation is about scale / (mean (1 - mean)), the first term of a Taylor series; without
+        # it, features that hardly vary would hardly be read.
+        mean = self.mean_.clamp(_EDGE, 1 - _EDGE)
+        return (x.logit(_EDGE) - mean.logit()) * (mean * (1 - mean) / self.scale_)
+
+    def start(self) -> Tensor:
+        return self.mean_.logit(_EDGE)
+
+    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
+        # M-values but for a factor; of a fraction of 0 that is not 0, and nothing stays sparse
+        dense = values.toarray() if sp.issparse(values) else values
+        return logit(np.clip(dense, _EDGE, 1 - _EDGE))
+
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
+        # with lgamma(a) = lgamma(1 + a) - log(a), gradients are finite however close a is to 0
+        x, log_precision = x.clamp(_EDGE, 1 - _EDGE), self._of_cells(self.log_precision, batch)
+        precision = log_precision.exp()
+        constant = torch.lgamma(1 + precision) + log_precision  # (D,) or (B, D)
+        constant = constant + (precision - 1) * (-x).log1p() - x.log()  # (B, D)
+        a = precision * raw.sigmoid()  # (..., B, D)
+        log_prob = torch.addcmul(constant, a, x.logit()) + F.logsigmoid(raw) + F.logsigmoid(-raw)
+        return log_prob - torch.lgamma(1 + a) - torch.lgamma(1 + precision - a)
+
+    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+        return raw.sigmoid()
+
+    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+        mean = raw.sigmoid().clamp(_EDGE, 1 - _EDGE)
+        precision = self._of_cells(self.log_precision, batch).exp()
+        return distributions.Beta(precision * mean, precision * (1 - mean)).sample()

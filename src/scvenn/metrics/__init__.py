@@ -1,0 +1,25 @@
+"""How good predictions and embeddings are: arrays in, numbers out.
+
+Functions that fit something (:func:`probe_scores`, :func:`ridge_r2`, :func:`recovery_r2`) fit it on
+the ``train`` rows and score it on the ``test`` rows, never on the same ones. Rows that hold NaN, as
+an embedding has for cells without a modality, are left out.
+
+Shapes: ``B`` cells, ``D`` features, ``K`` latent dimensions.
+"""
+
+from scvenn.metrics.embeddings import probe_scores, recovery_r2, ridge_r2, scib
+from scvenn.metrics.features import UNDEFINED, auroc, pearson, r2
+from scvenn.metrics.models import EVALUATION_COLUMNS, compare
+
+__all__ = [
+    "EVALUATION_COLUMNS",
+    "UNDEFINED",
+    "auroc",
+    "compare",
+    "pearson",
+    "probe_scores",
+    "r2",
+    "recovery_r2",
+    "ridge_r2",
+    "scib",
+]

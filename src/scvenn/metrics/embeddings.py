@@ -1,0 +1,266 @@
+"""How good embeddings are: fitted on the ``train`` rows, scored on the ``test`` rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from scvenn.metrics.features import mean_of_present, r2
+
+
+def probe_scores(
+    embedding: np.ndarray,
+    labels: Sequence[Any] | np.ndarray | pd.Series,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> dict[str, float]:
+    """How well a linear probe tells a label from an embedding.
+
+    The probe is an unpenalised logistic regression, as in the paper's code, fitted on the training
+    cells.
+
+    Parameters
+    ----------
+    embedding
+        Array (B, K).
+    labels
+        One for each cell; NaN or None where not known.
+    train, test
+        Positions of the cells to fit on and to score.
+
+    Returns
+    -------
+    ``"auc"``: the area under the curve of each class against the rest, its mean over the classes
+    among the test cells; 1 is perfect, 0.5 is chance. ``"balanced_accuracy"``: the fraction that is
+    named right, its mean over the same classes, so that a rare cell type counts as much as a common
+    one; 1 is perfect, one over the number of classes is chance.
+
+    Raises
+    ------
+    ValueError
+        If train and test overlap, the cells of either have only one class, or the test cells have
+        a class that no training cell has.
+
+    Notes
+    -----
+    Source: Märtens & Yau (MLCB 2023), section 4; tables 1 to 3.
+
+    Examples
+    --------
+    >>> z = np.array([[0.0], [1.0], [0.1], [0.9]])
+    >>> probe_scores(z, ["a", "b", "a", "b"], train=[0, 1], test=[2, 3])
+    {'auc': 1.0, 'balanced_accuracy': 1.0}
+    """
+    classes, probabilities, truth = _probe(embedding, labels, train, test)
+    areas = [
+        roc_auc_score(truth == name, probabilities[:, c])
+        for c, name in enumerate(classes)
+        if (truth == name).any()
+    ]
+    predicted = classes[probabilities.argmax(1)]
+    # balanced accuracy; sklearn's function of that name warns of labels that no test cell has
+    accuracy = recall_score(truth, predicted, labels=np.unique(truth), average="macro")
+    return {"auc": float(np.mean(areas)), "balanced_accuracy": float(accuracy)}
+
+
+def _probe(
+    embedding: np.ndarray, labels: Any, train: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit a linear probe: classes, and probabilities (cells, classes) and labels of the test."""
+    values = pd.Series(np.asarray(labels, dtype=object))
+    known = values.notna().to_numpy() & np.isfinite(embedding).all(1)
+    train, test = _fit_and_score(train, test, known)
+    text = values.astype(str).to_numpy()
+    for name, rows in (("train", train), ("test", test)):
+        if len(found := np.unique(text[rows])) < 2:
+            raise ValueError(
+                f"The {len(rows)} labelled {name} cells have "
+                f"{'no label' if len(found) == 0 else f'one label only, {str(found[0])!r}'}; a "
+                "probe needs two or more. Split the cells stratified by the label."
+            )
+    if unseen := sorted(set(text[test]) - set(text[train])):
+        raise ValueError(f"No training cell has the label {unseen[0]!r}, which test cells have.")
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=np.inf, max_iter=1000))
+    with warnings.catch_warnings():
+        # classes that a plane separates have no finite solution; the ranking is settled long before
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(embedding[train], text[train])
+    return probe.classes_, probe.predict_proba(embedding[test]), text[test]
+
+
+def ridge_r2(
+    source: np.ndarray, target: np.ndarray, *, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """How much of a target a ridge regression reads off a source: a measure of leakage.
+
+    Between a private latent and the shared one, or between a private latent and *another*
+    modality, it should be near zero.
+
+    Parameters
+    ----------
+    source
+        Array (B, K); standardised inside, the ridge penalty is 1.
+    target
+        Array (B, D). Values that are NaN are the feature's mean while fitting, and not scored.
+    train, test
+        Positions of the cells to fit on and to score.
+
+    Returns
+    -------
+    :func:`r2` on the test cells of each column of the target, (D,).
+
+    Raises
+    ------
+    ValueError
+        If train and test overlap, or fewer than two cells of either have both.
+
+    Examples
+    --------
+    >>> z = np.linspace(-1, 1, 20)[:, None]
+    >>> ridge_r2(z, 3 * z, train=np.arange(0, 20, 2), test=np.arange(1, 20, 2)).round(2)
+    array([0.99])
+    """
+    return _fitted_r2(make_pipeline(StandardScaler(), Ridge()), source, target, train, test)
+
+
+def recovery_r2(
+    learned: np.ndarray, truth: np.ndarray, *, train: np.ndarray, test: np.ndarray
+) -> dict[str, float]:
+    """How much of a planted latent a learned one holds, linearly and in any form.
+
+    Parameters
+    ----------
+    learned
+        Embedding, (B, K).
+    truth
+        Planted latent, (B, L).
+    train, test
+        Positions of the cells to fit on and to score.
+
+    Returns
+    -------
+    Mean R² over the L dimensions on the test cells: ``"linear"`` by least squares (which sees what
+    canonical correlation sees), ``"knn"`` by the mean of the 10 nearest training cells.
+
+    Raises
+    ------
+    ValueError
+        If train and test overlap, or fewer than two cells of either have both.
+
+    Examples
+    --------
+    >>> z = np.linspace(-1, 1, 40)[:, None]
+    >>> scores = recovery_r2(z, z**2, train=np.arange(0, 40, 2), test=np.arange(1, 40, 2))
+    >>> scores["linear"] < 0.1 < scores["knn"]
+    True
+    """
+    n_neighbors = min(10, len(np.asarray(train)))
+    estimators = {
+        "linear": LinearRegression(),
+        "knn": make_pipeline(StandardScaler(), KNeighborsRegressor(n_neighbors)),
+    }
+    return {
+        name: float(np.mean(_fitted_r2(estimator, learned, truth, train, test)))
+        for name, estimator in estimators.items()
+    }
+
+
+def _fitted_r2(
+    estimator: Any, source: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    """R² of each column of the target, from an estimator fitted on the training rows."""
+    source, target = np.asarray(source), np.asarray(target, dtype=np.float64)
+    missing = np.isnan(target)
+    train, test = _fit_and_score(train, test, np.isfinite(source).all(1) & ~missing.all(1))
+    if min(len(train), len(test)) < 2:
+        raise ValueError(
+            f"{len(train)} training and {len(test)} test cells have both source and target; at "
+            "least 2 of each are needed."
+        )
+    known = np.where(missing[train], 0.0, target[train])
+    filled = np.where(missing[train], mean_of_present(known, ~missing[train]), known)
+    estimator.fit(source[train], filled)
+    return r2(target[test], estimator.predict(source[test]).reshape(len(test), -1))
+
+
+def _fit_and_score(train: Any, test: Any, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the usable training and test cells, after checking that they are apart."""
+    every = np.arange(len(usable))
+    train, test = every[np.asarray(train)], every[np.asarray(test)]
+    if both := set(train) & set(test):
+        raise ValueError(
+            f"{len(both)} cells are in train and in test, for example position {min(both)}. A "
+            "score on cells that were fitted says nothing: keep them apart."
+        )
+    return train[usable[train]], test[usable[test]]
+
+
+def scib(
+    embeddings: Mapping[str, np.ndarray],
+    labels: Sequence[Any],
+    *,
+    batch: Sequence[Any] | None = None,
+) -> pd.DataFrame:
+    """Quality of embeddings by scib-metrics: cell types together, batches mixed.
+
+    Needs ``pip install scvenn[scib]``.
+
+    Parameters
+    ----------
+    embeddings
+        Arrays (B, K) by name, such as ``{"MMVAE": model.get_shared_representation()}``.
+    labels
+        Cell types, (B,).
+    batch
+        Batches, (B,); None for biological metrics only.
+
+    Returns
+    -------
+    One row for each embedding, one column for each metric; higher is better.
+
+    Raises
+    ------
+    ImportError
+        If scib-metrics is not installed.
+    ValueError
+        If an embedding holds NaN.
+    """
+    try:
+        from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
+    except ImportError as error:
+        raise ImportError(
+            "scvenn.metrics.scib needs scib-metrics: pip install 'scvenn[scib]'."
+        ) from error
+    from anndata import AnnData
+
+    for name, embedding in embeddings.items():
+        if not np.isfinite(embedding).all():
+            raise ValueError(f"Embedding {name!r} holds NaN; leave out cells without it.")
+    obs = pd.DataFrame({"label": pd.Categorical(labels)}).rename(index=str)
+    obs["batch"] = pd.Categorical(["one"] * len(obs) if batch is None else batch)
+    cells = AnnData(np.zeros((len(obs), 1), np.float32), obs=obs, obsm=dict(embeddings))
+    benchmark = Benchmarker(
+        cells,
+        batch_key="batch",
+        label_key="label",
+        embedding_obsm_keys=list(embeddings),
+        bio_conservation_metrics=BioConservation(isolated_labels=batch is not None),
+        batch_correction_metrics=None if batch is None else BatchCorrection(pcr_comparison=False),
+        # used by the PCR comparison only, which needs the data and is left out
+        pre_integrated_embedding_obsm_key=next(iter(embeddings)),
+        progress_bar=False,
+    )
+    benchmark.benchmark()
+    table = benchmark.get_results(min_max_scale=False)
+    return table.loc[list(embeddings)].astype(float)

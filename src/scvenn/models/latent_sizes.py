@@ -1,0 +1,156 @@
+"""How large latents should be: models of several sizes, compared on cells held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scvi
+from mudata import MuData
+from sklearn.model_selection import KFold
+from tqdm.auto import tqdm
+
+from scvenn.data.checks import check_mudata
+from scvenn.data.keys import Keys
+from scvenn.data.registration import observed_cells
+from scvenn.models.base import SharedPrivateModel
+from scvenn.models.published import MMVAEpp
+
+
+class LatentSizes(NamedTuple):
+    """What :func:`choose_latent_sizes` found.
+
+    Parameters
+    ----------
+    choice
+        ``n_shared`` and ``n_private``, as arguments of a model.
+    table
+        A row for each training: ``split``, ``n_shared``, ``n_private``, ``epoch``, and the means
+        over the cells held out of ``log_likelihood_cross_view`` and ``elbo``, in nats.
+    """
+
+    choice: dict[str, int]
+    table: pd.DataFrame
+
+
+def choose_latent_sizes(
+    mdata: MuData,
+    *,
+    model: type[SharedPrivateModel] = MMVAEpp,
+    n_shared: Sequence[int] = (2, 5, 10, 20),
+    n_private: Sequence[int] = (10,),
+    n_splits: int = 5,
+    model_kwargs: Mapping[str, Any] | None = None,
+    **train_kwargs: Any,
+) -> LatentSizes:
+    r"""Choose the sizes of the latents by how well views predict each other in cells held out.
+
+    Every combination of sizes is trained ``n_splits`` times, each time without one part of the
+    cells, the same parts for all (cross-validation). Then, with the one-standard-error rule (the
+    smallest size that is not clearly worse than the best):
+
+    1. ``n_shared`` by the log-likelihood of each modality given each other one, the sum of the
+       pairs, averaged over the sizes of the private latents;
+    2. ``n_private``, given that ``n_shared``, by the objective: no private latent is read across
+       views, so that the first score hardly knows their size.
+
+    A size k is not clearly worse than the best, b, if its mean shortfall over the splits is at most
+    the standard error of that mean,
+
+    .. math::
+
+        d_i = \mathrm{score}_i(b) - \mathrm{score}_i(k), \qquad
+        \bar d \le \mathrm{sd}(d) / \sqrt{n_{\mathrm{splits}}}
+
+    Parameters
+    ----------
+    mdata
+        Data to train on, set up as it will be for the model. Cells that are to be tested on later
+        must not be among it: pass a copy without them, ``mdata[others].copy()``.
+    model
+        Class of the models.
+    n_shared, n_private
+        Sizes to try. Each of ``n_private`` holds for all modalities.
+    n_splits
+        Number of parts that are held out in turn.
+    model_kwargs
+        Further arguments of the class.
+    **train_kwargs
+        Further arguments of :meth:`SharedPrivateModel.train`, such as ``max_epochs``.
+
+    Returns
+    -------
+    The choice, and the table behind it.
+
+    Raises
+    ------
+    ValueError
+        If sizes or ``n_splits`` make no sense, or no cell held out has two modalities.
+
+    Examples
+    --------
+    >>> import scvenn
+    >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+    >>> sizes = scvenn.choose_latent_sizes(mdata, n_shared=(2, 4), n_splits=2, max_epochs=1)
+    >>> model = scvenn.MMVAEpp(mdata, **sizes.choice)
+
+    Notes
+    -----
+    The cells held out also tell each training when to stop, so that the scores compare sizes and
+    are no estimate of how good predictions will be: for that, test on other cells with
+    :meth:`SharedPrivateModel.evaluate`. A random number decides which cells are held out, and each
+    training has its own; set ``scvi.settings.seed`` for a choice that can be repeated. Source of
+    the rule: Breiman et al., Classification and Regression Trees (1984), here for paired
+    differences.
+    """
+    check_mudata(mdata, may_be_view=False)
+    for name, sizes in (("n_shared", n_shared), ("n_private", n_private)):
+        if isinstance(sizes, str) or not len(sizes) or len(set(sizes)) < len(sizes):
+            raise ValueError(f"{name}={sizes!r}: expected one or more sizes, each once.")
+    if not 2 <= n_splits <= mdata.n_obs:
+        raise ValueError(
+            f"n_splits={n_splits!r}: expected a number between 2 and the {mdata.n_obs} cells."
+        )
+    parts = KFold(n_splits, shuffle=True, random_state=scvi.settings.seed)
+    splits = list(parts.split(np.arange(mdata.n_obs)))
+    trainings = list(product(range(n_splits), n_shared, n_private))
+    rows = []
+    for split, shared, private in tqdm(trainings, desc="Training", leave=False, delay=2):
+        train, held_out = splits[split]
+        candidate = model(mdata, n_shared=shared, n_private=private, **(model_kwargs or {}))
+        measured = [observed_cells(mdata, m)[held_out] for m in candidate.modalities]
+        if not (np.sum(measured, axis=0) > 1).any():
+            raise ValueError(
+                f"No cell held out in split {split} of {n_splits} has two modalities, so that "
+                "nothing says how well one predicts another. Take fewer splits."
+            )
+        candidate.train(
+            **{"enable_progress_bar": False, **train_kwargs},
+            write_obsm=False,
+            datasplitter_kwargs={"external_indexing": [train, held_out]},
+        )
+        epoch = candidate.best_epoch_
+        cross_view, loss = (
+            float(candidate.history[f"{record}_validation"].iloc[epoch, 0])
+            for record in (Keys.CROSS_VIEW, "elbo")
+        )
+        rows.append((split, shared, private, epoch, cross_view, -loss))
+    table = pd.DataFrame(
+        rows, columns=["split", "n_shared", "n_private", "epoch", Keys.CROSS_VIEW, "elbo"]
+    )
+    best_shared = _smallest(table, "n_shared", Keys.CROSS_VIEW)
+    of_best = table[table["n_shared"] == best_shared]
+    best_private = _smallest(of_best, "n_private", "elbo")
+    return LatentSizes({"n_shared": best_shared, "n_private": best_private}, table)
+
+
+def _smallest(table: pd.DataFrame, size: str, score: str) -> int:
+    """The smallest size that is within one standard error of the best."""
+    scores = table.pivot_table(score, index="split", columns=size)  # (splits, sizes)
+    best = scores[scores.mean().idxmax()]
+    shortfall = scores.rsub(best, axis=0)
+    fits = shortfall.mean() <= shortfall.sem()
+    return int(fits.index[fits].min())

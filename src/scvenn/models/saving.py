@@ -1,0 +1,162 @@
+"""Saving and loading of models: whole files or none; data is read as it was in training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import mudata
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from scvi.model.base import BaseModelClass
+
+from scvenn.data.keys import Keys
+
+
+class SavingMixin(BaseModelClass):
+    """Saving and loading of :class:`~scvenn.SharedPrivateModel`."""
+
+    # which cells, in which order, the positions of training and held-out cells refer to
+    trained_on_: str | None = None
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
+        """Feature names of each modality, in the order of the model's own arrays."""
+        fields = self.registry_["field_registries"]
+        return {
+            m: fields[Keys.x(m)]["state_registry"][Keys.COLUMN_NAMES]
+            for m in self.module.modalities
+        }
+
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model to a folder.
+
+        Files are written to a temporary folder beside it and then moved, so that a model that was
+        there before is never left half overwritten.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to create.
+        prefix
+            Put before the names of the files.
+        overwrite
+            Whether the folder may exist; files of the same name are then replaced.
+        save_anndata
+            Whether to save the MuData as well.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder exists and ``overwrite`` is False.
+        """
+        folder = Path(dir_path)
+        if folder.exists() and not overwrite:
+            raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
+            super().save(draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs)
+            folder.mkdir(exist_ok=True)
+            for file in Path(draft).iterdir():
+                os.replace(file, folder / file.name)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: MuData | Literal[False] | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ) -> Self:
+        """Load a model that was saved with :meth:`save`.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        adata
+            MuData to read from; it needs no set-up, may hold other cells, fewer modalities, and
+            features in another order. None takes the one saved with the model, if there is one.
+            False loads the model without data. With other cells than it was trained on, the model
+            forgets which of them it has seen.
+        accelerator, device
+            Where to put the model.
+        prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        The model, ready for its read-outs.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model in the folder.
+        ValueError
+            If the file is damaged or holds a model of another class, or the data does not fit.
+        """
+        folder = Path(dir_path)
+        saved_by = class_of(folder, prefix)
+        if saved_by != cls.__name__:
+            raise ValueError(
+                f"{folder} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
+                f"that class: {saved_by}.load({str(folder)!r})."
+            )
+        saved_data = folder / f"{prefix or ''}mdata.h5mu"
+        if adata is None and saved_data.is_file():
+            adata = mudata.read_h5mu(saved_data)
+        model: Any = super().load(
+            str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
+        )
+        if adata is not None and adata is not False:
+            cls.setup_mudata(
+                adata, source_registry=model.registry_, **model.registry_["setup_args"]
+            )
+            model._adata = adata
+            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
+            model._register_manager_for_instance(model.adata_manager)
+            if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
+                # positions in the training data mean nothing in this one
+                model.train_indices = model.validation_indices = model.test_indices = None
+                model.trained_on_ = None
+        return model
+
+
+def class_of(folder: Path, prefix: str | None = None) -> str:
+    """Name of the class whose model was saved to a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model in the folder.
+    ValueError
+        If the file is damaged.
+    """
+    file = folder / f"{prefix or ''}model.pt"
+    if not file.is_file():
+        raise FileNotFoundError(f"No model found: {file} does not exist.")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(
+            f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} bytes). "
+            "It may have been cut off while it was copied; copy or save it again."
+        )
+    return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
+
+
+def fingerprint(obs_names: pd.Index) -> str:
+    """What tells cells in one order from any others."""
+    return hashlib.sha256("\n".join(obs_names).encode()).hexdigest()

@@ -1,0 +1,24 @@
+"""Figures of trained models and of the tables they return: ``scvenn.pl``.
+
+Each function draws on the axes it is given, or on those of a new figure, and returns them. Colours
+are those of Okabe and Ito, which colour-blind readers can tell apart; no global setting of
+matplotlib is changed, and no data is.
+
+In reading order: ``drawing`` (colours, panels, legends), ``models`` (figures of a model),
+``tables`` (figures of the tables that models return), ``embeddings``, ``page`` (an HTML page).
+"""
+
+from scvenn.plotting.embeddings import embeddings
+from scvenn.plotting.models import shared_scores, training
+from scvenn.plotting.tables import compare, leakage, loadings, r2, variance_explained
+
+__all__ = [
+    "compare",
+    "embeddings",
+    "leakage",
+    "loadings",
+    "r2",
+    "shared_scores",
+    "training",
+    "variance_explained",
+]

@@ -1,0 +1,152 @@
+"""Figures of a trained model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from scvenn.data.keys import Keys
+from scvenn.plotting.drawing import (
+    BLUE,
+    GREY,
+    LOWEST_R2,
+    check_columns,
+    colours_of_sources,
+    distinct,
+    legend_beside,
+    panels_of,
+)
+
+_CROSS_VIEW_RECORD = re.compile(Keys.log_likelihood(("(.+)",), "(.+)") + "_train")
+
+
+def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Training curves: how well each modality is predicted from the others, and the loss.
+
+    Panels are predicted modalities; a curve, by its colour, is the one predicted from. Training
+    cells are solid, validation cells dashed. A dotted line is the epoch that early stopping
+    returned to, ``model.best_epoch_``; a history alone does not tell it.
+
+    Parameters
+    ----------
+    model_or_history
+        A trained model, or its ``history``.
+    axes
+        One for each modality, and one for the loss; None for a new figure.
+
+    Returns
+    -------
+    The axes, the loss last.
+
+    Raises
+    ------
+    ValueError
+        If the model was not trained, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> import scvenn
+    >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+    >>> model.train(2, enable_progress_bar=False)
+    >>> [ax.get_title() for ax in scvenn.pl.training(model)]
+    ['rna', 'atac', 'loss']
+    """
+    history: Mapping = getattr(model_or_history, "history", model_or_history) or {}
+    if "train_loss" not in history:
+        raise ValueError(
+            "training() draws the records of training, model.history, and found none. Call "
+            "model.train() first."
+        )
+    records = {name: table.iloc[:, 0].dropna() for name, table in history.items()}
+    found = [match.groups() for name in records if (match := _CROSS_VIEW_RECORD.fullmatch(name))]
+    pairs = [(source, target) for source, target in found if target not in source.split("+")]
+    targets = distinct(target for _, target in pairs)
+    colours = colours_of_sources(targets, distinct(source for source, _ in pairs))
+    curves = [(len(targets), "black", "train_loss", "validation_loss")]
+    for source, target in pairs:
+        name = Keys.log_likelihood((source,), target)
+        panel = targets.index(target)
+        curves.append((panel, colours[source], f"{name}_train", f"{name}_validation"))
+
+    panels = panels_of([*targets, "loss"], axes, beside=1.4)
+    for panel, colour, train, validation in curves:
+        panels[panel].plot(records[train], color=colour)
+        if validation in records:
+            panels[panel].plot(records[validation], "--", color=colour)
+    best = getattr(model_or_history, "best_epoch_", -1)
+    for ax in panels:
+        if best >= 0:
+            ax.axvline(best, color=GREY, linestyle=":", zorder=0)
+        ax.set(xlabel="epoch", ylabel="log-likelihood (nats per cell)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    panels[-1].set_ylabel("loss")
+
+    key = [Line2D([], [], color=colour, label=f"from {m}") for m, colour in colours.items()]
+    key.append(Line2D([], [], color="black", label="training"))
+    if "validation_loss" in records:
+        key.append(Line2D([], [], color="black", linestyle="--", label="validation"))
+    if best >= 0:
+        key.append(Line2D([], [], color=GREY, linestyle=":", label="best epoch"))
+    legend_beside(panels, key)
+    return panels
+
+
+def shared_scores(
+    table_or_model: pd.DataFrame | Any, axes: Sequence[Axes] | None = None
+) -> np.ndarray:
+    """How well the other modalities predict each feature, and which count as shared.
+
+    Values below −0.5 are drawn at −0.5.
+
+    Parameters
+    ----------
+    table_or_model
+        What ``get_shared_scores`` returned, or a model that has it.
+    axes
+        One for each modality; None for a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If the table is another, the model did not screen, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> import pandas as pd, scvenn
+    >>> table = pd.DataFrame(
+    ...     {"modality": "rna", "feature": ["a", "b"], "score": [0.0, 0.5], "shared": [False, True]}
+    ... )
+    >>> [ax.get_xlabel() for ax in scvenn.pl.shared_scores(table)]
+    ['R² given the other modalities']
+    """
+    is_table = isinstance(table_or_model, pd.DataFrame)
+    table = table_or_model if is_table else table_or_model.get_shared_scores()
+    check_columns(table, ["modality", "score", "shared"], "model.get_shared_scores()")
+    modalities = distinct(table["modality"])
+    panels = panels_of(modalities, axes, beside=1.1)
+    for ax, m in zip(panels, modalities, strict=True):
+        of_modality = table[table["modality"] == m]
+        score = of_modality["score"].clip(lower=LOWEST_R2)  # NaN where a feature is constant
+        shared = of_modality["shared"].astype(bool)
+        bins = np.histogram_bin_edges(score.dropna(), 30)
+        for chosen, colour in ((~shared, GREY), (shared, BLUE)):
+            ax.hist(score[chosen].dropna(), bins, color=colour, alpha=0.8)
+        # thousands of features that are not shared would hide the others
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set(xlabel="R² given the other modalities", ylabel="features", ylim=(0.7, None))
+        ax.set_title(f"{m}\n{shared.sum():,} of {len(shared):,} shared")
+    key = {"shared": BLUE, "not shared": GREY}
+    legend_beside(panels, [Patch(color=colour, label=name) for name, colour in key.items()])
+    return panels

@@ -1,0 +1,1 @@
+"""Which features are shared: arrays in, numbers out."""
