@@ -91,7 +91,7 @@ def columns_as_they_are() -> Iterator[None]:
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:
     """Shapes of what the model wrote to ``.obsm``."""
-    from scvenn.data.keys import Keys
+    from scvenn.data import Keys
 
     keys = [Keys.shared(), *(Keys.private(m) for m in model.modalities if m in mdata.mod)]
     return {key: list(mdata.obsm[key].shape) for key in keys}

@@ -1,1 +1,36 @@
-"""From a MuData to tensors."""
+"""From a MuData to tensors: one door for data, checks with kind messages, and alignment by name.
+
+In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
+whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``columns`` (of ``obs``),
+``fields`` (which entry becomes which tensor), ``fingerprint`` (was the data changed?), ``manager``
+(all reading goes by it), ``setup`` (what the user says is to be read), ``cells`` (what a read-out
+gets).
+"""
+
+from scvenn.data.cells import Cells, Indices, choose_rows
+from scvenn.data.checks import check_mudata, quoted
+from scvenn.data.columns import as_text, find_categories, find_column
+from scvenn.data.fields import ColumnField, observed_cells
+from scvenn.data.keys import Keys
+from scvenn.data.manager import AlignedManager
+from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.setup import SetUpMixin, fields_of
+
+__all__ = [
+    "AlignedManager",
+    "Cells",
+    "ColumnField",
+    "Indices",
+    "Keys",
+    "Matrix",
+    "SetUpMixin",
+    "as_text",
+    "check_mudata",
+    "choose_rows",
+    "fields_of",
+    "find_categories",
+    "find_column",
+    "observed_cells",
+    "quoted",
+    "row_sums",
+]

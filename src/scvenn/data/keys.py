@@ -4,11 +4,7 @@ from __future__ import annotations
 
 
 class Keys:
-    """Names of slots; nothing else of a user's data is written.
-
-    ``mdata.uns`` also receives ``_scvi_uuid`` and ``_scvi_manager_uuid``, by which scvi-tools
-    recognises a MuData that was set up.
-    """
+    """Names of slots; nothing else of a user's data is written."""
 
     # tensors of a minibatch
     OBSERVED = "observed"
@@ -20,7 +16,7 @@ class Keys:
     CATEGORIES = "categories"
     SOURCE = "source"
 
-    # scvi-tools' mark on a MuData that was set up
+    # mdata.uns: the mark of a MuData that was set up, under scvi-tools' name for it
     SCVI_UUID = "_scvi_uuid"
 
     # mdata.uns: which model wrote the embeddings, with which versions
@@ -65,7 +61,8 @@ class Keys:
     @staticmethod
     def log_likelihood(encode: tuple[str, ...], decode: str) -> str:
         """Column of the history: the log-likelihood of ``decode`` given what was encoded."""
-        return f"log_likelihood_{'+'.join(encode)}->{decode}"
+        source = "+".join(_without_separators(m) for m in encode)
+        return f"log_likelihood_{source}->{_without_separators(decode)}"
 
     @staticmethod
     def kl_private(modality: str) -> str:
@@ -80,3 +77,8 @@ class Keys:
 
 def _without_dots(name: str) -> str:
     return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _without_separators(name: str) -> str:
+    """A name within a column of the history, in which + and -> stand between names."""
+    return name.replace("%", "%25").replace("+", "%2B").replace("->", "%2D>")

@@ -1,23 +1,47 @@
-"""What a user says is to be read from a MuData, and the memory of it."""
+"""What a user says is to be read from a MuData, remembered for as long as the MuData lives."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, cast
 
 from anndata import AnnData
 from mudata import MuData
 
 from scvenn.data.checks import check_mudata, choose_modalities
+from scvenn.data.fields import ColumnField, ModalityField, NumberField, ObservedField
 from scvenn.data.keys import Keys
-from scvenn.data.registration import (
-    AlignedManager,
-    ColumnField,
-    ModalityField,
-    NumberField,
-    ObservedField,
-)
+from scvenn.data.manager import AlignedManager
 from scvenn.likelihoods import LIKELIHOODS
+
+
+class _SetUp:
+    """The last set-up of one MuData, for all classes; holds the data weakly.
+
+    Copies of a MuData carry its mark, and are set up with the same arguments: these stay when the
+    data is gone, and nothing else does.
+    """
+
+    def __init__(self, mdata: MuData, manager: AlignedManager) -> None:
+        self.mdata = weakref.ref(mdata)
+        self.arguments = manager.registry["setup_args"]
+        manager.adata = None
+        self.manager: AlignedManager | None = manager
+        weakref.finalize(mdata, self._forget)
+
+    def _forget(self) -> None:
+        self.manager = None
+
+    def manager_of(self, mdata: MuData) -> AlignedManager | None:
+        """The manager if it still describes this very MuData, else None."""
+        if self.manager is None or self.mdata() is not mdata or self.manager.is_outdated(mdata):
+            return None
+        return self.manager
+
+
+# by the mark that scvi-tools puts into ``mdata.uns``
+_SETUPS: dict[str, _SetUp] = {}
 
 
 class SetUpMixin:
@@ -25,11 +49,6 @@ class SetUpMixin:
 
     # scvi-tools' part of the class
     _get_setup_method_args: Callable[..., dict]
-    _setup_adata_manager_store: ClassVar[dict[str, AlignedManager]]
-    register_manager: Callable[[AlignedManager], None]
-
-    # How each MuData (by scvi-tools' uuid) was last set up, by whichever of the classes.
-    _last_setup: ClassVar[dict[str, tuple[AlignedManager, dict[str, Any]]]] = {}
 
     @classmethod
     def setup_anndata(cls, adata: AnnData, *args: Any, **kwargs: Any) -> None:
@@ -64,8 +83,9 @@ class SetUpMixin:
         """Say what is to be read from a MuData; needed only where the defaults do not fit.
 
         Cells are matched by ``obs_names``; a cell may lack some of the modalities. Nothing is
-        changed but ``mdata.uns["_scvi_uuid"]`` and ``mdata.uns["_scvi_manager_uuid"]``. The set-up
-        holds for all scvenn classes until another one is made.
+        changed but ``mdata.uns["_scvi_uuid"]``, by which a copy is recognised: a set-up holds for
+        all scvenn classes and for copies, until another one is made. Where the data was changed
+        since, it is made anew with the same arguments.
 
         Parameters
         ----------
@@ -82,15 +102,16 @@ class SetUpMixin:
             additional zeros; ``"nb_mixture"``, counts of proteins with a background, as in totalVI;
             ``"beta"``, fractions from 0 to 1, such as of methylation.
         labels_key
-            Column of ``mdata.obs``, or of the modalities' ``obs``, with classes that the shared
-            latent shall tell apart.
+            Column of ``mdata.obs``, or of the modalities' ``obs``, with classes that a linear
+            classifier is to predict from the shared latent.
         unlabeled_category
             Value of that column that means "not known", as NaN does.
         batch_key
-            Column with the batch. The decoders see it, so that the latents need not hold it.
+            Column with the batch. It is an input of the decoders, so that the latents need not
+            encode it.
         categorical_covariate_keys, continuous_covariate_keys
-            Further columns that the decoders see: categories, such as the donor, and numbers, such
-            as a fraction of mitochondrial counts. Columns are looked for in ``mdata.obs``, then in
+            Further inputs of the decoders: categories, such as the donor, and numbers, such as a
+            fraction of mitochondrial counts. Columns are looked for in ``mdata.obs``, then in
             the modalities' ``obs``; every cell needs a value.
         **kwargs
             Used by scvi-tools when a model is loaded.
@@ -118,29 +139,32 @@ class SetUpMixin:
             names = source_registry["field_registries"][Keys.OBSERVED]["state_registry"][
                 "modalities"
             ]
-        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
-        if known is not None and known[0].adata is not mdata:
-            del mdata.uns[Keys.SCVI_UUID]  # a copy: it must not be taken for its original
-
         manager = AlignedManager(
             fields_of(names, **setup_method_args["setup_args"]), setup_method_args
         )
         manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)
-        cls._last_setup[manager.adata_uuid] = (manager, setup_method_args["setup_args"])
+        mark = manager.registry[Keys.SCVI_UUID]
+        mdata.uns[Keys.SCVI_UUID] = mark
+        _SETUPS[mark] = _SetUp(mdata, manager)
 
     @classmethod
-    def _find_or_make_setup(cls, mdata: MuData) -> None:
-        """Make sure this class has a set-up of this very MuData."""
-        check_mudata(mdata, may_be_view=False)
-        known = cls._last_setup.get(mdata.uns.get(Keys.SCVI_UUID, ""))
-        if known is None:
-            cls.setup_mudata(mdata)
-            return
-        manager, arguments = known
-        own = cls._setup_adata_manager_store.get(manager.adata_uuid)
-        if manager.adata is not mdata or own is None or own.adata is not mdata:
-            cls.setup_mudata(mdata, **arguments)
+    def _get_most_recent_anndata_manager(
+        cls, adata: MuData, required: bool = False
+    ) -> AlignedManager | None:
+        """A manager of a MuData, for one model: the last set-up, made anew if the data changed.
+
+        Where scvi-tools looks for it; a MuData that was never set up gets the defaults.
+        """
+        check_mudata(adata, may_be_view=False)
+        known = _SETUPS.get(adata.uns.get(Keys.SCVI_UUID, ""))
+        manager = None if known is None else known.manager_of(adata)
+        if manager is None:
+            cls.setup_mudata(adata, **({} if known is None else known.arguments))
+            manager = _SETUPS[adata.uns[Keys.SCVI_UUID]].manager
+        return cast(AlignedManager, manager).bound_to(adata, model=cls.__name__)
+
+    def _register_manager_for_instance(self, adata_manager: AlignedManager) -> None:
+        """Keep nothing: scvi-tools' store would hold the data for as long as the process lives."""
 
 
 def fields_of(

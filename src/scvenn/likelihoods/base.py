@@ -65,6 +65,7 @@ class Likelihood(nn.Module):
     name: str
     domain: str
     allows_missing: bool
+    inferred_rank: int | None = None
     discrete: bool = False  # counts, or 0 and 1
     of_counts: bool = False  # means are compared by their ratio, not by their difference
     # whether a density needs nothing of its feature, so that some features can be scored apart

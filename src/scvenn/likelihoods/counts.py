@@ -78,6 +78,7 @@ class NegativeBinomial(_Composition):
     """Over-dispersed counts: variance mean + mean² / theta, one learned theta per feature."""
 
     name = "nb"
+    inferred_rank = 1
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -112,6 +113,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """
 
     name = "zinb"
+    inferred_rank = None
     n_outputs = 2
 
     def log_prob(

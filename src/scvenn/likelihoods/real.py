@@ -30,6 +30,7 @@ class Normal(Likelihood):
     cross_view_variance: Tensor
 
     name = "normal"
+    inferred_rank = 2
     domain = "real numbers"
     allows_missing = True
 

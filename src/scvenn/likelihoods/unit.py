@@ -25,6 +25,7 @@ class Bernoulli(Likelihood):
     """0/1 values: the decoder's output is the logit of a 1."""
 
     name = "bernoulli"
+    inferred_rank = 0
     domain = "0 or 1"
     allows_missing = True
     discrete = True

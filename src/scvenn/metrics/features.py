@@ -135,6 +135,7 @@ def _pair(truth: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def mean_of_present(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mean of each feature over what is present, (D,)."""
     return values.sum(0) / present.sum(0).clip(min=1)
 
 

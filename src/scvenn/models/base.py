@@ -12,10 +12,7 @@ import scvi
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
-from scvenn.data.checks import check_mudata
-from scvenn.data.keys import Keys
-from scvenn.data.registration import AlignedManager
-from scvenn.data.setup import SetUpMixin, fields_of
+from scvenn.data import AlignedManager, Keys, SetUpMixin, check_mudata, fields_of
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.models.saving import SavingMixin, fingerprint
 from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
@@ -153,8 +150,6 @@ class SharedPrivateModel(
         decoder: Literal["mlp", "linear"] = "mlp",
         dispersion: Literal["feature", "feature-batch"] = "feature",
     ) -> None:
-        if adata is not None:
-            self._find_or_make_setup(adata)
         super().__init__(adata, registry)
 
         fields = self.registry_["field_registries"]
@@ -276,6 +271,7 @@ class SharedPrivateModel(
                 "This model was loaded without data. Pass mdata, or load it with "
                 "load(dir_path, mdata)."
             )
+        self.adata_manager.check_unchanged()
         return self.adata
 
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:

@@ -13,9 +13,7 @@ from mudata import MuData
 from sklearn.model_selection import KFold
 from tqdm.auto import tqdm
 
-from scvenn.data.checks import check_mudata
-from scvenn.data.keys import Keys
-from scvenn.data.registration import observed_cells
+from scvenn.data import Keys, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
 

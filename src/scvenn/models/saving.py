@@ -15,7 +15,7 @@ import pandas as pd
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from scvenn.data.keys import Keys
+from scvenn.data import AlignedManager, Keys, check_mudata, fields_of
 
 
 class SavingMixin(BaseModelClass):
@@ -123,17 +123,24 @@ class SavingMixin(BaseModelClass):
             str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
         )
         if adata is not None and adata is not False:
-            cls.setup_mudata(
-                adata, source_registry=model.registry_, **model.registry_["setup_args"]
-            )
             model._adata = adata
-            model._adata_manager = cls._get_most_recent_anndata_manager(adata, required=True)
-            model._register_manager_for_instance(model.adata_manager)
+            model._adata_manager = _manager_like(model.registry_, adata)
+            model.registry_ = model._adata_manager.registry
             if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
                 # positions in the training data mean nothing in this one
                 model.train_indices = model.validation_indices = model.test_indices = None
                 model.trained_on_ = None
         return model
+
+
+def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
+    """A manager of data that is read as the registry of a saved model says."""
+    check_mudata(mdata, may_be_view=False)
+    modalities = registry["field_registries"][Keys.OBSERVED]["state_registry"]["modalities"]
+    described = {key: registry[key] for key in ("model_name", "setup_method_name", "setup_args")}
+    manager = AlignedManager(fields_of(modalities, **registry["setup_args"]), described)
+    manager.register_fields(mdata, registry)
+    return manager
 
 
 def class_of(folder: Path, prefix: str | None = None) -> str:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from scvi.module.base import BaseModuleClass
 from torch import Tensor, nn
 
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.likelihoods.base import Parts
 from scvenn.network.gaussians import Gaussian, product_of_experts

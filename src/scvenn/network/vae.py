@@ -14,7 +14,7 @@ import torch
 from scvi.module.base import LossOutput, auto_move_data
 from torch import Tensor
 
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.network.coding import Decoded, Subset
 from scvenn.network.gaussians import kl_to_standard_normal, product_of_experts, rsample
 from scvenn.network.minibatch import View

@@ -15,8 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
 from mudata import MuData
 
-from scvenn.data.keys import Keys
-from scvenn.data.registration import find_column
+from scvenn.data import Keys, find_column
 from scvenn.plotting.drawing import BLUE, PALE, PALETTE, dot, legend_beside, panels_of, rightmost
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.plotting.drawing import (
     BLUE,
     GREY,

@@ -14,8 +14,7 @@ from scvi.model.base import DifferentialComputation
 from torch import Tensor, as_tensor
 from tqdm.auto import tqdm
 
-from scvenn.data.keys import Keys
-from scvenn.data.registration import as_text, find_categories, observed_cells
+from scvenn.data import Keys, as_text, find_categories, observed_cells
 from scvenn.likelihoods import Bernoulli, Beta, Normal
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy, _rows
 

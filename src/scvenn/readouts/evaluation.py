@@ -13,9 +13,7 @@ import scipy.sparse as sp
 from mudata import MuData
 
 from scvenn import metrics
-from scvenn.data.checks import some
-from scvenn.data.keys import Keys
-from scvenn.data.registration import observed_cells
+from scvenn.data import Keys, observed_cells, quoted
 from scvenn.metrics.features import UNDEFINED
 from scvenn.readouts.predictions import ReadoutsMixin
 
@@ -124,7 +122,7 @@ class EvaluationMixin(ReadoutsMixin):
         table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
         undefined = table[table["value"].isna()].groupby("target", sort=False)["feature"]
         if len(undefined):
-            named = "; ".join(f"{m!r}: {some(names)}" for m, names in undefined.unique().items())
+            named = "; ".join(f"{m!r}: {quoted(names)}" for m, names in undefined.unique().items())
             warnings.warn(
                 f"evaluate(): some scores are NaN, of features that are constant over the "
                 f"{len(test)} scored cells or seen in fewer than two of them: {named}.",

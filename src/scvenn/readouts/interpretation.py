@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from scvenn.data.keys import Keys
-from scvenn.data.registration import observed_cells
+from scvenn.data import Keys, observed_cells
 from scvenn.readouts.predictions import ReadoutsMixin
 
 # Latents to decode, (n_cells, K) each: shared, and private or None for shared alone.

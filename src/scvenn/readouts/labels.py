@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.readouts.predictions import ReadoutsMixin
 
 

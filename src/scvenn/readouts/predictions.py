@@ -12,9 +12,7 @@ from mudata import MuData
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scvenn.data.checks import some
-from scvenn.data.keys import Keys
-from scvenn.data.registration import ColumnField
+from scvenn.data import ColumnField, Keys, quoted
 from scvenn.screening.features import Screening
 
 
@@ -355,7 +353,7 @@ class ReadoutsMixin:
         known = list(state[Keys.CATEGORIES])
         if str(batch) not in known:
             raise ValueError(
-                f"transform_batch={batch!r}: expected one of the batches {some(known)}"
+                f"transform_batch={batch!r}: expected one of the batches {quoted(known)}"
                 + ("." if known else "; the model was set up without batch_key.")
             )
         return {Keys.BATCH: torch.tensor([[known.index(str(batch))]])}

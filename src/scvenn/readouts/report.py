@@ -16,9 +16,7 @@ from mudata import MuData
 from tqdm.auto import tqdm
 
 from scvenn import plotting
-from scvenn.data.checks import some
-from scvenn.data.keys import Keys
-from scvenn.data.registration import observed_cells
+from scvenn.data import Keys, observed_cells, quoted
 from scvenn.plotting.drawing import distinct
 from scvenn.plotting.embeddings import draw_embeddings
 from scvenn.plotting.page import Figure, Note, Part, Section, Table, write_page
@@ -150,7 +148,7 @@ class ReportMixin(EvaluationMixin, InterpretationMixin, SharedFeaturesMixin):
         if labels is not None:
             classes = sorted(set(labels.dropna()))
             known = f"known of {labels.notna().sum():,} cells"
-            sentences.append(f"Labels: {labels.name} ({some(classes)}), {known}.")
+            sentences.append(f"Labels: {labels.name} ({quoted(classes)}), {known}.")
         return Section("Data", " ".join(sentences), [Table.of(table, "What the model reads.")])
 
     def _about_training(self) -> Section:
@@ -273,7 +271,7 @@ class ReportMixin(EvaluationMixin, InterpretationMixin, SharedFeaturesMixin):
         states = {key: self._state(key) for key in self.registry_["field_registries"]}
         return [
             *(
-                f"{state[Keys.SOURCE]} ({some(state[Keys.CATEGORIES])})"
+                f"{state[Keys.SOURCE]} ({quoted(state[Keys.CATEGORIES])})"
                 for key, state in states.items()
                 if key != Keys.LABELS and state.get(Keys.SOURCE) is not None
             ),

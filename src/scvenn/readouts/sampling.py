@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mudata import MuData
 
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.readouts.predictions import ReadoutsMixin
 
 

@@ -12,9 +12,7 @@ import scvi
 import torch
 from scipy.sparse import issparse
 
-from scvenn.data.checks import some
-from scvenn.data.keys import Keys
-from scvenn.data.registration import AlignedManager
+from scvenn.data import AlignedManager, Keys, quoted
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy
 from scvenn.screening.features import Screening, screen
 from scvenn.screening.reliability import trust
@@ -114,11 +112,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
             self.module.restrict(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
             logger.info(
-                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
+                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, quoted(others)
             )
             if not found.related.any():
                 warnings.warn(
-                    f"No feature of modality {m!r} is predicted by {some(others)} better than by "
+                    f"No feature of modality {m!r} is predicted by {quoted(others)} better than by "
                     f"chance in {len(cells)} training cells that have both: the shared latent "
                     "will not learn to predict it. Are the cells matched by the right names? With "
                     "screen=False every feature counts.",

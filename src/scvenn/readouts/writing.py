@@ -15,7 +15,7 @@ from anndata.io import write_elem
 from mudata import MuData
 
 from scvenn._whole_files import draft
-from scvenn.data.keys import Keys
+from scvenn.data import Keys
 from scvenn.readouts.predictions import ReadoutsMixin
 
 

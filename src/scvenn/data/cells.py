@@ -1,0 +1,175 @@
+"""Some cells of a MuData, as a model reads them: checked once, whatever is read of them after."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from scvi import settings
+from scvi.dataloaders import AnnDataLoader
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scvenn.data.checks import quoted
+from scvenn.data.fields import observed_cells
+from scvenn.data.keys import Keys
+from scvenn.data.manager import AlignedManager
+from scvenn.data.matrices import Matrix
+
+# What a user may pass for cells: positions, a boolean mask, or names.
+Indices = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | pd.Series | slice
+
+
+class Cells:
+    """Rows of a MuData that was checked against what a model was set up with.
+
+    Parameters
+    ----------
+    manager
+        Of the data, checked.
+    rows
+        Positions of the cells in ``mdata.obs_names``, (n,).
+    batch_size
+        Cells per minibatch; None for ``scvi.settings.batch_size``.
+    """
+
+    def __init__(
+        self, manager: AlignedManager, rows: np.ndarray, *, batch_size: int | None = None
+    ) -> None:
+        self.manager = manager
+        self.rows = rows
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, which: np.ndarray) -> Cells:
+        """Some of the cells, by their positions among these, or a mask of these."""
+        return Cells(self.manager, self.rows[which], batch_size=self.batch_size)
+
+    @property
+    def mdata(self) -> MuData:
+        """The data that the cells are of."""
+        return self.manager.adata
+
+    @property
+    def names(self) -> pd.Index:
+        """Names of the cells."""
+        return self.mdata.obs_names[self.rows]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities of the model that the data has, in the model's order."""
+        return [m for m in self.manager.modalities if m in self.mdata.mod]
+
+    def observed(self, modalities: str | Collection[str]) -> np.ndarray:
+        """Which of the cells have a modality, or any of several; boolean, (n,)."""
+        names = [modalities] if isinstance(modalities, str) else modalities
+        return np.any([observed_cells(self.mdata, m)[self.rows] for m in names], axis=0)
+
+    def matrix(self, modality: str) -> Matrix:
+        """Values of the cells, (n, D), CSR or dense; zeros where the modality was not measured."""
+        return self.manager.get_from_registry(Keys.x(modality))[self.rows]
+
+    def minibatches(
+        self, modalities: Collection[str], description: str
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Minibatches of the cells, in their order, with a progress bar if they take long.
+
+        Parameters
+        ----------
+        modalities
+            Whose values the minibatches hold; covariates and which cells have which modality are
+            always there.
+        description
+            Of the progress bar.
+
+        Yields
+        ------
+        Positions of the minibatch among the cells, and its tensors.
+        """
+        states = self.manager.states
+        keys = [
+            key
+            for key in states
+            if key not in (Keys.LABELS, *(Keys.x(m) for m in self.manager.modalities))
+        ]
+        loader = AnnDataLoader(
+            self.manager,
+            indices=self.rows,
+            batch_size=self.batch_size or settings.batch_size,
+            data_and_attributes=[*(Keys.x(m) for m in modalities), *keys],
+            num_workers=settings.dl_num_workers,
+            persistent_workers=settings.dl_persistent_workers,
+        )
+        done = 0
+        for tensors in tqdm(loader, desc=description, leave=False, delay=2):
+            n_cells = len(tensors[Keys.OBSERVED])
+            yield slice(done, done + n_cells), tensors
+            done += n_cells
+
+
+def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
+    """Positions of the cells asked for, (n,).
+
+    Parameters
+    ----------
+    mdata
+        The data.
+    indices
+        Positions in ``mdata.obs_names`` (negative ones count from the end), a boolean mask of all
+        cells, names of cells, or a slice; None for all cells. A boolean Series is matched by its
+        index.
+
+    Raises
+    ------
+    ValueError
+        If a position or name is not there, a mask has another length, or these are neither.
+    """
+    every = np.arange(mdata.n_obs)
+    if indices is None:
+        return every
+    if isinstance(indices, slice):
+        return every[indices]
+    if isinstance(indices, pd.Series) and indices.dtype == bool:
+        indices = _matched_mask(mdata, indices)
+    chosen = np.atleast_1d(np.asarray(indices))
+    if not chosen.size:
+        return every[:0]
+    if chosen.ndim != 1:
+        raise ValueError(
+            f"indices has {chosen.ndim} dimensions; expected a list of positions or names, or a "
+            "mask."
+        )
+    if chosen.dtype.kind in "OUS" and all(isinstance(name, str) for name in chosen):
+        rows = mdata.obs_names.get_indexer(chosen)
+        if (rows < 0).any():
+            raise ValueError(
+                f"indices: {quoted(chosen[rows < 0])} not found among the {mdata.n_obs} cells, "
+                f"such as {quoted(mdata.obs_names, 3)}."
+            )
+        return rows
+    if chosen.dtype.kind not in "biu":
+        raise ValueError(
+            f"indices holds {chosen[0]!r}; expected positions (integers), a mask (booleans) or "
+            "names (strings) of cells."
+        )
+    try:
+        return every[chosen]
+    except IndexError as error:
+        raise ValueError(
+            f"indices must be positions or a mask of the {mdata.n_obs} cells: {error}."
+        ) from error
+
+
+def _matched_mask(mdata: MuData, mask: pd.Series) -> np.ndarray:
+    """A mask with an index of names, in the order of the cells."""
+    if mask.index.equals(mdata.obs_names) or not mask.index.isin(mdata.obs_names).any():
+        return mask.to_numpy()
+    if missing := list(mdata.obs_names.difference(mask.index)):
+        raise ValueError(
+            f"indices: the mask has no value for {quoted(missing)}; it needs one for each cell."
+        )
+    return mask.reindex(mdata.obs_names).to_numpy(dtype=bool)

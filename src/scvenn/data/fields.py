@@ -1,0 +1,392 @@
+"""What of a MuData becomes which tensor, in the terms of scvi-tools' registry.
+
+Cells are aligned by *name*. Every tensor has one row for each of ``mdata.obs_names``, in that
+order, whatever cells a modality holds and however its rows are ordered; ``observed`` (n_obs, M)
+says where a modality was measured. Features are found by name as well.
+
+A field keeps what must survive saving in its state in the registry, and no data.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from mudata import MuData
+from scvi.data.fields import BaseAnnDataField
+
+from scvenn.data.checks import check_names, quoted
+from scvenn.data.columns import (
+    as_text,
+    check_complete,
+    find_categories,
+    find_column_or_none,
+    find_numbers,
+    spelled_missing,
+)
+from scvenn.data.keys import Keys
+from scvenn.data.matrices import (
+    Matrix,
+    align,
+    canonical,
+    check_values,
+    expression,
+    feature_stats,
+    stored_matrix,
+)
+from scvenn.likelihoods import FeatureStats
+
+# below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
+logger = logging.getLogger("scvi.scvenn")
+
+
+class Field(BaseAnnDataField):
+    """Common to our fields: never empty, and checked while they are registered."""
+
+    is_empty = False
+    # the base class declares properties, which instances could not set
+    registry_key: Any = None
+    attr_name: Any = None
+    attr_key: Any = None
+    mod_key: Any = None
+
+    def validate_field(self, adata: MuData) -> None:
+        """Nothing to do: :meth:`register_field` checks what it reads."""
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Nothing by default."""
+        return {}
+
+    def view_state_registry(self, state_registry: dict) -> None:
+        """Nothing to show."""
+
+    @property
+    def where(self) -> str:
+        """What is read, as a user would write it."""
+        return f"obs column {self.attr_key!r}"
+
+    def read(self, mdata: MuData, state: dict) -> Any:
+        """The values, one row for each of ``mdata.obs_names``."""
+        raise NotImplementedError
+
+
+class ModalityField(Field):
+    """The matrix of one modality.
+
+    Parameters
+    ----------
+    modality
+        Its name in ``mdata.mod``.
+    layer
+        Which layer to read; None for ``.X``.
+    likelihood
+        A name in ``LIKELIHOODS``, or None to infer it.
+    """
+
+    def __init__(self, modality: str, layer: str | None, likelihood: str | None) -> None:
+        self.modality = modality
+        self.layer = layer
+        self.likelihood = likelihood
+        self.registry_key = Keys.x(modality)
+        self.attr_name = "X" if layer is None else "layers"
+        self.attr_key = layer
+        self.mod_key = modality
+
+    @property
+    def where(self) -> str:
+        """How a user would write the matrix."""
+        return expression(self.modality, self.layer)
+
+    def register_field(self, adata: MuData) -> dict:
+        """Read the matrix, choose the likelihood, and summarise the features."""
+        mdata, m = adata, self.modality
+        names = mdata.mod[m].var_names.astype(str)
+        state: dict[str, Any] = {Keys.COLUMN_NAMES: names.to_numpy()}
+        matrix = self.read(mdata, state)
+        rows = np.flatnonzero(observed_cells(mdata, m))
+        likelihood = check_values(
+            matrix, rows, modality=m, where=self.where, likelihood=self.likelihood
+        )
+        state["likelihood"] = likelihood
+        logger.info(
+            "%s: %d features, %d of %d cells, likelihood %s (%s)",
+            m,
+            len(names),
+            len(rows),
+            mdata.n_obs,
+            likelihood,
+            "inferred" if self.likelihood is None else "as asked",
+        )
+        return state | vars(self.statistics(matrix, rows, state))
+
+    def statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
+        """Summary of the features over some of the cells that have the modality."""
+        return feature_stats(
+            matrix,
+            rows,
+            names=pd.Index(state[Keys.COLUMN_NAMES]),
+            modality=self.modality,
+            likelihood=state["likelihood"],
+        )
+
+    def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
+        """Check that other data fits what was registered."""
+        mdata, m = adata_target, self.modality
+        if m in mdata.mod:
+            check_names(mdata, m)
+            check_values(
+                self.read(mdata, state_registry),
+                np.flatnonzero(observed_cells(mdata, m)),
+                modality=m,
+                where=self.where,
+                likelihood=state_registry["likelihood"],
+                new_data=True,
+            )
+        return state_registry
+
+    def read(self, mdata: MuData, state: dict) -> Matrix:
+        """Values (n_obs, D), CSR or dense; zeros for cells that lack the modality."""
+        names = state[Keys.COLUMN_NAMES]
+        if self.modality not in mdata.mod:
+            return sp.csr_matrix((mdata.n_obs, len(names)), dtype=np.float32)
+        adata = mdata.mod[self.modality]
+        stored = stored_matrix(mdata, self.modality, self.layer)
+        columns = self.columns(mdata, names)
+        matrix = canonical(stored, self.modality, self.where)
+        return align(matrix, adata.obs_names.get_indexer(mdata.obs_names), columns)
+
+    def columns(self, mdata: MuData, names: np.ndarray) -> np.ndarray:
+        """Positions of the model's features among those of the modality, (D,)."""
+        found = mdata.mod[self.modality].var_names.astype(str)
+        columns = found.get_indexer(names)
+        if (columns < 0).any():
+            missing = names[columns < 0]
+            raise ValueError(
+                f"modality {self.modality!r}: {len(missing)} of the {len(names)} features that the "
+                f"model was trained on are missing: {quoted(missing)}. "
+                + _remedy_for_names(missing, found)
+            )
+        return columns
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of features."""
+        return {f"n_{self.registry_key}": len(state_registry[Keys.COLUMN_NAMES])}
+
+
+def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
+    """What to do about features that are missing; they may be there under similar names."""
+    spellings = {
+        "in upper and lower case": str.lower,
+        "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
+        "by the genome in front": lambda name: name.rpartition("__")[2].rpartition("_")[2],
+    }
+    for difference, spelling in spellings.items():
+        present = {spelling(name): name for name in found}
+        if all(spelling(name) in present for name in missing[:100]):
+            return (
+                f"This data has them under names that differ {difference}, such as "
+                f"{present[spelling(missing[0])]!r} for {missing[0]!r}. Rename the features."
+            )
+    return (
+        f"This data has {quoted(found, 3)}. Use the same names, or add the missing features (zeros "
+        "for counts that were never seen) before using the model."
+    )
+
+
+def observed_cells(mdata: MuData, modality: str) -> np.ndarray:
+    """In which of ``mdata.obs_names`` a modality was measured; boolean, (n_obs,)."""
+    if modality not in mdata.mod:
+        return np.zeros(mdata.n_obs, dtype=bool)
+    return mdata.obs_names.isin(mdata.mod[modality].obs_names)
+
+
+class ObservedField(Field):
+    """Which modalities were measured in which cells."""
+
+    registry_key = Keys.OBSERVED
+    attr_name = "obs_names"
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        self.modalities = list(modalities)
+
+    def register_field(self, adata: MuData) -> dict:
+        """Keep the order of the modalities."""
+        return {"modalities": self.modalities}
+
+    def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
+        """Check that other data has one of the modalities."""
+        if not set(self.modalities) & set(adata_target.mod):
+            raise ValueError(
+                f"The model has the modalities {self.modalities}; this MuData has "
+                f"{list(adata_target.mod)}. At least one must be there, under the same name."
+            )
+        return state_registry
+
+    def read(self, mdata: MuData, state: dict) -> np.ndarray:
+        """Boolean, (n_obs, M)."""
+        return np.stack([observed_cells(mdata, m) for m in self.modalities], axis=1)
+
+
+class ColumnField(Field):
+    """A categorical column of ``obs``: the batch, another covariate, or the labels.
+
+    Parameters
+    ----------
+    registry_key
+        ``Keys.BATCH``, ``Keys.LABELS``, or the key of a covariate.
+    key
+        Name of the column; None gives every cell the same category.
+    unlabeled_category
+        For labels: a value that means "not known", as NaN does.
+    """
+
+    attr_name = "obs"
+
+    def __init__(self, registry_key: str, key: str | None, unlabeled_category: Any = None) -> None:
+        self.registry_key = registry_key
+        self.attr_key = key
+        self.unlabeled_category = unlabeled_category
+
+    @property
+    def is_label(self) -> bool:
+        """Whether these are the labels, which cells need not have."""
+        return self.registry_key == Keys.LABELS
+
+    @property
+    def argument(self) -> str:
+        """How a user named the column."""
+        names = {Keys.BATCH: "batch_key", Keys.LABELS: "labels_key"}
+        name = names.get(self.registry_key, "categorical_covariate_keys")
+        return f"{name}={self.attr_key!r}"
+
+    def register_field(self, adata: MuData) -> dict:
+        """Keep the categories, in the order of their names."""
+        if self.attr_key is None:
+            return {Keys.CATEGORIES: np.array([], dtype=object), Keys.SOURCE: None}
+        values = self.values(adata)
+        categories = np.array(sorted(set(values.dropna())), dtype=object)
+        self._check(values, categories)
+        if self.is_label:
+            n_known = int(values.notna().sum())
+            logger.info(
+                "labels %r: %d classes (%s), %d of %d cells labelled",
+                self.attr_key,
+                len(categories),
+                quoted(categories),
+                n_known,
+                len(values),
+            )
+            if suspects := spelled_missing(categories):
+                warnings.warn(
+                    f"{self.argument}: {quoted(suspects)} is read as a class of its own, with "
+                    f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, "
+                    f"pass unlabeled_category={suspects[0]!r} or replace it by NaN.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
+
+    def _check(self, values: pd.Series, categories: np.ndarray) -> None:
+        if self.is_label and len(categories) < 2:
+            raise ValueError(
+                f"{self.argument}: found {len(categories)} class "
+                f"({quoted(categories)}) in {len(values)} cells; a label needs two or more. Choose "
+                "another column or train without labels."
+            )
+        if not self.is_label:
+            check_complete(values, self.argument)
+
+    def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
+        """Check that other data has no category that the decoders have no parameters for."""
+        if self.attr_key is None or self.is_label:
+            return state_registry
+        values = self.values(adata_target)
+        self._check(values, state_registry[Keys.CATEGORIES])
+        known = state_registry[Keys.CATEGORIES]
+        if unseen := sorted(set(values) - set(known)):
+            raise ValueError(
+                f"{self.argument}: the model was trained on {quoted(known)}, the new data has "
+                f"{quoted(unseen)}, for which its decoders have no parameters. Set the column to "
+                "one of the known values, or train with the new cells."
+            )
+        return state_registry
+
+    def read(self, mdata: MuData, state: dict) -> np.ndarray:
+        """Codes of the categories, (n_obs, 1); -1 for a label that is not known."""
+        categories = state[Keys.CATEGORIES]
+        if self.attr_key is None:
+            return np.zeros((mdata.n_obs, 1), dtype=np.int64)
+        if self.is_label and find_column_or_none(mdata, self.attr_key) is None:
+            return np.full((mdata.n_obs, 1), -1, dtype=np.int64)  # new cells need no labels
+        values = self.values(mdata)
+        codes = pd.Index(categories).get_indexer(values)  # NaN is in no index: -1
+        return codes.astype(np.int64)[:, None]
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of categories."""
+        return {f"n_{self.registry_key}": len(state_registry[Keys.CATEGORIES])}
+
+    def values(self, mdata: MuData) -> pd.Series:
+        """The column as text; missing where not known."""
+        text = find_categories(mdata, str(self.attr_key), self.argument)
+        if self.unlabeled_category is not None:
+            text = text.where(text != as_text(self.unlabeled_category))
+        return text
+
+
+class NumberField(Field):
+    """A column of ``obs`` with numbers, a continuous covariate: standardised as in training.
+
+    A column that is constant in training carries no information, and is 0 in any data.
+
+    Parameters
+    ----------
+    key
+        Name of the column.
+    """
+
+    attr_name = "obs"
+
+    def __init__(self, key: str) -> None:
+        self.registry_key = Keys.continuous(key)
+        self.attr_key = key
+
+    @property
+    def argument(self) -> str:
+        """How a user named the column."""
+        return f"continuous_covariate_keys={self.attr_key!r}"
+
+    def register_field(self, adata: MuData) -> dict:
+        """Keep the mean and scale."""
+        values = find_numbers(adata, self.attr_key, self.argument)
+        state = self.statistics(values, np.arange(len(values)))
+        if state["constant"]:
+            logger.info(
+                "covariate %r is %g in every cell and has no effect", self.attr_key, state["mean"]
+            )
+        return state
+
+    def statistics(self, values: np.ndarray, rows: np.ndarray) -> dict[str, float | bool]:
+        """Mean and scale of the column over some of the cells."""
+        mean, scale = float(values[rows].mean()), float(values[rows].std())
+        # a scale of a few roundings is that of a constant
+        constant = scale <= 1e-6 * abs(mean) or scale == 0
+        return {"mean": mean, "scale": 1.0 if constant else scale, "constant": constant}
+
+    def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
+        """Check that other data has the column."""
+        find_numbers(adata_target, self.attr_key, self.argument)
+        return state_registry
+
+    def read(self, mdata: MuData, state: dict) -> np.ndarray:
+        """Standardised values, (n_obs, 1)."""
+        values = find_numbers(mdata, self.attr_key, self.argument)
+        standardised = (values - state["mean"]) / state["scale"]
+        if state.get("constant", False):  # files of 0.1 do not have it
+            standardised = np.zeros_like(standardised)
+        return standardised.astype(np.float32)[:, None]

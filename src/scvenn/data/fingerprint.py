@@ -1,0 +1,182 @@
+"""What a MuData held when it was set up, at little cost: to notice that it was changed since.
+
+Names and columns of ``obs`` are compared whole, and matrices by sums over some of their
+rows: no more than a few hundred thousand values are read, whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from mudata import MuData
+
+from scvenn.data.columns import as_text, find_column_or_none, find_numbers
+from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField
+from scvenn.data.keys import Keys
+from scvenn.data.matrices import canonical, stored_matrix
+
+# Values of a matrix that are summed.
+_MOST_VALUES = 200_000
+# How far sums may be apart, relative to the sum of absolute values: another precision of the same
+# values moves them by 1e-7.
+_TOLERANCE = 1e-6
+
+
+class _Rows(NamedTuple):
+    """Sums over some rows of a modality."""
+
+    names: pd.Index  # of the rows
+    features: pd.Index
+    n_cells: int
+    sums: np.ndarray  # (rows, 4): values, weighted values, absolute values, how many are NaN
+
+
+class Changes(NamedTuple):
+    """What differs from the time of the set-up."""
+
+    cells: bool  # other cells, or another order
+    fields: list[Field]  # fields whose values differ in cells that are there as before
+
+    def __bool__(self) -> bool:
+        return self.cells or bool(self.fields)
+
+
+class Fingerprint:
+    """Summary of what some fields read of a MuData; holds no reference to it.
+
+    Parameters
+    ----------
+    mdata, fields, states
+        The data, what is read of it, and what each field keeps in the registry.
+    """
+
+    def __init__(self, mdata: MuData, fields: list[Field], states: dict[str, dict]) -> None:
+        self._cells = mdata.obs_names
+        self._rows = {
+            f.registry_key: _rows(mdata, f, states[f.registry_key])
+            for f in fields
+            if isinstance(f, ModalityField) and f.modality in mdata.mod
+        }
+        self._columns = {f.registry_key: _column(mdata, f) for f in fields if _has_column(f)}
+
+    def changes(
+        self,
+        mdata: MuData,
+        fields: list[Field],
+        states: dict[str, dict],
+        *,
+        labels: bool,
+        names: bool = False,
+    ) -> Changes:
+        """Compare with the same MuData, now.
+
+        Parameters
+        ----------
+        mdata, fields, states
+            As at the time of the set-up.
+        labels
+            Whether labels count: read-outs do not read them.
+        names
+            Whether cells and features that came, went or moved count as changes of a modality: they
+            are found by name, but a set-up would have another result.
+        """
+        changed = []
+        for field in fields:
+            key = field.registry_key
+            if isinstance(field, ModalityField):
+                old = self._rows.get(key)
+                differ = _modality_differs(old, mdata, field, states[key], names=names)
+            elif _has_column(field) and (labels or key != Keys.LABELS):
+                differ = _columns_differ(self._columns[key], _column(mdata, field))
+            else:
+                continue
+            if differ:
+                changed.append(field)
+        same_cells = self._cells is mdata.obs_names or self._cells.equals(mdata.obs_names)
+        return Changes(not same_cells, changed)
+
+
+def _modality_differs(
+    old: _Rows | None, mdata: MuData, field: ModalityField, state: dict, *, names: bool
+) -> bool:
+    if old is None or field.modality not in mdata.mod:
+        return (old is None) != (field.modality not in mdata.mod)
+    adata = mdata.mod[field.modality]
+    if names and not (old.n_cells == adata.n_obs and old.features.equals(adata.var_names)):
+        return True
+    if not set(state[Keys.COLUMN_NAMES]) <= set(adata.var_names.astype(str)):
+        return True
+    here = adata.obs_names.get_indexer(old.names)
+    new, was = _sums(mdata, field, state, here[here >= 0]), old.sums[here >= 0]
+    within = _TOLERANCE * np.maximum(was[:, 2:3], new[:, 2:3]) + 1e-12
+    close = np.abs(new[:, :3] - was[:, :3]) <= within
+    return not (close.all() and np.array_equal(new[:, 3], was[:, 3]))
+
+
+def _rows(mdata: MuData, field: ModalityField, state: dict) -> _Rows:
+    """Sums over rows that are spread over the modality."""
+    adata = mdata.mod[field.modality]
+    n_rows = min(adata.n_obs, max(8, _MOST_VALUES // max(1, adata.n_vars)))
+    positions = np.unique(np.linspace(0, adata.n_obs - 1, n_rows).astype(int))
+    names = adata.obs_names[positions]
+    return _Rows(names, adata.var_names, adata.n_obs, _sums(mdata, field, state, positions))
+
+
+def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> np.ndarray:
+    """Sums (rows, 4) over the model's features of some rows of a modality."""
+    stored = stored_matrix(mdata, field.modality, field.layer)
+    if not isinstance(stored, np.ndarray) and not (
+        sp.issparse(stored) and stored.format in ("csr", "csc")
+    ):
+        stored = canonical(stored, field.modality, field.where)
+    names = state[Keys.COLUMN_NAMES]
+    rows = canonical(stored[positions], field.modality, field.where)
+    if not np.array_equal(mdata.mod[field.modality].var_names, names):
+        rows = rows[:, field.columns(mdata, names)]
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, rows.shape[1])  # of features
+    if sp.issparse(rows):
+        values, owner = rows.data, np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        weights = weights[rows.indices]
+    else:
+        values, owner = rows.ravel(), np.repeat(np.arange(len(rows)), rows.shape[1])
+        weights = np.tile(weights, len(rows))
+    missing = np.isnan(values)
+    known = np.where(missing, 0, values).astype(np.float64)
+    return np.stack(
+        [
+            np.bincount(owner, part, minlength=rows.shape[0])
+            for part in (known, known * weights, np.abs(known), missing)
+        ],
+        axis=1,
+    )
+
+
+def _has_column(field: Any) -> bool:
+    return isinstance(field, ColumnField | NumberField) and field.attr_key is not None
+
+
+def _column(mdata: MuData, field: Any) -> pd.Series | None:
+    """A number for each cell's value, the same however the column is stored."""
+    column = find_column_or_none(mdata, field.attr_key)
+    if column is None:
+        return None
+    if isinstance(field, NumberField):
+        values = find_numbers(mdata, field.attr_key, field.argument)
+    else:
+        codes, categories = pd.factorize(column, use_na_sentinel=True)
+        names = np.array([as_text(name) for name in categories], dtype=object)
+        hashes = np.append(pd.util.hash_array(names), np.uint64(0)).astype(np.uint64)
+        values = hashes[codes]  # the last one is of no value
+    return pd.Series(values, index=mdata.obs_names)
+
+
+def _columns_differ(old: pd.Series | None, new: pd.Series | None) -> bool:
+    if old is None or new is None:
+        return (old is None) != (new is None)
+    if old.index is new.index or old.index.equals(new.index):
+        return not np.array_equal(old.to_numpy(), new.to_numpy())
+    both = old.index.intersection(new.index)
+    return not np.array_equal(old[both].to_numpy(), new[both].to_numpy())

@@ -1,0 +1,204 @@
+"""scvi-tools' manager of a MuData, reading through our fields; all that models read goes by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from mudata import MuData
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
+
+from scvenn.data.columns import find_numbers
+from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
+from scvenn.data.fingerprint import Fingerprint
+from scvenn.data.keys import Keys
+from scvenn.likelihoods import FeatureStats
+
+
+class AlignedManager(AnnDataManager):
+    """Reads cells and features aligned by name, and notices when the data was changed.
+
+    It leaves no mark in the MuData.
+    """
+
+    def __init__(
+        self,
+        fields: list[Field] | None = None,
+        setup_method_args: dict | None = None,
+        validation_checks: AnnDataManagerValidationCheck | None = None,
+    ) -> None:
+        super().__init__(
+            fields,
+            setup_method_args,
+            # scvi-tools would pair rows by position, and refuse cells missing from a modality
+            AnnDataManagerValidationCheck(check_fully_paired_mudata=False),
+        )
+        self.fingerprint: Fingerprint | None = None
+        self._kept: dict[str, Any] | None = None
+
+    @classmethod
+    def reading(cls, fields: list[Field], registry: dict, mdata: MuData) -> AlignedManager:
+        """A manager of data that was not set up, read as the registry says, after a check."""
+        manager = cls(fields)
+        manager._registry = registry
+        manager._check_fits(mdata)
+        manager.adata = mdata
+        return manager
+
+    def bound_to(self, mdata: MuData, *, model: str) -> AlignedManager:
+        """The same set-up with its MuData, for one model: what that learns changes no other.
+
+        Parameters
+        ----------
+        mdata
+            The data that was set up.
+        model
+            Name of the class of the model.
+        """
+        manager = copy(self)
+        manager.id = str(uuid4())
+        manager._registry = deepcopy(self._registry)
+        manager._registry["model_name"] = model
+        manager.adata = mdata
+        return manager
+
+    def snapshot(self) -> AlignedManager:
+        """A manager of the same data that aligns and checks each matrix once, for one call."""
+        manager = copy(self)
+        manager._kept = {}
+        return manager
+
+    # ----------------------------------------------------------------- the set-up
+
+    def register_fields(
+        self, adata: MuData, source_registry: dict | None = None, **transfer_kwargs: Any
+    ) -> None:
+        """Check the data, keep what must survive saving, and how the data looked."""
+        super().register_fields(adata, source_registry, **transfer_kwargs)
+        self.fingerprint = Fingerprint(adata, self.fields, self.states)
+
+    def _assign_uuid(self) -> None:
+        """Name the set-up, in the registry only."""
+        self._registry[Keys.SCVI_UUID] = str(uuid4())
+
+    def _assign_most_recent_manager_uuid(self) -> None:
+        """Leave no mark."""
+
+    def validate(self) -> None:
+        """Do nothing: a set-up for another model changes nothing of what is read here."""
+
+    @property
+    def states(self) -> dict[str, dict]:
+        """What each field keeps, by its key."""
+        fields = self._registry["field_registries"]
+        return {key: field["state_registry"] for key, field in fields.items()}
+
+    def state(self, registry_key: str) -> dict:
+        """What a field keeps."""
+        return self._registry["field_registries"][registry_key]["state_registry"]
+
+    # ----------------------------------------------------------------- reading
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        """Values of a field, one row for each of ``mdata.obs_names``."""
+        if self._kept is not None and registry_key in self._kept:
+            return self._kept[registry_key]
+        field = next(f for f in self.fields if f.registry_key == registry_key)
+        values = field.read(self.adata, self.state(registry_key))
+        if self._kept is not None:
+            self._kept[registry_key] = values
+        return values
+
+    @contextmanager
+    def keep_aligned(self) -> Iterator[None]:
+        """Align each matrix once for all loaders made inside this context."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    # ----------------------------------------------------------------- over time
+
+    def is_outdated(self, mdata: MuData) -> bool:
+        """Whether a set-up of the MuData as it is now would have another result."""
+        every = self._registry["setup_args"]["modalities"] is None
+        if every and list(mdata.mod) != self.state(Keys.OBSERVED)["modalities"]:
+            return True
+        return self.fingerprint is None or bool(
+            self.fingerprint.changes(mdata, self.fields, self.states, labels=True, names=True)
+        )
+
+    def check_unchanged(self, *, labels: bool = False) -> None:
+        """Raise where the data is no longer what was set up.
+
+        Cells that were filtered or reordered in place are found by name.
+
+        Parameters
+        ----------
+        labels
+            Whether labels are read, as training does.
+
+        Raises
+        ------
+        ValueError
+            If values, features, batches or covariates were changed: with the message that new data
+            gets, where it would get one.
+        """
+        if self.fingerprint is None:
+            return
+        changes = self.fingerprint.changes(self.adata, self.fields, self.states, labels=labels)
+        if changes:
+            self._check_fits(self.adata)
+        if changes.fields:
+            raise ValueError(
+                f"{changes.fields[0].where} was changed after the model was set up, and is no "
+                "longer the data of the model. Put the former values back; or pass the changed "
+                "data as new data, mdata.copy(); or build a new model."
+            )
+
+    def _check_fits(self, mdata: MuData) -> None:
+        """Raise where data does not fit the registry."""
+        for field in self.fields:
+            field.transfer_field(self.state(field.registry_key), mdata)
+
+    def learn_statistics(self, cells: np.ndarray) -> dict[str, FeatureStats]:
+        """Take means, scales and library sizes from some of the cells only.
+
+        Parameters
+        ----------
+        cells
+            Positions of the training cells.
+
+        Returns
+        -------
+        Statistics of each modality's features over the cells that have it.
+
+        Raises
+        ------
+        ValueError
+            If a modality was measured in none of the cells, or a feature is NaN in all of them.
+        """
+        found = {}
+        for field in self.fields:
+            state = self.state(field.registry_key)
+            if isinstance(field, NumberField):
+                values = find_numbers(self.adata, field.attr_key, field.argument)
+                state.update(field.statistics(values, cells))
+            if not isinstance(field, ModalityField):
+                continue
+            measured = cells[observed_cells(self.adata, field.modality)[cells]]
+            if not len(measured):
+                raise ValueError(
+                    f"modality {field.modality!r} was measured in none of the {len(cells)} "
+                    "training cells. Train on more cells, or leave it out with "
+                    "setup_mudata(modalities=...)."
+                )
+            matrix = self.get_from_registry(field.registry_key)
+            found[field.modality] = field.statistics(matrix, np.sort(measured), state)
+            state.update(vars(found[field.modality]))
+        return found

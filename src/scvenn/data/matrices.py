@@ -1,0 +1,397 @@
+"""The one door for matrices: whatever is stored comes out as CSR or as a dense array of float32.
+
+Nothing behind this door asks how data was stored. The user's own matrix is never changed; it is
+passed through where it has one of the two forms already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from sklearn.preprocessing import StandardScaler
+
+from scvenn.data.checks import quoted
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+
+# CSR or dense, of float32
+Matrix = sp.csr_matrix | np.ndarray
+
+# Values that are looked at in one go: bounds the memory of checks and statistics.
+_CHUNK = 10_000_000
+# Counts that arithmetic has moved by no more than this are taken for counts that need rounding.
+_ROUNDING = 1e-3
+
+_LARGEST = np.finfo(np.float32).max
+
+
+# --------------------------------------------------------------------------------------------
+# From what is stored to one of two forms
+# --------------------------------------------------------------------------------------------
+
+
+def expression(modality: str, layer: str | None) -> str:
+    """How a user would write the matrix."""
+    return f"mdata[{modality!r}]" + (".X" if layer is None else f".layers[{layer!r}]")
+
+
+def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
+    """The matrix of a modality as it is stored.
+
+    Raises
+    ------
+    ValueError
+        If the modality is backed by a file, or the layer or ``.X`` is not there.
+    """
+    adata: AnnData = mdata.mod[modality]
+    where = expression(modality, layer)
+    if adata.isbacked:
+        raise ValueError(
+            f"modality {modality!r} is backed by the file {adata.filename}; its matrices are not "
+            f"in memory. Read it: mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
+        )
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(
+            f"modality {modality!r}: layer {layer!r} not found; mdata[{modality!r}].layers has "
+            f"{list(adata.layers)}."
+        )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError(
+            f"modality {modality!r}: {where} is None. Pass layers={{{modality!r}: <layer>}} with "
+            f"one of {list(adata.layers)}."
+        )
+    return matrix
+
+
+def canonical(matrix: Any, modality: str, where: str) -> Matrix:
+    """A matrix as CSR (indices sorted, entries unique) or dense (rows contiguous), in float32.
+
+    Parameters
+    ----------
+    matrix
+        What is stored: any numpy array or scipy sparse matrix of real numbers, (n, D).
+    modality, where
+        For messages: the name, and the expression that gives the matrix.
+
+    Returns
+    -------
+    Sparse matrices as CSR, all others dense. Masked entries are NaN. The matrix itself where it has
+    that form already.
+
+    Raises
+    ------
+    TypeError
+        If it is not a matrix of real numbers in memory.
+    ValueError
+        If its index is damaged, or a value is infinite or beyond what float32 holds.
+    """
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if sp.issparse(matrix):
+        _check_numbers(matrix, modality, where)
+        return _canonical_sparse(matrix, modality, where)
+    if not isinstance(matrix, np.ndarray):
+        remedy = "expected a numpy array or a scipy sparse matrix."
+        if hasattr(matrix, "compute"):  # a dask array
+            remedy = f"it is not computed yet. Read it into memory: {where} = {where}.compute()."
+        elif hasattr(matrix, "to_memory") or type(matrix).__module__.startswith("h5py"):
+            remedy = (
+                "it is in a file and not in memory. Read it: "
+                f"mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
+            )
+        raise TypeError(f"modality {modality!r}: {where} is a {type(matrix).__name__}; {remedy}")
+    _check_numbers(matrix, modality, where)
+    if np.ma.isMaskedArray(matrix):
+        matrix = np.ma.filled(matrix.astype(np.float64), np.nan)
+    with np.errstate(over="ignore"):  # checked below
+        values = np.ascontiguousarray(np.asarray(matrix), dtype=np.float32)
+    for rows in _row_chunks(*values.shape):
+        _check_finite(matrix[rows], values[rows], modality, where)
+    return values
+
+
+def _check_numbers(matrix: Any, modality: str, where: str) -> None:
+    if matrix.dtype.kind not in "biuf" or matrix.ndim != 2:
+        raise TypeError(
+            f"modality {modality!r}: {where} is a {type(matrix).__name__} of {matrix.dtype} with "
+            f"{matrix.ndim} dimensions; expected a matrix of real numbers."
+        )
+
+
+def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
+    """CSR whose index was checked before anything follows it."""
+    stored = matrix
+    try:
+        if matrix.format in ("csr", "csc"):
+            form = sp.csr_matrix if matrix.format == "csr" else sp.csc_matrix
+            # shares the arrays, so that what the check may trim is not the user's matrix
+            parts = (matrix.data, matrix.indices, matrix.indptr)
+            matrix = form(parts, shape=matrix.shape, copy=False)
+            matrix.check_format(full_check=True)
+        csr = sp.csr_matrix(matrix)
+        csr.check_format(full_check=True)
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"modality {modality!r}: the sparse matrix {where} is damaged ({error}). A file that "
+            "was cut off or written by another tool can be so; make or copy it again."
+        ) from error
+    if not csr.has_canonical_format:
+        csr = csr.astype(np.float64)  # a copy; sums of repeated entries may exceed a small type
+        csr.sum_duplicates()
+    if not csr.data.all():  # stored zeros
+        csr = csr.copy()
+        csr.eliminate_zeros()
+    with np.errstate(over="ignore"):  # checked below
+        values = csr.data.astype(np.float32, copy=False)
+    for start in range(0, len(values), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        _check_finite(csr.data[part], values[part], modality, where)
+    if values is csr.data:
+        return stored if csr.data is stored.data and type(stored) is sp.csr_matrix else csr
+    result = sp.csr_matrix((values, csr.indices, csr.indptr), shape=csr.shape, copy=False)
+    result.has_canonical_format = True
+    return result
+
+
+def _check_finite(stored: np.ndarray, values: np.ndarray, modality: str, where: str) -> None:
+    """Raise unless values, as cast to float32, are finite or NaN."""
+    infinite = np.isinf(values)
+    if infinite.any():
+        found = np.asarray(stored)[infinite][0]
+        reason = (
+            "expected finite values (NaN where a value was not measured)"
+            if np.isinf(found)
+            else f"expected values of at most {_LARGEST:.3g}, which single precision holds"
+        )
+        raise ValueError(f"modality {modality!r}: found {found} in {where}; {reason}.")
+
+
+def align(matrix: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
+    """Rows and columns in a new order; -1 in ``rows`` gives a row of zeros.
+
+    The matrix itself is returned where nothing changes.
+
+    Parameters
+    ----------
+    matrix
+        In one of the two forms, (n, D).
+    rows, columns
+        Positions of what is to come out, in its order.
+    """
+    if not np.array_equal(columns, np.arange(matrix.shape[1])):
+        matrix = matrix[:, columns]
+        if sp.issparse(matrix):
+            matrix.sort_indices()
+    if np.array_equal(rows, np.arange(matrix.shape[0])):
+        return matrix
+    if (rows >= 0).all():
+        return matrix[rows]
+    if sp.issparse(matrix):
+        empty = sp.csr_matrix((1, matrix.shape[1]), dtype=matrix.dtype)
+        return sp.vstack([matrix, empty], format="csr")[rows]  # -1 is the row just added
+    out = np.zeros((len(rows), matrix.shape[1]), dtype=matrix.dtype)
+    out[rows >= 0] = matrix[rows[rows >= 0]]
+    return out
+
+
+# --------------------------------------------------------------------------------------------
+# What values are
+# --------------------------------------------------------------------------------------------
+
+
+def row_sums(matrix: Matrix) -> np.ndarray:
+    """Sum of each row in double precision, (n, 1); NaN where an entry is."""
+    sums = matrix.sum(axis=1, dtype=np.float64)
+    return np.asarray(sums, dtype=np.float64).reshape(-1, 1)
+
+
+def _row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Some rows at a time."""
+    width = max(1, _CHUNK // max(1, n_columns))
+    for start in range(0, n_rows, width):
+        yield slice(start, start + width)
+
+
+def check_values(
+    matrix: Matrix,
+    rows: np.ndarray,
+    *,
+    modality: str,
+    where: str,
+    likelihood: str | None,
+    new_data: bool = False,
+) -> str:
+    """Check the observed values of a matrix against a likelihood, or infer one.
+
+    Parameters
+    ----------
+    matrix
+        Aligned values, (n_obs, D).
+    rows
+        Positions of the cells in which the modality was measured.
+    modality, where
+        For messages: the name, and the expression that gives the matrix.
+    likelihood
+        A name in ``LIKELIHOODS``, or None to choose the narrowest that fits.
+    new_data
+        Whether a trained model is to read the values: the likelihood cannot be changed any more.
+
+    Returns
+    -------
+    The likelihood's name.
+
+    Raises
+    ------
+    ValueError
+        If a value is outside the likelihood's domain, or missing where it must not be; or if no
+        likelihood was named and all values are counts but for rounding.
+    """
+    candidates = _inferable() if likelihood is None else [likelihood]
+    counts_like = likelihood is None  # whether all values are integers, or would be when rounded
+    rounding, largest = 0.0, 0.0  # a value that is no integer, and the largest of all
+    for values in _chunks_of_values(matrix, rows):
+        missing = np.isnan(values)
+        for name in list(candidates):
+            cls = LIKELIHOODS[name]
+            bad = ~cls.in_domain(values) & ~missing
+            wrong = values[bad][:1] if bad.any() else values[missing][:1]
+            if bad.any() or (missing.any() and not cls.allows_missing):
+                if likelihood is not None:
+                    raise ValueError(_does_not_fit(modality, where, name, wrong[0], new_data))
+                candidates.remove(name)
+        if counts_like:
+            off = np.abs(values - np.round(values))
+            counts_like = bool((((off < _ROUNDING) & (values > -_ROUNDING)) | missing).all())
+            if (off > 0).any():
+                rounding = float(values[off > 0][0])
+            largest = max(largest, float(np.nanmax(values, initial=0)))
+    if counts_like and rounding and largest > 1 - _ROUNDING:
+        raise ValueError(
+            f"modality {modality!r}: all values of {where} are counts but for rounding, such as "
+            f"{_written(rounding)}. Round them: {where} = {where}.round(). If they are no counts, "
+            f"pass likelihoods={{{modality!r}: 'normal'}}."
+        )
+    return candidates[0]
+
+
+def _inferable() -> list[str]:
+    """Likelihoods that are tried where none is named: the narrowest domain first."""
+    ranked = [cls for cls in LIKELIHOODS.values() if cls.inferred_rank is not None]
+    return [cls.name for cls in sorted(ranked, key=lambda cls: cls.inferred_rank)]
+
+
+def _written(value: float) -> str:
+    """A number with as few digits as distinguish it in single precision."""
+    short = f"{value:g}"
+    same = np.isnan(value) or np.float32(short) == np.float32(value)
+    return short if same else str(np.float32(value))
+
+
+def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: bool) -> str:
+    """Message about a value outside a likelihood's domain."""
+    cls = LIKELIHOODS[name]
+    found = (
+        f"modality {modality!r}: likelihood {name!r} needs {cls.domain}, found "
+        f"{_written(value)} in {where}. "
+    )
+    if not new_data:
+        return found + (
+            f"Pass layers={{{modality!r}: <layer>}} with a layer that has them, or "
+            f"likelihoods={{{modality!r}: 'normal'}}."
+        )
+    return found + (
+        f"The model was trained on {cls.domain}, and reads new data from the same place: put such "
+        f"values there. If they were normalised or transformed, {where} must hold them as they "
+        "were before."
+    )
+
+
+def _chunks_of_values(matrix: Matrix, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Values of some rows, a few rows at a time; of sparse matrices those that are not zero."""
+    for part in _row_chunks(len(rows), matrix.shape[1]):
+        chunk = matrix[rows[part]]
+        yield chunk.data if sp.issparse(chunk) else chunk
+
+
+def feature_stats(
+    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, likelihood: str
+) -> FeatureStats:
+    """Mean and scale of each feature and the median library size, over some of the cells.
+
+    How sums are taken follows from the likelihood, so that the same values in any storage give the
+    same numbers to the last bit.
+
+    Parameters
+    ----------
+    matrix
+        Aligned values, (n_obs, D).
+    rows
+        Positions of cells in which the modality was measured.
+    names, modality
+        For messages: the features, and the name.
+    likelihood
+        A name in ``LIKELIHOODS``.
+
+    Raises
+    ------
+    ValueError
+        If a feature has no observed value.
+    """
+    gather = _sums_of_discrete if LIKELIHOODS[likelihood].discrete else _sums_of_real
+    n_seen, mean, variance, library = gather(matrix, rows)
+    if (n_seen == 0).any():
+        raise ValueError(
+            f"modality {modality!r}: features {quoted(names[n_seen == 0])} are NaN in every cell. "
+            f"Remove them: mdata.mod[{modality!r}] = mdata[{modality!r}][:, keep].copy(); "
+            "mdata.update()."
+        )
+    # a variance of a few roundings is that of a constant
+    constant = variance <= 10 * np.finfo(np.float64).eps * (np.square(mean) + 1e-300)
+    positive = library[np.isfinite(library) & (library > 0)]
+    return FeatureStats(
+        mean=mean.astype(np.float32),
+        scale=np.where(constant, 1.0, np.sqrt(variance)).astype(np.float32),
+        library=float(np.median(positive)) if len(positive) else 1.0,
+    )
+
+
+Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _sums_of_discrete(matrix: Matrix, rows: np.ndarray) -> Sums:
+    """Cells seen, mean and variance of each feature, (D,), and sum of each cell: most are zeros."""
+    n_features = matrix.shape[1]
+    missing, total, squares = (np.zeros(n_features) for _ in range(3))
+    library = []
+    for part in _row_chunks(len(rows), n_features):
+        chunk = sp.csr_matrix(matrix[rows[part]])
+        values = chunk.data.astype(np.float64)
+        is_nan = np.isnan(values)
+        known = np.where(is_nan, 0, values)
+        for sums, weights in ((missing, is_nan), (total, known), (squares, np.square(known))):
+            sums += np.bincount(chunk.indices, weights, minlength=n_features)
+        library.append(row_sums(chunk).ravel())
+    n_seen = len(rows) - missing
+    mean = total / np.maximum(n_seen, 1)
+    variance = np.maximum(squares / np.maximum(n_seen, 1) - np.square(mean), 0)
+    return n_seen, mean, variance, np.concatenate([*library, np.zeros(0)])
+
+
+def _sums_of_real(matrix: Matrix, rows: np.ndarray) -> Sums:
+    """The same for real values, by scikit-learn's scaler, which streams and leaves out NaN."""
+    scaler = StandardScaler()
+    library = []
+    for part in _row_chunks(len(rows), matrix.shape[1]):
+        chunk = matrix[rows[part]]
+        dense = chunk.toarray() if sp.issparse(chunk) else chunk
+        with np.errstate(invalid="ignore"):  # 0 / 0 where no value was seen yet
+            scaler.partial_fit(dense.astype(np.float64))
+        library.append(row_sums(dense).ravel())
+    n_seen = np.broadcast_to(scaler.n_samples_seen_, matrix.shape[1])
+    return n_seen, scaler.mean_, scaler.var_, np.concatenate(library)
