@@ -153,7 +153,8 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
         part = slice(start, start + _CHUNK)
         _check_finite(csr.data[part], values[part], modality, where)
     if values is csr.data:
-        return stored if csr.data is stored.data and type(stored) is sp.csr_matrix else csr
+        as_stored = type(stored) is sp.csr_matrix and np.may_share_memory(csr.data, stored.data)
+        return stored if as_stored else csr
     result = sp.csr_matrix((values, csr.indices, csr.indptr), shape=csr.shape, copy=False)
     result.has_canonical_format = True
     return result
