@@ -123,7 +123,7 @@ def test_cross_view_noise_is_followed_in_each_batch():
     batch = torch.tensor([0, 0, 0, 1, 1, 1])
     measured = torch.ones(B, 1, dtype=torch.bool)
     for _ in range(200):
-        likelihood.follow_cross_view(raw, x, measured, batch)
+        likelihood.update_cross_view_noise(raw, x, measured, batch)
     square = (likelihood.encoder_input(x) - raw).square()
     for number in (0, 1):
         expected = square[:, batch == number].mean((0, 1))
@@ -432,8 +432,8 @@ def test_counts_of_proteins_do_not_depend_on_the_library_size():
         likelihood.log_prob(raw, x, library), likelihood.log_prob(raw, x, library * torch.nan)
     )
     assert torch.equal(likelihood.mean(raw, library), likelihood.mean(raw, library * torch.nan))
-    np.testing.assert_allclose(likelihood.linear_scale(x.numpy(), library), x.log1p())
-    sparse = likelihood.linear_scale(sp.csr_matrix(x.numpy()), library)
+    np.testing.assert_allclose(likelihood.regression_scale(x.numpy(), library), x.log1p())
+    sparse = likelihood.regression_scale(sp.csr_matrix(x.numpy()), library)
     assert sp.issparse(sparse)
     np.testing.assert_allclose(sparse.toarray(), x.log1p())
 
@@ -450,11 +450,11 @@ def test_fractions_are_read_and_regressed_as_logits():
     x[0] = torch.tensor([0.0, 1.0, 0.5, 0.25])
     values = x.numpy().astype(float)
     expected = logit(values.clip(1e-3, 1 - 1e-3))
-    linear = likelihood.linear_scale(values, library.numpy())
+    linear = likelihood.regression_scale(values, library.numpy())
     np.testing.assert_allclose(linear, expected, rtol=1e-6)
-    sparse = likelihood.linear_scale(sp.csr_matrix(values), library.numpy())
+    sparse = likelihood.regression_scale(sp.csr_matrix(values), library.numpy())
     np.testing.assert_allclose(sparse, expected, rtol=1e-6)
-    assert np.isnan(likelihood.linear_scale(np.array([[np.nan]]), library.numpy())).all()
+    assert np.isnan(likelihood.regression_scale(np.array([[np.nan]]), library.numpy())).all()
     read = likelihood.encoder_input(x)
     for j in range(D):
         assert np.corrcoef(read[:, j], linear[:, j])[0, 1] > 0.999
@@ -475,7 +475,7 @@ def test_cross_view_noise_is_that_of_the_residuals():
     likelihood, x, library, raw = build("normal")
     measured = torch.rand(B, D) < 0.8
     for _ in range(200):
-        likelihood.follow_cross_view(raw, x, measured)
+        likelihood.update_cross_view_noise(raw, x, measured)
     square = (likelihood.encoder_input(x) - raw).square()
     expected = torch.stack([square[:, measured[:, j], j].mean() for j in range(D)])
     torch.testing.assert_close(likelihood.cross_view_variance, expected, rtol=1e-3, atol=1e-4)
@@ -489,28 +489,28 @@ def test_cross_view_noise_is_that_of_the_residuals():
 
 def test_a_feature_that_no_cell_of_a_minibatch_has_keeps_its_noise():
     likelihood, x, _, raw = build("normal")
-    likelihood.follow_cross_view(raw, x, torch.zeros(B, 1, dtype=torch.bool))
+    likelihood.update_cross_view_noise(raw, x, torch.zeros(B, 1, dtype=torch.bool))
     torch.testing.assert_close(likelihood.cross_view_variance, torch.ones(D))
 
 
 @each
 def test_other_likelihoods_do_not_tell_cross_view_apart(name):
     likelihood, x, library, raw = build(name)
-    likelihood.follow_cross_view(raw, x, torch.ones(B, 1, dtype=torch.bool))
+    likelihood.update_cross_view_noise(raw, x, torch.ones(B, 1, dtype=torch.bool))
     values = [likelihood.log_prob(raw, x, library, cross_view=c) for c in (True, False)]
     assert torch.equal(*values) == (name != "normal")
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_linear_scale_is_blind_to_the_depth_of_a_cell(name):
+def test_regression_scale_is_blind_to_the_depth_of_a_cell(name):
     likelihood, x, library, _ = build(name)
     depth = np.arange(1, B + 1)[:, None]
     values, sums = x.numpy(), library.numpy()
-    one = likelihood.linear_scale(values, sums)
+    one = likelihood.regression_scale(values, sums)
     np.testing.assert_allclose(
-        one, likelihood.linear_scale(values * depth, sums * depth), rtol=1e-6
+        one, likelihood.regression_scale(values * depth, sums * depth), rtol=1e-6
     )
-    sparse = likelihood.linear_scale(sp.csr_matrix(values), sums)
+    sparse = likelihood.regression_scale(sp.csr_matrix(values), sums)
     assert sp.issparse(sparse)
     np.testing.assert_allclose(one, sparse.toarray(), rtol=1e-6)
 

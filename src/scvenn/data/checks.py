@@ -15,13 +15,10 @@ from anndata import AnnData
 from mudata import MuData
 from sklearn.preprocessing import StandardScaler
 
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, inferred_likelihoods
 
 # Rows of a matrix that are looked at in one go when it is checked: bounds the memory.
 _CHUNK = 2048
-
-# Tried in this order by likelihoods="auto": the narrowest domain that holds every value.
-_INFERRED = ("bernoulli", "nb", "normal")
 
 
 def some(names: Iterable[Any], n: int = 5) -> str:
@@ -249,7 +246,7 @@ def check_values(
     ValueError
         If a value is infinite, or outside the likelihood's domain, or missing where it must not be.
     """
-    candidates = list(_INFERRED) if likelihood is None else [likelihood]
+    candidates = inferred_likelihoods() if likelihood is None else [likelihood]
     for chunk in _chunks(matrix, rows):
         values = _stored(chunk)
         missing = np.isnan(values)

@@ -196,7 +196,7 @@ class SharedPrivateReader(SharedPrivateCoder):
         def predicted(latent: Tensor) -> Tensor:
             latents = (latent, None) if private is None else (shared, latent)
             raw = self._raw_given(tensors, modality, *latents)
-            return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
+            return likelihood.linear_predictor(raw)
 
         moved = shared if private is None else private  # (B, K)
         # one direction at a time: all at once would hold K arrays of cells by features
