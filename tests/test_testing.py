@@ -210,6 +210,10 @@ class NoSummary(Likelihood):
     in_domain = staticmethod(Normal.in_domain)
 
 
+class SameRank(Normal):
+    name = "another"
+
+
 class OtherConstructor(Normal):
     def __init__(self, stats, n_batches=None, extra=1):
         super().__init__(stats, n_batches)
@@ -295,6 +299,7 @@ class CountsWhatIsMissing(Normal):
     ("cls", "promise"),
     [
         (NoSummary, "It declares name, summary"),
+        (SameRank, "inferred_rank is 2, as that of ['normal']"),
         (OtherConstructor, "It is built from stats and n_batches"),
         (NotStandardised, "per unit, is the density"),
         (WrongMean, "The mean is that of what sample draws"),

@@ -67,5 +67,6 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
 
 def inferred_likelihoods() -> list[str]:
     """Names that ``likelihoods="auto"`` tries, in this order: narrow domains first."""
-    ranked = [(cls.inferred_rank, name) for name, cls in LIKELIHOODS.items()]
-    return [name for rank, name in sorted((r, n) for r, n in ranked if r is not None)]
+    ranks = {name: cls.inferred_rank for name, cls in LIKELIHOODS.items()}
+    ranked = {name: rank for name, rank in ranks.items() if rank is not None}
+    return sorted(ranked, key=ranked.__getitem__)

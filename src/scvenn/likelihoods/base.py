@@ -118,7 +118,7 @@ class Likelihood(nn.Module):
         which is NaN where one is.
     inferred_rank
         Likelihoods with a rank are tried for ``likelihoods="auto"``, the least first; the first
-        whose domain holds all values is taken. None: only on request.
+        whose domain holds all values is taken. None: only on request. A number that no other has.
     discrete
         Whether values are counts, or 0 and 1. Networks that are screened then have dropout.
     binary
@@ -144,7 +144,7 @@ class Likelihood(nn.Module):
     summary: str
     domain: str
     allows_missing: bool
-    inferred_rank: int | None = None
+    inferred_rank: float | None = None
     discrete: bool = False
     binary: bool = False
     n_outputs: int = 1

@@ -83,7 +83,7 @@ class NegativeBinomial(_Composition):
 
     name = "nb"
     summary = "counts (negative binomial)"
-    inferred_rank = 1
+    inferred_rank: float | None = 1
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -119,6 +119,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     name = "zinb"
     summary = "counts (negative binomial with additional zeros)"
+    inferred_rank = None  # not that of its parent
     n_outputs = 2
 
     def log_prob(

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from scvenn.likelihoods import FeatureStats, Likelihood, Parts
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood, Parts
 from scvenn.testing.promises import check_promises, require, require_equal, require_finite
 
 B, D, T = 6, 4, 3
@@ -133,7 +133,10 @@ def _declarations(case: _Case) -> None:
         value = getattr(cls, attribute, None)
         require(isinstance(value, bool), f"{attribute} is {value!r}, neither True nor False.")
     rank = cls.inferred_rank
-    require(rank is None or isinstance(rank, int), f"inferred_rank is {rank!r}.")
+    require(rank is None or isinstance(rank, int | float), f"inferred_rank is {rank!r}.")
+    same = [other.name for other in LIKELIHOODS.values() if other.inferred_rank == rank]
+    same = [] if rank is None else [name for name in same if name != cls.name]
+    require(not same, f"inferred_rank is {rank!r}, as that of {same}.")
     require(cls.n_outputs >= 1, f"n_outputs is {cls.n_outputs!r}.")
 
 
