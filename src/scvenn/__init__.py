@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scvenn import datasets, metrics
+    from scvenn import datasets, metrics, testing
     from scvenn import plotting as pl
     from scvenn.models import (
         MMVAE,
@@ -41,6 +41,7 @@ __all__ = [
     "metrics",
     "paper_setting",
     "pl",
+    "testing",
 ]
 
 # Public names are imported when they are first used: torch and scanpy take seconds, for which
@@ -49,6 +50,7 @@ _MODULES = {
     "datasets": "scvenn.datasets",
     "metrics": "scvenn.metrics",
     "pl": "scvenn.plotting",
+    "testing": "scvenn.testing",
 }
 _HOMES = {"Objective": "scvenn.objective", "Term": "scvenn.objective"}
 

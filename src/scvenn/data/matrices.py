@@ -17,7 +17,7 @@ from mudata import MuData
 from sklearn.preprocessing import StandardScaler
 
 from scvenn.data.checks import quoted
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, inferred_likelihoods
 
 # CSR or dense, of float32
 Matrix = sp.csr_matrix | np.ndarray
@@ -253,7 +253,7 @@ def check_values(
         If a value is outside the likelihood's domain, or missing where it must not be; or if no
         likelihood was named and all values are counts but for rounding.
     """
-    candidates = _inferable() if likelihood is None else [likelihood]
+    candidates = inferred_likelihoods() if likelihood is None else [likelihood]
     counts_like = likelihood is None  # whether all values are integers, or would be when rounded
     rounding, largest = 0.0, 0.0  # a value that is no integer, and the largest of all
     for values in _chunks_of_values(matrix, rows):
@@ -279,12 +279,6 @@ def check_values(
             f"pass likelihoods={{{modality!r}: 'normal'}}."
         )
     return candidates[0]
-
-
-def _inferable() -> list[str]:
-    """Likelihoods that are tried where none is named: the narrowest domain first."""
-    ranked = [cls for cls in LIKELIHOODS.values() if cls.inferred_rank is not None]
-    return [cls.name for cls in sorted(ranked, key=lambda cls: cls.inferred_rank)]
 
 
 def _written(value: float) -> str:

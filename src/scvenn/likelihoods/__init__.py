@@ -1,17 +1,27 @@
 """How a modality's values are distributed given its decoder's output.
 
-A likelihood knows the scale of the data (it standardises, it multiplies by the library size) and
-nothing of objectives. ``LIKELIHOODS`` is the one table of them.
+A likelihood depends on the scale of the data (it standardises, it multiplies by the library size),
+not on the objective. It declares whatever else in the package depends on it, so that a new one is a
+class and an entry of ``LIKELIHOODS``, the one table of them.
 
-In reading order: ``base`` (what every likelihood offers), ``real`` (normal), ``unit`` (bernoulli,
-beta), ``counts`` (poisson and the negative binomials), ``densities`` (the two with gradients by
-hand).
+In reading order: ``base`` (what every likelihood declares and offers), ``real`` (normal), ``unit``
+(bernoulli, beta), ``counts`` (poisson and the negative binomials), ``densities`` (the two with
+gradients by hand).
 
 Shapes: ``B`` cells, ``D`` features. A decoder gives ``n_outputs`` raw parameters for each feature,
 those of one kind side by side, and may have leading dimensions: (..., B, n_outputs * D).
 """
 
-from scvenn.likelihoods.base import Batch, FeatureStats, Likelihood, Parts
+from scvenn.likelihoods.base import (
+    DIFFERENCE,
+    DIFFERENCE_OF_FRACTIONS,
+    LOG_FOLD_CHANGE,
+    Batch,
+    Effect,
+    FeatureStats,
+    Likelihood,
+    Parts,
+)
 from scvenn.likelihoods.counts import (
     NegativeBinomial,
     NegativeBinomialMixture,
@@ -22,10 +32,14 @@ from scvenn.likelihoods.real import Normal
 from scvenn.likelihoods.unit import Bernoulli, Beta
 
 __all__ = [
+    "DIFFERENCE",
+    "DIFFERENCE_OF_FRACTIONS",
     "LIKELIHOODS",
+    "LOG_FOLD_CHANGE",
     "Batch",
     "Bernoulli",
     "Beta",
+    "Effect",
     "FeatureStats",
     "Likelihood",
     "NegativeBinomial",
@@ -34,6 +48,7 @@ __all__ = [
     "Parts",
     "Poisson",
     "ZeroInflatedNegativeBinomial",
+    "inferred_likelihoods",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -48,3 +63,10 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
         NegativeBinomialMixture,
     )
 }
+
+
+def inferred_likelihoods() -> list[str]:
+    """Names that ``likelihoods="auto"`` tries, in this order: narrow domains first."""
+    ranks = {name: cls.inferred_rank for name, cls in LIKELIHOODS.items()}
+    ranked = {name: rank for name, rank in ranks.items() if rank is not None}
+    return sorted(ranked, key=ranked.__getitem__)

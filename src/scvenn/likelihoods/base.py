@@ -1,14 +1,16 @@
-"""What every likelihood offers, and what it is told of the data.
+"""What every likelihood declares and offers, and the statistics of the data that it gets.
 
 Shapes: ``B`` cells, ``D`` features.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,43 @@ class FeatureStats:
     library: float
 
 
+def _difference(mean_a: np.ndarray, mean_b: np.ndarray, pseudocounts: float) -> np.ndarray:
+    return mean_a - mean_b
+
+
+def _log_fold_change(mean_a: np.ndarray, mean_b: np.ndarray, pseudocounts: float) -> np.ndarray:
+    return np.log2(mean_a + pseudocounts) - np.log2(mean_b + pseudocounts)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How the means of a feature in two groups of cells are compared.
+
+    Parameters
+    ----------
+    name
+        Beginning of the columns of a table that hold it.
+    compare
+        The effect of two arrays of means of the same shape, in units of :attr:`Likelihood.unit`,
+        and a number of pseudocounts.
+    default_delta
+        Least effect that counts where a user names none.
+    has_pseudocounts
+        Whether the effect depends on them.
+    """
+
+    name: str
+    compare: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    default_delta: float
+    has_pseudocounts: bool
+
+
+DIFFERENCE = Effect("difference", _difference, default_delta=0.25, has_pseudocounts=False)
+# of means that are probabilities or fractions
+DIFFERENCE_OF_FRACTIONS = replace(DIFFERENCE, default_delta=0.05)
+LOG_FOLD_CHANGE = Effect("lfc", _log_fold_change, default_delta=0.25, has_pseudocounts=True)
+
+
 class Parts(NamedTuple):
     """Raw parameters (..., B, R) of which some are the same whatever was decoded."""
 
@@ -54,23 +93,67 @@ class Parts(NamedTuple):
 class Likelihood(nn.Module):
     """A distribution of the values of one modality.
 
+    A subclass defines :meth:`in_domain`, :meth:`encoder_input`, :meth:`log_prob`, :meth:`mean` and
+    :meth:`sample`, and declares below what else depends on it: no other part of the package asks
+    which likelihood it has. Tensors that are learned are parameters, others buffers.
+    ``scvenn.testing.check_likelihood`` tests all of it.
+
     Parameters
     ----------
     stats
-        Summary of the training data.
+        Statistics of the training data.
     n_batches
         Number of batches that each have a noise of their own; None for one noise of all cells.
+
+    Attributes
+    ----------
+    name
+        Key in ``LIKELIHOODS``, and what users write. A plain string in the body of the class.
+    summary
+        A short phrase for the command line and the documents, in the same form.
+    domain
+        Which values are allowed, for messages: "... needs <domain>, found ...".
+    allows_missing
+        Whether single values may be missing. Nothing may then depend on a cell's library size,
+        which is NaN where one is.
+    inferred_rank
+        Likelihoods with a rank are tried for ``likelihoods="auto"``, the least first; the first
+        whose domain holds all values is taken. None: only on request. A number that no other has.
+    discrete
+        Whether values are counts, or 0 and 1. Networks that are screened then have dropout.
+    binary
+        Whether values are 0 or 1 and ``mean`` is a probability, so that AUROC is defined.
+    n_outputs
+        Number of raw parameters of each feature.
+    separable
+        Whether the density of a feature depends on no raw parameter of another, and on no learned
+        one, so that some features can be scored apart.
+    effect
+        How means of two groups are compared.
+    sparse_on_regression_scale
+        Whether 0 is 0 on the regression scale, so that sparse values stay sparse.
+    squares_inform
+        Whether squares of values on that scale add to what the values themselves predict: not of 0
+        and 1, and little of counts, most of which are 0 and 1.
+    standardised_in_screening
+        Whether features are of different units on that scale. If so, each is divided by its
+        standard deviation before principal components are taken.
     """
 
     name: str
+    summary: str
     domain: str
     allows_missing: bool
-    inferred_rank: int | None = None
-    discrete: bool = False  # counts, or 0 and 1
-    of_counts: bool = False  # means are compared by their ratio, not by their difference
-    # whether a density needs nothing of its feature, so that some features can be scored apart
-    separable: bool = False
+    inferred_rank: float | None = None
+    discrete: bool = False
+    binary: bool = False
     n_outputs: int = 1
+    separable: bool = False
+    effect: Effect = DIFFERENCE
+    sparse_on_regression_scale: bool = False
+    squares_inform: bool = True
+    standardised_in_screening: bool = True
+
     mean_: Tensor
     scale_: Tensor
     library_: Tensor
@@ -81,6 +164,15 @@ class Likelihood(nn.Module):
         self.register_buffer("mean_", torch.as_tensor(stats.mean, dtype=torch.float32))
         self.register_buffer("scale_", torch.as_tensor(stats.scale, dtype=torch.float32))
         self.register_buffer("library_", torch.tensor(float(stats.library)))
+
+    @property
+    def unit(self) -> Tensor:
+        """What counts as 1, (D,): densities are per unit, differences of means in units.
+
+        That of the data where nothing else is said; a likelihood that standardises has
+        ``scale_``, standard deviations.
+        """
+        return torch.ones_like(self.scale_)
 
     def _of_noise(self, start: Tensor) -> Tensor:
         """Where a parameter of the noise starts: (D,) as given, or that for each batch."""
@@ -100,9 +192,9 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def start(self) -> Tensor:
-        """Raw parameters that predict the mean of each feature, where there are such.
+        """Raw parameters that predict the mean of each feature, or the same part of each.
 
-        Where predictions start: a rare peak is thousands of steps away from a logit of 0.
+        Predictions start here: a rare peak is thousands of steps away from a logit of 0.
 
         Returns
         -------
@@ -110,17 +202,46 @@ class Likelihood(nn.Module):
         """
         return self.mean_.new_zeros(self.n_outputs * len(self.mean_))
 
-    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
-        """Values on which linear regression makes sense, such as logarithms of counts.
+    def regression_scale(self, values: Any, library: np.ndarray) -> Any:
+        """Values on a scale on which linear regression makes sense, such as logarithms of counts.
+
+        The numbers do not depend on how values are stored.
 
         Parameters
         ----------
         values
             Some features, (B, D), an array or sparse; NaN where not observed.
         library
-            Sum over all features of each cell, (B, 1).
+            Sum over all features of each cell, (B, 1), or (1,) for all cells.
+
+        Returns
+        -------
+        Shape (B, D), float32: CSR where ``values`` are sparse and zeros stay zero, else an array.
         """
+        if sp.issparse(values) and self.sparse_on_regression_scale:
+            csr = sp.csr_matrix(values)
+            if not csr.has_canonical_format:
+                csr = csr.copy()  # the data of others are not changed
+                csr.sum_duplicates()
+            of_rows = np.broadcast_to(np.reshape(library, (-1, 1)), (csr.shape[0], 1))
+            of_entries = np.repeat(of_rows, np.diff(csr.indptr))
+            data = self._regression_scale(csr.data.astype(np.float32), of_entries)
+            return sp.csr_matrix((data, csr.indices, csr.indptr), csr.shape, dtype=np.float32)
+        dense = values.toarray() if sp.issparse(values) else values
+        result = self._regression_scale(np.asarray(dense, dtype=np.float32), library)
+        return result.astype(np.float32, copy=False)
+
+    def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        """The same, element by element; ``values`` (float32) and ``library`` broadcast."""
         return values
+
+    def linear_predictor(self, raw: Tensor) -> Tensor:
+        """What a linear decoder would predict linearly, (..., B, D), of the raw parameters.
+
+        Loadings are its slopes: the standardised mean, the logit or the logarithm of the mean. The
+        first raw parameter of each feature where nothing else is said.
+        """
+        return raw.chunk(self.n_outputs, -1)[0]
 
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
@@ -183,10 +304,12 @@ class Likelihood(nn.Module):
             values = torch.where(measured, values, 0.0)
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
 
-    def follow_cross_view(
+    def update_cross_view_noise(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
-        """Learn from a minibatch by how much cross-view predictions miss.
+        """Move the noise of cross-view predictions towards their residuals in a minibatch.
+
+        Does nothing for a likelihood without such a noise.
 
         Parameters
         ----------

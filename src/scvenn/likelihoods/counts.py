@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributions, nn
 
-from scvenn.likelihoods.base import Batch, FeatureStats, Likelihood
+from scvenn.likelihoods.base import LOG_FOLD_CHANGE, Batch, FeatureStats, Likelihood
 from scvenn.likelihoods.densities import negative_binomial_log_prob
 
 # Where a share may start, relative to that of the average feature; the logarithm needs some.
@@ -25,7 +23,10 @@ class _Counts(Likelihood):
 
     domain = "non-negative integers"
     discrete = True
-    of_counts = True
+    effect = LOG_FOLD_CHANGE
+    sparse_on_regression_scale = True
+    squares_inform = False
+    standardised_in_screening = False
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -34,8 +35,11 @@ class _Counts(Likelihood):
     def encoder_input(self, x: Tensor) -> Tensor:
         return x.log1p()
 
-    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
-        return values.log1p() if sp.issparse(values) else np.log1p(values)
+    def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        return np.log1p(values)
+
+    def linear_predictor(self, raw: Tensor) -> Tensor:
+        return self.mean(raw, raw.new_ones(1)).log()
 
 
 class _Composition(_Counts):
@@ -44,11 +48,10 @@ class _Composition(_Counts):
     # A missing count would make the library size, and with it every mean of the cell, unknown.
     allows_missing = False
 
-    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
-        factor = self.library_.item() / np.maximum(library, 1)  # (B, 1)
-        if sp.issparse(values):
-            return super().linear_scale(sp.csr_matrix(values.multiply(factor)), library)
-        return super().linear_scale(values * factor, library)
+    def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        # float64: a sum of counts may be beyond what float16 holds
+        factor = self.library_.item() / np.maximum(library, 1, dtype=np.float64)
+        return super()._regression_scale(values * factor.astype(np.float32), library)
 
     def start(self) -> Tensor:
         share = self.mean_ / self.mean_.mean().clamp(min=_LEAST_SHARE)
@@ -63,6 +66,7 @@ class Poisson(_Composition):
     """Counts whose variance is their mean."""
 
     name = "poisson"
+    summary = "counts (Poisson)"
 
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
@@ -78,7 +82,8 @@ class NegativeBinomial(_Composition):
     """Over-dispersed counts: variance mean + mean² / theta, one learned theta per feature."""
 
     name = "nb"
-    inferred_rank = 1
+    summary = "counts (negative binomial)"
+    inferred_rank: float | None = 1
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -113,7 +118,8 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     """
 
     name = "zinb"
-    inferred_rank = None
+    summary = "counts (negative binomial with additional zeros)"
+    inferred_rank = None  # not that of its parent
     n_outputs = 2
 
     def log_prob(
@@ -150,6 +156,7 @@ class NegativeBinomialMixture(_Counts):
     """
 
     name = "nb_mixture"
+    summary = "counts of proteins (with background, as in totalVI)"
     n_outputs = 2
     allows_missing = True  # no library size that it could spoil
 

@@ -30,9 +30,10 @@ class Normal(Likelihood):
     cross_view_variance: Tensor
 
     name = "normal"
-    inferred_rank = 2
+    summary = "real numbers (normal)"
     domain = "real numbers"
     allows_missing = True
+    inferred_rank = 2
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -40,6 +41,10 @@ class Normal(Likelihood):
         self.raw_scale = nn.Parameter(self._of_noise(-one))
         # 1 is what standardised values have without any prediction
         self.register_buffer("cross_view_variance", self._of_noise(one))
+
+    @property
+    def unit(self) -> Tensor:
+        return self.scale_
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -57,7 +62,7 @@ class Normal(Likelihood):
         return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
 
     @torch.no_grad()
-    def follow_cross_view(
+    def update_cross_view_noise(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
         square = ((self.encoder_input(x) - raw).square() * measured).sum(0)  # (T, B, D) -> (B, D)

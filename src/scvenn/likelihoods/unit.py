@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from scipy.special import logit
 from torch import Tensor, distributions, nn
 
-from scvenn.likelihoods.base import Batch, FeatureStats, Likelihood
+from scvenn.likelihoods.base import DIFFERENCE_OF_FRACTIONS, Batch, FeatureStats, Likelihood
 from scvenn.likelihoods.densities import bernoulli_log_prob
 
 # Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
@@ -25,11 +22,17 @@ class Bernoulli(Likelihood):
     """0/1 values: the decoder's output is the logit of a 1."""
 
     name = "bernoulli"
-    inferred_rank = 0
+    summary = "0 and 1, such as open or closed (Bernoulli)"
     domain = "0 or 1"
     allows_missing = True
+    inferred_rank = 0
     discrete = True
+    binary = True
     separable = True
+    effect = DIFFERENCE_OF_FRACTIONS
+    sparse_on_regression_scale = True
+    squares_inform = False
+    standardised_in_screening = False
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -63,8 +66,10 @@ class Beta(Likelihood):
     """
 
     name = "beta"
+    summary = "fractions between 0 and 1, such as of methylated reads (beta)"
     domain = "fractions between 0 and 1"
     allows_missing = True
+    effect = DIFFERENCE_OF_FRACTIONS
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -88,10 +93,9 @@ class Beta(Likelihood):
     def start(self) -> Tensor:
         return self.mean_.logit(_EDGE)
 
-    def linear_scale(self, values: Any, library: np.ndarray) -> Any:
-        # M-values but for a factor; of a fraction of 0 that is not 0, and nothing stays sparse
-        dense = values.toarray() if sp.issparse(values) else values
-        return logit(np.clip(dense, _EDGE, 1 - _EDGE))
+    def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
+        # M-values but for a factor; that of a fraction of 0 is not 0
+        return logit(values.astype(np.float64).clip(_EDGE, 1 - _EDGE))
 
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False

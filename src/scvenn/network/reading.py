@@ -108,7 +108,8 @@ class SharedPrivateReader(SharedPrivateCoder):
         same_view = view.observed & (target in sources)
         z_private = private.get(target, shared.new_zeros(len(shared), self.n_private[target]))
         covariates = self.covariates({**tensors, **(replaced or {})})
-        raw = self._raw(target, shared, z_private.nan_to_num(0.0), same_view, covariates)
+        given = (shared.nan_to_num(0.0), z_private.nan_to_num(0.0))  # a likelihood gets no NaN
+        raw = self._raw(target, *given, same_view, covariates)
         library = view.library
         if library_size is not None:
             library = torch.full_like(library, library_size)
@@ -196,7 +197,7 @@ class SharedPrivateReader(SharedPrivateCoder):
         def predicted(latent: Tensor) -> Tensor:
             latents = (latent, None) if private is None else (shared, latent)
             raw = self._raw_given(tensors, modality, *latents)
-            return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
+            return likelihood.linear_predictor(raw)
 
         moved = shared if private is None else private  # (B, K)
         # one direction at a time: all at once would hold K arrays of cells by features

@@ -136,7 +136,7 @@ class SharedPrivateVAE(SharedPrivateReader):
             view, likelihood = views[m], self.likelihood(m)
             for positions, output, from_shared in decoded:
                 if from_shared and self.training and isinstance(output, Tensor):
-                    likelihood.follow_cross_view(output, view.x, view.measured, view.batch)
+                    likelihood.update_cross_view_noise(output, view.x, view.measured, view.batch)
                 per_cell = likelihood.total(
                     output, view.x, view.measured, view.library, view.batch, from_shared
                 )  # (T, B)

@@ -14,8 +14,8 @@ from scvi.model.base import DifferentialComputation
 from torch import Tensor, as_tensor
 from tqdm.auto import tqdm
 
-from scvenn.data import Keys, as_text, find_categories, observed_cells
-from scvenn.likelihoods import Bernoulli, Beta, Normal
+from scvenn.data.keys import Keys
+from scvenn.data import as_text, find_categories, observed_cells
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy, _rows
 
 # Values (draws times features) of the arrays that are compared at a time; there are about ten.
@@ -156,8 +156,9 @@ class DifferentialMixin(ReadoutsMixin):
         """
         (modality,) = self._known(modality)
         likelihood = self.module.likelihood(modality)
+        effect = likelihood.effect
         if delta is None:
-            delta = 0.05 if isinstance(likelihood, Bernoulli | Beta) else 0.25
+            delta = effect.default_delta
         _check_arguments(through, delta, fdr, n_samples, pseudocounts)
         batches = self._batches() if batch_correction else None
         mdata = self._given(mdata)
@@ -170,8 +171,7 @@ class DifferentialMixin(ReadoutsMixin):
         compared = _comparisons(groups.to_numpy(), groupby, group1, group2)
 
         names = self._feature_names(modality)
-        # differences of real values are in standard deviations
-        unit = _numpy(likelihood.scale_) if isinstance(likelihood, Normal) else np.ones(len(names))
+        unit = _numpy(likelihood.unit)  # differences of real values are in standard deviations
         draws = _Draws(self, mdata, modality, through, cells, batch_size)
         manager = self.get_anndata_manager(mdata)  # type: ignore[attr-defined]
         tables = []
@@ -188,7 +188,7 @@ class DifferentialMixin(ReadoutsMixin):
                     batchid2=batches,
                     use_observed_batches=not batch_correction,
                     n_samples_overall=n_samples,
-                    change_fn="log-fold" if likelihood.of_counts else _difference,
+                    change_fn=effect.compare,
                     delta=delta,
                     pseudocounts=pseudocounts,
                 )
@@ -201,10 +201,9 @@ class DifferentialMixin(ReadoutsMixin):
             table[f"is_de_fdr_{fdr}"] = _expected_fdr(table["proba_de"].to_numpy()) <= fdr
             tables.append(table)
         result = pd.concat(tables, ignore_index=True)
-        if likelihood.of_counts:
-            return result
-        renamed = {name: name.replace("lfc_", "difference_") for name in result}
-        return result.drop(columns="pseudocounts").rename(columns=renamed)
+        if not effect.has_pseudocounts:
+            result = result.drop(columns="pseudocounts")
+        return result.rename(columns=lambda name: name.replace("lfc_", f"{effect.name}_"))
 
     def _batches(self) -> list[str]:
         """Names of all batches."""
@@ -361,11 +360,6 @@ def _blocks(n_features: int, n_samples: int) -> list[slice]:
     """Some features at a time."""
     width = max(1, _BLOCK // n_samples)
     return [slice(start, start + width) for start in range(0, n_features, width)]
-
-
-def _difference(mean1: np.ndarray, mean2: np.ndarray, pseudocounts: float) -> np.ndarray:
-    """In the form in which scvi-tools calls it."""
-    return mean1 - mean2
 
 
 def _expected_fdr(probability: np.ndarray) -> np.ndarray:

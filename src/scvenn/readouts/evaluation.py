@@ -140,7 +140,7 @@ class EvaluationMixin(ReadoutsMixin):
         present = [m for m in self.modalities if m in mdata.mod]
         for target in present:
             scored = {"r2": metrics.r2, "pearson": metrics.pearson}
-            if self.module.likelihood(target).name == "bernoulli":
+            if self.module.likelihood(target).binary:
                 scored["auroc"] = metrics.auroc
             choices: list[tuple[str, str, str | list[str]]] = [
                 *(("cross", m, m) for m in present if m != target),
@@ -186,7 +186,7 @@ class EvaluationMixin(ReadoutsMixin):
             dense = np.vstack([x.toarray() if sp.issparse(x) else x for x in block])
             dense = np.where(observed[:, None], dense.astype(np.float32), np.nan)
             if linear:
-                dense = likelihood.linear_scale(dense, library)
+                dense = likelihood.regression_scale(dense, library)
             yield names[start : start + width], dense
 
     # ----------------------------------------------------------------- latents

@@ -373,7 +373,7 @@ class InterpretationMixin(ReadoutsMixin):
     ) -> np.ndarray:
         """Prediction of a minibatch on the linear scale, (B, D), given latents of all cells."""
         mean = self.module.decode(tensors, modality, *_tensors(given, part)).cpu().numpy()
-        return self.module.likelihood(modality).linear_scale(mean, np.ones(1, np.float32))
+        return self.module.likelihood(modality).regression_scale(mean, np.ones(1, np.float32))
 
     def _squares(
         self,
@@ -395,7 +395,7 @@ class InterpretationMixin(ReadoutsMixin):
         for part, tensors in self._minibatches(mdata, {modality}, cells, batch_size, "Predicting"):
             raw = tensors[Keys.x(modality)].numpy()  # (B, D); NaN where not observed
             library = raw.sum(1, keepdims=True)
-            x = self.module.likelihood(modality).linear_scale(raw, library).astype(np.float64)
+            x = self.module.likelihood(modality).regression_scale(raw, library).astype(np.float64)
             for name, latents in given.items():
                 sums[name] += _sums(x - self._decoded(modality, tensors, latents, part))
             sums_of_values += _sums(x)

@@ -181,7 +181,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         """Values of some cells on which linear regression makes sense; NaN where not observed."""
         matrix = self.adata_manager.get_from_registry(Keys.x(modality))[cells]
         library = np.asarray(matrix.sum(1)).reshape(-1, 1)
-        values = self.module.likelihood(modality).linear_scale(matrix, library)
+        values = self.module.likelihood(modality).regression_scale(matrix, library)
         i = self.modalities.index(modality)
         observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells, i]
         if not issparse(values):

@@ -1,0 +1,9 @@
+"""Contracts of the parts that users write themselves: one call checks all that scvenn relies on.
+
+In reading order: ``promises`` (how a broken one is reported), ``likelihoods``, ``objectives``.
+"""
+
+from scvenn.testing.likelihoods import check_likelihood
+from scvenn.testing.objectives import check_objective
+
+__all__ = ["check_likelihood", "check_objective"]
