@@ -182,7 +182,7 @@ class Likelihood(nn.Module):
             values = torch.where(measured, values, 0.0)
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
 
-    def follow_cross_view(
+    def update_cross_view_noise(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
         """Learn from a minibatch by how much cross-view predictions miss.

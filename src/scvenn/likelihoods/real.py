@@ -56,7 +56,7 @@ class Normal(Likelihood):
         return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
 
     @torch.no_grad()
-    def follow_cross_view(
+    def update_cross_view_noise(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
     ) -> None:
         square = ((self.encoder_input(x) - raw).square() * measured).sum(0)  # (T, B, D) -> (B, D)

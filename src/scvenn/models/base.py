@@ -19,7 +19,7 @@ from scvenn.data.setup import SetUpMixin, fields_of
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.models.saving import SavingMixin, fingerprint
 from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
-from scvenn.network.vae import SharedPrivateVAE
+from scvenn.network import SharedPrivateVAE
 from scvenn.objective import Objective
 from scvenn.readouts.differential import DifferentialMixin
 from scvenn.readouts.labels import LabelsMixin

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from mudata import MuData
 
+from scvenn import network
 from scvenn.data.keys import Keys
 from scvenn.data.registration import observed_cells
 from scvenn.readouts.predictions import ReadoutsMixin
@@ -196,7 +197,7 @@ class InterpretationMixin(ReadoutsMixin):
         slope = np.zeros((moved.shape[1], len(self._feature_names(modality))))
         for part, tensors in self._minibatches(mdata, set(), cells, batch_size, "Loadings"):
             given = _tensors((shared, private), part)
-            slope += self.module.slopes(tensors, modality, *given).cpu().numpy()
+            slope += network.slopes(self.module, tensors, modality, *given).cpu().numpy()
         loading = slope / len(cells) * moved.std(0, ddof=1)[:, None]  # (K, D)
         dimensions = [f"{latent}_{k}" for k in range(len(loading))]
         return pd.DataFrame(
@@ -373,7 +374,8 @@ class InterpretationMixin(ReadoutsMixin):
         self, modality: str, tensors: dict[str, torch.Tensor], given: Latents, part: slice
     ) -> np.ndarray:
         """Prediction of a minibatch on the linear scale, (B, D), given latents of all cells."""
-        mean = self.module.decode(tensors, modality, *_tensors(given, part)).cpu().numpy()
+        latents = _tensors(given, part)
+        mean = network.decode(self.module, tensors, modality, *latents).cpu().numpy()
         return self.module.likelihood(modality).linear_scale(mean, np.ones(1, np.float32))
 
     def _squares(

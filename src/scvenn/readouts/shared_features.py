@@ -12,6 +12,7 @@ import scvi
 import torch
 from scipy.sparse import issparse
 
+from scvenn import network
 from scvenn.data.checks import some
 from scvenn.data.keys import Keys
 from scvenn.data.registration import AlignedManager
@@ -135,7 +136,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         readings = [
             self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
         ]  # (N, K) each
-        self.module.expert_weights.copy_(torch.as_tensor(trust(np.stack(readings))))
+        self.module.set_learned_after_training(expert_weights=trust(np.stack(readings)))
 
     def _learn_faint(self, screening: dict[str, Screening]) -> None:
         """Learn from training cells what ``shared`` tells of features that are not called shared.
@@ -143,7 +144,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
         After training, when ``shared`` no longer changes: it is read off the other modalities, as
         for a cross-view prediction.
         """
-        for i, (m, found) in enumerate(screening.items()):
+        effects = {}
+        for m, found in screening.items():
             others, cells = self._others(m, np.asarray(self.train_indices))
             candidates = ~np.tile(found.shared, self.module.likelihood(m).n_outputs)
             if not len(cells) or not candidates.any():
@@ -154,11 +156,17 @@ class SharedFeaturesMixin(ReadoutsMixin):
             directions = (shared - centre) @ map_
             loader = self._minibatches(self.adata, {m}, cells, None, "Faint relations")
             scores = (
-                (directions[part], _numpy(self.module.score(t, m, torch.as_tensor(shared[part]))))
+                (
+                    directions[part],
+                    _numpy(
+                        network.decoder_gradient(self.module, t, m, torch.as_tensor(shared[part]))
+                    ),
+                )
                 for part, t in loader
             )
             slopes = faint_slopes(scores, candidates)
-            self.module.cross_decoders[i].remember(centre, map_ @ slopes)
+            effects[m] = centre, map_ @ slopes
+        self.module.set_learned_after_training(weak_effects=effects)
 
     def _others(self, modality: str, cells: np.ndarray) -> tuple[list[str], np.ndarray]:
         """The other modalities, and those of the cells that have the modality and any of them."""
