@@ -16,7 +16,7 @@ import scvenn
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.likelihoods.base import Parts
 from scvenn.likelihoods.densities import negative_binomial_log_prob
-from scvenn.network.minibatch import View
+from scvenn.network import View
 from tests.conftest import QUIET, data_file
 
 B, D = 6, 4
@@ -123,7 +123,7 @@ def test_cross_view_noise_is_followed_in_each_batch():
     batch = torch.tensor([0, 0, 0, 1, 1, 1])
     measured = torch.ones(B, 1, dtype=torch.bool)
     for _ in range(200):
-        likelihood.follow_cross_view(raw, x, measured, batch)
+        likelihood.update_cross_view_noise(raw, x, measured, batch)
     square = (likelihood.encoder_input(x) - raw).square()
     for number in (0, 1):
         expected = square[:, batch == number].mean((0, 1))
@@ -475,7 +475,7 @@ def test_cross_view_noise_is_that_of_the_residuals():
     likelihood, x, library, raw = build("normal")
     measured = torch.rand(B, D) < 0.8
     for _ in range(200):
-        likelihood.follow_cross_view(raw, x, measured)
+        likelihood.update_cross_view_noise(raw, x, measured)
     square = (likelihood.encoder_input(x) - raw).square()
     expected = torch.stack([square[:, measured[:, j], j].mean() for j in range(D)])
     torch.testing.assert_close(likelihood.cross_view_variance, expected, rtol=1e-3, atol=1e-4)
@@ -489,14 +489,14 @@ def test_cross_view_noise_is_that_of_the_residuals():
 
 def test_a_feature_that_no_cell_of_a_minibatch_has_keeps_its_noise():
     likelihood, x, _, raw = build("normal")
-    likelihood.follow_cross_view(raw, x, torch.zeros(B, 1, dtype=torch.bool))
+    likelihood.update_cross_view_noise(raw, x, torch.zeros(B, 1, dtype=torch.bool))
     torch.testing.assert_close(likelihood.cross_view_variance, torch.ones(D))
 
 
 @each
 def test_other_likelihoods_do_not_tell_cross_view_apart(name):
     likelihood, x, library, raw = build(name)
-    likelihood.follow_cross_view(raw, x, torch.ones(B, 1, dtype=torch.bool))
+    likelihood.update_cross_view_noise(raw, x, torch.ones(B, 1, dtype=torch.bool))
     values = [likelihood.log_prob(raw, x, library, cross_view=c) for c in (True, False)]
     assert torch.equal(*values) == (name != "normal")
 

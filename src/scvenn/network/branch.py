@@ -263,12 +263,17 @@ class ScreenedBranch(Branch):
         those of all encoders, which makes them agree.
         """
         parts = self.cross_decoder.parts(shared, covariates)
-        from_shared = parts if self.likelihood.separable else parts.whole()
+        same = [row for row, cross in enumerate(cross_view) if not cross]
+        if self.likelihood.separable:  # what is the same in all rows is scored once
+            from_shared: Tensor | Parts = parts
+            fixed = parts._replace(raw=parts.raw[same]).whole()
+        else:
+            whole = parts.whole()
+            from_shared, fixed = whole, whole[same]
         decoded = [Decoded(list(range(len(shared))), from_shared, from_shared=True)]
-        if same := [row for row, cross in enumerate(cross_view) if not cross]:
-            fixed = parts._replace(raw=parts.raw[same].detach(), baseline=parts.baseline.detach())
+        if same:
             beside = private.expand(len(same), -1, -1)  # (same, B, K)
-            raw = fixed.whole() + self.decoder(shared[same], beside, covariates)
+            raw = fixed.detach() + self.decoder(shared[same], beside, covariates)
             decoded.append(Decoded(same, raw, from_shared=False))
         return decoded
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
@@ -128,3 +128,21 @@ class LabelHead(nn.Module):
     def forward(self, shared: Float[Tensor, "*S K"]) -> Float[Tensor, "*S C"]:
         """Log-probabilities (..., C) from shared latents (..., K)."""
         return F.pad(self.logits(shared), (1, 0)).log_softmax(-1)
+
+    def score(
+        self, shared: Float[Tensor, "S B K"], labels: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "S B"], Float[Tensor, "S B"]]:
+        """Log-likelihood of labels given shared latents, and whether the likeliest class is right.
+
+        Parameters
+        ----------
+        shared
+            Latents, (S, B, K).
+        labels
+            Number of each cell's class, (B,); -1 is unlabelled, and its log-likelihood is NaN.
+        """
+        log_probs = self(shared)  # (S, B, C)
+        each = labels.clamp(min=0).expand(log_probs.shape[:2]).unsqueeze(2)  # (S, B, 1)
+        picked = log_probs.gather(2, each).squeeze(2)
+        right = (log_probs.argmax(2) == labels).float()
+        return torch.where(labels >= 0, picked, torch.nan), right

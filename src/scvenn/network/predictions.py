@@ -190,8 +190,8 @@ def slopes(
     likelihood, covariates = network.likelihood(modality), network.covariates(tensors)
 
     def predicted(latent: Tensor) -> Tensor:
-        latents = (latent, None) if private is None else (shared, latent)
-        raw = _raw(network, modality, *latents, covariates)
+        of_shared, of_private = (latent, None) if private is None else (shared, latent)
+        raw = _raw(network, modality, of_shared, of_private, covariates)
         return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
 
     moved = shared if private is None else private  # (B, K)

@@ -9,31 +9,26 @@ encoded subsets of the modalities, ``T`` terms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import permutations
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
 from scvenn.data import Keys
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
 from scvenn.network.minibatch import Minibatch, MinibatchReader
 from scvenn.network.old_files import with_todays_names
-from scvenn.objective import Latents, Objective, Penalty, Term
-
-
-class Scored(NamedTuple):
-    """Log-likelihood of one modality by one of its decoders."""
-
-    rows: list[int]  # of the modality's plan
-    from_shared: bool  # whether the decoder is the one that reads `shared` alone
-    log_likelihood: Tensor  # (rows, B); 0 where it was not measured
+from scvenn.network.penalties import latents_of, value_of
+from scvenn.network.plan import Decoding, Plan
+from scvenn.network.records import Scored
+from scvenn.objective import Objective
 
 
 class SharedPrivateVAE(BaseModuleClass):
@@ -95,8 +90,9 @@ class SharedPrivateVAE(BaseModuleClass):
     """
 
     expert_weights: Tensor  # (M,)
+    of_terms: Tensor  # position of the subset that each term encodes, (T,)
     subsets: Tensor  # which modalities are encoded together, boolean, (S, M)
-    pays_private: Tensor  # which private latents a term pays for, boolean, (T, M)
+    pays: Tensor  # for which private latents a term pays KL, boolean, (T, M)
 
     def __init__(
         self,
@@ -134,8 +130,13 @@ class SharedPrivateVAE(BaseModuleClass):
         self.kl_weight_shared = kl_weight_shared
         self.modality_weights = dict(modality_weights)
         self._reader = MinibatchReader(self.modalities, self.n_categories, self.continuous)
-        self._plan_terms()
-
+        self._plan = Plan.of(objective, self.modalities)
+        for name, part in (
+            ("of_terms", self._plan.subset_of_term),
+            ("subsets", self._plan.members),
+            ("pays", self._plan.pays_private),
+        ):
+            self.register_buffer(name, torch.tensor(part), persistent=False)
         n_batches = self.n_categories[Keys.BATCH] if dispersion == "feature-batch" else None
         kind = ScreenedBranch if screened else Branch
         # a list, as a ModuleDict refuses names such as "type" or "a.b"
@@ -158,28 +159,6 @@ class SharedPrivateVAE(BaseModuleClass):
         # of each modality in the mean of their experts; a model that screens learns them at the end
         n_modalities = len(self.modalities)
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
-
-    def _plan_terms(self) -> None:
-        """Lay down once what every step needs of the terms."""
-        terms = self.objective.terms
-        trained = {(term.encode, m) for term in terms for m in term.decode}
-        # Cross-view pairs the objective leaves out are still worth watching.
-        watched = [
-            Term((a,), (b,))
-            for a, b in permutations(self.modalities, 2)
-            if ((a,), b) not in trained
-        ]
-        subsets = list(dict.fromkeys(term.encode for term in (*terms, *watched)))
-        self._plans = {m: _Plan.of(m, terms, subsets) for m in self.modalities}
-        self._watched = {m: _Plan.of(m, watched, subsets) for m in self.modalities}
-        # those of the terms come first
-        self._n_encoded = len(self.objective.encode_sets)
-        self._subset_of_term = [subsets.index(term.encode) for term in terms]
-        self._names_of_kl = {m: Keys.kl_private(m) for m in self.modalities}
-        members = [[m in subset for m in self.modalities] for subset in subsets]
-        self.register_buffer("subsets", torch.tensor(members), persistent=False)
-        pays = [[m in term.encode and m in term.decode for m in self.modalities] for term in terms]
-        self.register_buffer("pays_private", torch.tensor(pays), persistent=False)
 
     def branch(self, modality: str) -> Branch:
         """All that one modality has."""
@@ -258,32 +237,32 @@ class SharedPrivateVAE(BaseModuleClass):
     ) -> dict[str, Any]:
         """Run each decoder once, on the stacked latents of all terms that it decodes."""
         latents = (shared.z, {m: sampled.z for m, sampled in private.items()})
-        decoded = self._decode(self._plans, *latents, minibatch.covariates)
+        decoded = self._decode(self._plan.trained, *latents, minibatch.covariates)
         if self.training:
             self._update_cross_view_noise(decoded, minibatch)
         with torch.no_grad():
-            watched = self._decode(self._watched, *latents, minibatch.covariates)
+            watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
         return {"decoded": decoded, "watched": watched}
 
     def _decode(
         self,
-        plans: Mapping[str, _Plan],
+        plan: Mapping[str, Decoding],
         z_shared: Float[Tensor, "S B K"],
         z_private: Mapping[str, Tensor],
         covariates: Float[Tensor, "B V"],
     ) -> dict[str, list[Decoded]]:
         """Decode each modality from the latents of its plan."""
         decoded = {}
-        for m, plan in plans.items():
-            if not plan.terms:
+        for m, decoding in plan.items():
+            if not decoding.terms:
                 continue
             samples = []
-            for subset, detached in zip(plan.subsets, plan.detached, strict=True):
+            for subset, detached in zip(decoding.subsets, decoding.detached, strict=True):
                 sample = z_shared[subset]
                 samples.append(sample.detach() if detached else sample)
             shared = torch.stack(samples)  # (T, B, K)
             branch = self.branch(m)
-            decoded[m] = branch.decode(shared, z_private[m], plan.cross_view, covariates)
+            decoded[m] = branch.decode(shared, z_private[m], decoding.cross_view, covariates)
         return decoded
 
     def _update_cross_view_noise(
@@ -307,7 +286,7 @@ class SharedPrivateVAE(BaseModuleClass):
         tensors: dict[str, Tensor],
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
-        kl_weight: float = 1.0,
+        kl_weight: float | Tensor = 1.0,
     ) -> LossOutput:
         """Score the terms; see the equation of the class.
 
@@ -320,23 +299,17 @@ class SharedPrivateVAE(BaseModuleClass):
         minibatch: Minibatch = inference_outputs["minibatch"]
         shared: Sampled = inference_outputs["shared"]
         private: dict[str, Sampled] = inference_outputs["private"]
-        observed = torch.stack([view.observed for view in minibatch.views.values()])  # (M, B)
         active = inference_outputs["active"]  # (S, B)
+        observed = {m: view.observed for m, view in minibatch.views.items()}  # (B,) each
 
         scores = self._log_likelihoods(generative_outputs["decoded"], minibatch)
-        parts: list[list[Tensor]] = [[] for _ in self._subset_of_term]
-        for m, scored in scores.items():
-            for rows, _, log_likelihood in scored:
-                for row, value in zip(rows, log_likelihood, strict=True):
-                    parts[self._plans[m].terms[row]].append(self.modality_weights[m] * value)
-        log_likelihoods = torch.stack([torch.stack(values).sum(0) for values in parts])  # (T, B)
-        kl_private = torch.stack([sampled.kl for sampled in private.values()])  # (M, B)
-        kl_private = torch.where(observed, kl_private, 0.0)
-        pays = self.pays_private.unsqueeze(-1)  # (T, M, 1)
-        kls = self.kl_weight_shared * shared.kl[self._subset_of_term]
-        kls = kls + torch.where(pays, kl_private, 0.0).sum(1)  # (T, B)
+        log_likelihood = self._over_decoders(scores)  # (T, B)
+        kl_private = {m: torch.where(observed[m], p.kl, 0.0) for m, p in private.items()}
+        pays = self.pays.unsqueeze(-1)  # (T, M, 1)
+        paid = torch.where(pays, torch.stack([*kl_private.values()]), 0.0).sum(1)  # (T, B)
+        kl = self.kl_weight_shared * shared.kl[self.of_terms] + paid
 
-        left = active[self._subset_of_term]  # (T, B): terms that are not skipped
+        left = active[self.of_terms]  # (T, B): terms that are not skipped
         weight = left.float()
         if self.objective.reduction == "mean":
             weight = weight / weight.sum(0).clamp(min=1)
@@ -344,31 +317,31 @@ class SharedPrivateVAE(BaseModuleClass):
         def over_terms(values: Tensor) -> Tensor:
             return (weight * torch.where(left, values, 0.0)).sum(0)  # (T, B) -> (B,)
 
-        reconstruction, kl = -over_terms(log_likelihoods), over_terms(kls)
+        reconstruction, kl = -over_terms(log_likelihood), over_terms(kl)
         loss = reconstruction + kl_weight * kl
         with torch.no_grad():
             watched = self._log_likelihoods(generative_outputs["watched"], minibatch)
-            records = self._records(minibatch, active, shared.kl, kl_private, scores, watched)
+        history = records.of_terms(
+            self._plan, scores, watched, shared.kl, kl_private, active, observed
+        )
         if self.label_head is not None:
-            label, right = self._score_labels(shared.z, cast(Tensor, minibatch.labels))  # (S, B)
+            label, right = self.label_head.score(shared.z, minibatch.labels)  # (S, B) each
             known = ~label.isnan()
-            loss = loss - self.label_weight * over_terms(
-                torch.where(known, label, 0.0)[self._subset_of_term]
-            )
-            for name, value in ((Keys.LABEL_LOG_LIKELIHOOD, label), (Keys.LABEL_ACCURACY, right)):
-                records[name] = _where(known & active, value)[: self._n_encoded].nanmean(0)
+            label_of_terms = torch.where(known, label, 0.0)[self.of_terms]  # (T, B)
+            loss = loss - self.label_weight * over_terms(label_of_terms)
+            history |= records.of_labels(self._plan, label, right, known & active)
         if self.objective.penalties:
-            latents = self._latents(inference_outputs)
+            latents = latents_of(self._plan, minibatch, shared, private, active)
             for penalty in self.objective.penalties:
-                value = _value_of(penalty, latents)  # (B,)
+                value = value_of(penalty, latents)  # (B,)
                 loss = loss + penalty.weight * torch.where(value.isnan(), 0.0, value)
-                records[penalty.name] = value.detach()
+                history[penalty.name] = value.detach()
         return LossOutput(
             loss=loss.mean(),
             reconstruction_loss=reconstruction,
             kl_local=kl,
             n_obs_minibatch=len(loss),
-            extra_metrics=records,
+            extra_metrics=history,
         )
 
     def _log_likelihoods(
@@ -385,65 +358,15 @@ class SharedPrivateVAE(BaseModuleClass):
             ]
         return scores
 
-    def _score_labels(
-        self, z_shared: Float[Tensor, "S B K"], labels: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "S B"], Float[Tensor, "S B"]]:
-        """Log-likelihood of labels, NaN where there is none, and whether the likeliest is right."""
-        log_probs = cast(LabelHead, self.label_head)(z_shared)  # (S, B, C)
-        each = labels.clamp(min=0).expand(log_probs.shape[:2])  # (S, B)
-        picked = log_probs.gather(2, each.unsqueeze(2)).squeeze(2)
-        right = (log_probs.argmax(2) == labels).float()
-        return torch.where(labels >= 0, picked, torch.nan), right
-
-    def _records(
-        self,
-        minibatch: Minibatch,
-        active: Bool[Tensor, "S B"],
-        kl_shared: Float[Tensor, "S B"],
-        kl_private: Float[Tensor, "M B"],
-        scores: Mapping[str, list[Scored]],
-        watched: Mapping[str, list[Scored]],
-    ) -> dict[str, Tensor]:
-        """What the history records, (B,) each; NaN for cells that a record does not concern."""
-        n = self._n_encoded
-        records = {Keys.KL_SHARED: _where(active[:n], kl_shared[:n]).nanmean(0)}
-        for m, kl in zip(self.modalities, kl_private, strict=True):
-            records[self._names_of_kl[m]] = _where(minibatch.views[m].observed, kl)
-        cross_view = []
-        for plans, scored in ((self._plans, scores), (self._watched, watched)):
-            for m, of_modality in scored.items():
-                plan, observed = plans[m], minibatch.views[m].observed
-                for rows, from_shared, log_likelihood in of_modality:
-                    for row, value in zip(rows, log_likelihood, strict=True):
-                        if from_shared and not plan.cross_view[row]:
-                            continue  # same-view: what both latents give is recorded
-                        record = _where(active[plan.subsets[row]] & observed, value)
-                        records[plan.names[row]] = record
-                        if plan.cross_view[row]:
-                            cross_view.append(record)
-        pairs = torch.stack(cross_view)  # (pairs, B)
-        records[Keys.CROSS_VIEW] = _where(~pairs.isnan().all(0), pairs.nansum(0))
-        return records
-
-    def _latents(self, inference_outputs: Mapping[str, Any]) -> Latents:
-        """What penalties are computed from: 0 where nothing was observed, and no gradient there."""
-        minibatch: Minibatch = inference_outputs["minibatch"]
-        observed = {m: view.observed for m, view in minibatch.views.items()}
-        sampled, there = inference_outputs["shared"], inference_outputs["active"].unsqueeze(-1)
-        z, loc = (torch.where(there, v, 0.0) for v in (sampled.z, sampled.posterior.loc))
-        private = inference_outputs["private"]
-        return Latents(
-            shared=dict(zip(self.objective.encode_sets, z, strict=False)),
-            shared_mean=dict(zip(self.objective.encode_sets, loc, strict=False)),
-            private={m: torch.where(observed[m][:, None], p.z, 0.0) for m, p in private.items()},
-            private_mean={
-                m: torch.where(observed[m][:, None], p.posterior.loc, 0.0)
-                for m, p in private.items()
-            },
-            observed=observed,
-            covariates=minibatch.covariates,
-            batch=minibatch.batch,
-        )
+    def _over_decoders(self, scores: Mapping[str, list[Scored]]) -> Float[Tensor, "T B"]:
+        """Weighted log-likelihood of all that each term decodes."""
+        parts: list[list[Tensor]] = [[] for _ in self.objective.terms]
+        for m, scored in scores.items():
+            for rows, _, log_likelihood in scored:
+                for row, value in zip(rows, log_likelihood, strict=True):
+                    t = self._plan.trained[m].terms[row]
+                    parts[t].append(self.modality_weights[m] * value)
+        return torch.stack([torch.stack(values).sum(0) for values in parts])
 
     # ----------------------------------------------------------------- around training
 
@@ -502,43 +425,3 @@ class SharedPrivateVAE(BaseModuleClass):
         raise NotImplementedError(
             "Use model.sample_posterior(source, target) or model.sample_prior(n_obs)."
         )
-
-
-class _Plan(NamedTuple):
-    """Which terms decode a modality, in each of them from what, and how that is recorded."""
-
-    terms: list[int]  # positions among all terms
-    subsets: list[int]  # positions of the encoded subsets
-    detached: list[bool]  # whether the shared sample is
-    cross_view: list[bool]
-    names: list[str]  # columns of the history
-
-    @classmethod
-    def of(cls, modality: str, terms: Sequence[Term], subsets: Sequence[tuple[str, ...]]) -> _Plan:
-        decoding = [t for t, term in enumerate(terms) if modality in term.decode]
-        chosen = [terms[t] for t in decoding]
-        return cls(
-            terms=decoding,
-            subsets=[subsets.index(term.encode) for term in chosen],
-            detached=[modality in term.detach_shared for term in chosen],
-            cross_view=[term.is_cross_view(modality) for term in chosen],
-            names=[Keys.log_likelihood(term.encode, modality) for term in chosen],
-        )
-
-
-def _where(condition: Tensor, value: Tensor) -> Tensor:
-    """A record: NaN for cells that it does not concern."""
-    return torch.where(condition, value.detach(), torch.nan)
-
-
-def _value_of(penalty: Penalty, latents: Latents) -> Float[Tensor, " B"]:
-    """Value of a penalty for each cell, checked."""
-    value = penalty.value(latents)
-    expected = tuple(latents.batch.shape)
-    if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-        raise ValueError(
-            f"The value of penalty {penalty.name!r}: expected a tensor with one number for each "
-            f"cell of the minibatch, of shape {expected}; found {type(value).__name__}{shape}."
-        )
-    return value
