@@ -282,6 +282,57 @@ def test_a_same_view_prediction_corrects_the_cross_view_one():
     assert not torch.equal(before.nan_to_num(), after.nan_to_num())
 
 
+def test_a_prediction_across_views_runs_no_same_view_decoder():
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    runs = []
+    module.branch("meth").decoder.register_forward_hook(lambda *args: runs.append(1))
+    network.predict(module, tensors, ["rna"], "meth")
+    assert not runs
+    network.predict(module, tensors, ["rna", "meth"], "meth")
+    assert runs
+
+
+@pytest.mark.parametrize("name", ["MMVAE", "MMVAEpp"])
+def test_the_joint_posterior_of_a_mixture_holds_the_part_between_experts(name):
+    model = built(name, n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    module.set_learned_after_training(expert_weights=np.array([0.5, 0.3, 0.2]))
+    joint, _, minibatch_ = network.posteriors(module, tensors, module.modalities)
+    alone = [network.posteriors(module, tensors, [m])[0] for m in module.modalities]
+    whole = torch.stack([view.observed for view in minibatch_.views.values()]).all(0)
+    assert whole.any()
+    loc, var = (torch.stack([getattr(q, k)[whole] for q in alone]) for k in ("loc", "var"))
+    weights = torch.tensor([0.5, 0.3, 0.2])[:, None, None]
+    second = (weights * (var + loc.square())).sum(0)
+    torch.testing.assert_close(joint.var[whole], second - (weights * loc).sum(0).square())
+
+
+def test_what_is_learned_after_training_is_saved_with_the_parameters():
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    slope = np.arange(60.0).reshape(3, 20)
+    model.module.set_learned_after_training(
+        expert_weights=np.array([1.0, 2.0, 3.0]), weak_effects={"meth": (np.ones(3), slope)}
+    )
+    other = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8).module
+    other.load_state_dict(model.module.state_dict())
+    assert other.expert_weights.tolist() == [1, 2, 3]
+    moved = other.branch("meth").cross_decoder.of_baselines(torch.full((1, 3), 2.0))
+    torch.testing.assert_close(moved[0], torch.tensor(slope.sum(0), dtype=torch.float32))
+    assert not other.branch("rna").cross_decoder.slope.any()
+
+
+def test_the_noise_across_views_is_learned_in_training_only():
+    mdata = scvenn.datasets.simulate_gp(40, n_private_features=(5, 5))
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    tensors = minibatch(model)
+    noise = model.module.likelihood("view1").cross_view_variance
+    losses(model.module.eval(), tensors)
+    assert (noise == 1).all()
+    losses(model.module.train(), tensors)
+    assert (noise != 1).any()
+
+
 def test_batch_reaches_decoders_and_on_request_encoders():
     for encode_covariates in (False, True):
         model = built("MMVAE", encode_covariates=encode_covariates)

@@ -329,10 +329,8 @@ def test_scores_and_networks_are_saved(trained):
 
 def test_training_further_keeps_what_was_screened(trained):
     """Other training cells find other features; the networks of those learned stay."""
-    table, weight = (
-        trained.get_shared_scores(),
-        trained.module.branches[0].cross_decoder.out.weight.clone(),
-    )
+    table = trained.get_shared_scores()
+    weight = trained.module.branches[0].cross_decoder.out.weight.clone()
     trained.train(1, shuffle_set_split=False, **QUIET)
     pd.testing.assert_frame_equal(trained.get_shared_scores(), table)
     torch.testing.assert_close(
