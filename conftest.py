@@ -7,7 +7,10 @@ import matplotlib.pyplot as plt
 import pytest
 import scvi
 import torch
+from jaxtyping import install_import_hook
 
+# In tests alone, the shapes in annotations of the networks are checked at every call.
+install_import_hook("scvenn.network", "beartype.beartype")
 # figures are drawn and not shown
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods

@@ -14,8 +14,7 @@ import torch
 
 import scvenn
 from scvenn.likelihoods import FeatureStats
-from scvenn.network import vae as _module
-from scvenn.network.vae import SharedPrivateVAE
+from scvenn.network import SharedPrivateVAE, gaussians
 
 GOLDEN = dict(np.load(Path(__file__).parent / "data" / "paper_losses.npz"))
 MODELS = {
@@ -41,14 +40,15 @@ def paper_parameters(module):
     """
     found = {}
     for i, v in enumerate(VIEWS):
-        encoder, decoder = module.encoders[i], module.decoders[i]
-        first, last = encoder.hidden.fc_layers[0][0], decoder.hidden.fc_layers[0][0]
+        branch = module.branches[i]
+        decoder = branch.decoder
+        first, last = branch.hidden.fc_layers[0][0], decoder.hidden.fc_layers[0][0]
         for part in ("weight", "bias"):
             found[f"enc{v}.hidden.{part}"] = (getattr(first, part), np.s_[:])
             found[f"dec{v}.out.{part}"] = (getattr(decoder.out, part), np.s_[:])
             for name, head, size in (
-                ("shared", encoder.shared, N_SHARED),
-                ("private", encoder.private, N_PRIVATE),
+                ("shared", branch.shared_head, N_SHARED),
+                ("private", branch.private_head, N_PRIVATE),
             ):
                 whole = getattr(head, part)
                 found[f"enc{v}.{name}_loc.{part}"] = (whole, np.s_[:size])
@@ -56,7 +56,7 @@ def paper_parameters(module):
         found[f"dec{v}.hidden.weight_shared"] = (last.weight, np.s_[:, :N_SHARED])
         found[f"dec{v}.hidden.weight_private"] = (last.weight, np.s_[:, N_SHARED:])
         found[f"dec{v}.hidden.bias"] = (last.bias, np.s_[:])
-        found[f"noise{v}"] = (module.likelihoods[i].raw_scale, np.s_[:])
+        found[f"noise{v}"] = (branch.likelihood.raw_scale, np.s_[:])
     if module.label_head is not None:
         found["label.weight_shared"] = (module.label_head.logits.weight, np.s_[:])
         found["label.bias"] = (module.label_head.logits.bias, np.s_[:])
@@ -114,7 +114,7 @@ def loss_of(module):
 
 @pytest.fixture(autouse=True)
 def _posterior_means(monkeypatch):
-    monkeypatch.setattr(_module, "rsample", lambda gaussian: gaussian.loc)
+    monkeypatch.setattr(gaussians, "rsample", lambda gaussian: gaussian.loc)
 
 
 cases = pytest.mark.parametrize(
@@ -156,14 +156,15 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
         }
     )
     outputs = module.inference(**inputs)
-    decoded = module.generative(outputs["z_shared"], outputs["z_private"], inputs["covariates"])
-    scores = module._log_likelihoods(decoded["raw"], outputs["views"])
-    for t, m in enumerate(VIEWS):
-        head = module.encoders[t].shared.weight
-        (gradient,) = torch.autograd.grad(
-            scores[t, m, False].sum(), head, retain_graph=True, allow_unused=True
-        )
-        assert gradient is None or not gradient.any()
-        other = VIEWS[1 - t]
-        (gradient,) = torch.autograd.grad(scores[t, other, False].sum(), head, retain_graph=True)
-        assert gradient.any()
+    decoded = module.generative(outputs["minibatch"], outputs["shared"], outputs["private"])
+    scores = module._log_likelihoods(decoded["decoded"], outputs["minibatch"])
+    for t, m in enumerate(VIEWS):  # term t encodes m and decodes both
+        head = module.branch(m).shared_head.weight
+        gradients = {}
+        for decoded_modality, (scored,) in scores.items():
+            of_term = scored.log_likelihood[t].sum()
+            (gradients[decoded_modality],) = torch.autograd.grad(
+                of_term, head, retain_graph=True, allow_unused=True
+            )
+        assert gradients[m] is None or not gradients[m].any()
+        assert gradients[VIEWS[1 - t]].any()

@@ -7,7 +7,8 @@ import scvi
 from mudata import MuData
 
 import scvenn
-from scvenn.network.gaussians import Gaussian
+from scvenn import network
+from scvenn.network import Gaussian
 from scvenn.readouts import differential as _differential
 from scvenn.readouts.differential import _expected_fdr
 from tests.conftest import QUIET, data_file, three_modalities
@@ -37,14 +38,14 @@ def model():
 @pytest.fixture
 def certain(model, monkeypatch):
     """The same model, with posteriors that are points: what is drawn of a cell is known."""
-    posteriors = model.module.posteriors
+    posteriors = network.posteriors
 
     def points(*args):
         shared, private, *rest = posteriors(*args)
         private = {m: Gaussian(q.loc, 0 * q.var) for m, q in private.items()}
         return Gaussian(shared.loc, 0 * shared.var), private, *rest
 
-    monkeypatch.setattr(model.module, "posteriors", points)
+    monkeypatch.setattr(network, "posteriors", points)
     return model
 
 
@@ -167,8 +168,8 @@ def test_private_alone_keeps_shared_at_its_mean(certain):
     baseline = np.repeat(latents.mean(0, keepdims=True), 2, 0)
     private = certain.get_private_representation("meth", indices=cells)
     ((_, tensors),) = certain._minibatches(certain.adata, set(), np.array(cells), None, "")
-    expected = certain.module.decode(
-        tensors, "meth", *(_differential._tensor(z) for z in (baseline, private))
+    expected = network.decode(
+        certain.module, tensors, "meth", *(_differential._tensor(z) for z in (baseline, private))
     ).numpy()
     table = certain.differential("two", modality="meth", through="private", group1="a", n_samples=3)
     table = of_features(table, certain, "meth")

@@ -10,7 +10,7 @@ import torch
 from mudata import MuData
 
 import scvenn
-from scvenn import metrics
+from scvenn import metrics, network
 from tests.conftest import QUIET, data_file, three_modalities
 
 # brisk training on few cells
@@ -174,14 +174,14 @@ def wide(table):
 @pytest.mark.parametrize("latent", ["shared", "private"])
 def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
     """Exactly: weight times the standard deviation of the dimension in the held-out cells."""
-    i, cells = model.modalities.index("meth"), model.validation_indices
+    branch, cells = model.module.branch("meth"), model.validation_indices
     if latent == "shared":
-        decoder = model.module.cross_decoders[i]
+        decoder = branch.cross_decoder
         weight = decoder.slope.numpy().T.copy()  # of features that are not called shared
         weight[decoder.predicted.numpy()] = decoder.out.weight.detach().numpy()
         z = model.get_shared_representation(indices=cells)
     else:  # the decoder reads three shared dimensions first
-        weight = model.module.decoders[i].out.weight.detach().numpy()[:, 3:]
+        weight = branch.decoder.out.weight.detach().numpy()[:, 3:]
         z = model.get_private_representation("meth", indices=cells)
     found = wide(model.loadings("meth", latent))
     assert list(found.columns) == [f"{latent}_{k}" for k in range(z.shape[1])]
@@ -191,8 +191,8 @@ def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
 
 def test_loadings_of_counts_are_weights_less_their_mean(model):
     """The logarithm of a softmax: the weights but for a constant of each dimension."""
-    i, cells = model.modalities.index("rna"), model.validation_indices
-    weight = model.module.decoders[i].out.weight.detach().numpy()[:, 3:]
+    cells = model.validation_indices
+    weight = model.module.branch("rna").decoder.out.weight.detach().numpy()[:, 3:]
     z = model.get_private_representation("rna", indices=cells)
     found, expected = wide(model.loadings("rna", "private")), weight * z.std(0, ddof=1)
     np.testing.assert_allclose(
@@ -205,8 +205,8 @@ def test_a_linear_decoder_has_no_hidden_layer_and_heeds_covariates(tmp_path):
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=2, decoder="linear")
     model.train(1, **QUIET)
-    for decoder in model.module.decoders:
-        assert [tuple(p.shape) for p in decoder.parameters()] == [(20, 3 + 2 + 2), (20,)]
+    for branch in model.module.branches:
+        assert [tuple(p.shape) for p in branch.decoder.parameters()] == [(20, 3 + 2 + 2), (20,)]
     one, two = (model.predict("rna", "meth", transform_batch=b) for b in ("batch0", "batch1"))
     difference = (one - two).dropna()
     assert len(difference)
@@ -235,7 +235,7 @@ def test_loadings_equal_finite_differences(incomplete, modality, latent):
 
     def predicted(z):
         latents = (z, None) if latent == "shared" else (shared, z)
-        return scale(module.decode(tensors, modality, *latents))
+        return scale(network.decode(module, tensors, modality, *latents))
 
     z = shared if latent == "shared" else private
     expected = torch.stack(
@@ -244,7 +244,9 @@ def test_loadings_equal_finite_differences(incomplete, modality, latent):
             for e in torch.eye(z.shape[1], dtype=torch.float64)
         ]
     )
-    found = module.slopes(tensors, modality, shared, private if latent == "private" else None)
+    found = network.slopes(
+        module, tensors, modality, shared, private if latent == "private" else None
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -363,7 +365,7 @@ def test_contributions_sum_to_one_where_measured(incomplete):
 
 def test_contributions_are_those_of_the_predictions(model):
     """By hand, for real values: distances of predictions across views and from all."""
-    cross = model.module.cross_decoders[model.modalities.index("meth")]
+    cross = model.module.branch("meth").cross_decoder
     shared = torch.as_tensor(model.get_shared_representation())
     nothing = torch.zeros(len(shared), 0)
     scale = model.adata["meth"].X[model.train_indices].std(0)

@@ -184,7 +184,7 @@ def test_a_set_up_holds_for_all_classes(small):
     for cls in MODELS.values():
         module = cls(small).module
         assert module.n_classes == 2
-        assert module.likelihoods[0].name == "poisson"
+        assert module.likelihood("rna").name == "poisson"
 
 
 def test_a_set_up_holds_for_copies(small):
@@ -219,9 +219,8 @@ def test_the_label_weight_is_the_largest_number_of_features(small):
 def test_networks_of_counts_have_some_dropout(name, arguments, expected):
     model = MODELS[name](three_modalities(missing=0), **arguments)
     module = model.module
-    for i, m in enumerate(model.modalities):
-        networks = [module.encoders[i], module.decoders[i], *module.cross_decoders[i : i + 1]]
-        layers = [layer for network in networks for layer in network.modules()]
+    for m in model.modalities:
+        layers = module.branch(m).modules()
         assert {layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)} == expected[m]
 
 

@@ -80,7 +80,8 @@ def test_the_paper_setting_trains(name):
     scvi.settings.seed = 0
     model = MODELS[name](mdata, **model_kwargs)
     model.train(**train_kwargs, **QUIET)
-    assert model.module.absent[0].kind == ("prior" if name in ("MVAE", "MoPoEVAE") else "zero")
+    kind = "prior" if name in ("MVAE", "MoPoEVAE") else "zero"
+    assert model.module.branches[0].absent.kind == kind
     assert model.module.label_weight == 100
     weights = model.history["kl_weight"].to_numpy(float).ravel()
     np.testing.assert_allclose(weights, [1e-5, 1 / 3, 2 / 3], rtol=1e-3)

@@ -1,5 +1,7 @@
 """The loss over terms: what reaches it and what must not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scvi
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scvenn
-from scvenn.network import vae as _module
+from scvenn import network
+from scvenn.network import gaussians
 from tests.conftest import MODELS, QUIET, three_modalities
 
 INCOMPLETE = three_modalities(missing=0.3, n_obs=60)
@@ -74,7 +77,7 @@ def test_unobserved_entries_get_no_gradient(name):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_cells_do_not_influence_each_other(name, monkeypatch):
-    monkeypatch.setattr(_module, "rsample", lambda gaussian: gaussian.loc)
+    monkeypatch.setattr(gaussians, "rsample", lambda gaussian: gaussian.loc)
     module, tensors = cached(name)
     together = losses(module, tensors)
     alone = losses(module, {k: v[:1] for k, v in tensors.items()})
@@ -105,7 +108,7 @@ def test_cells_without_label_leave_the_label_term(name):
 
 def test_mean_objectives_average_over_the_terms_left(monkeypatch):
     """A cell with one modality of three has the loss of that modality's own term."""
-    monkeypatch.setattr(_module, "rsample", lambda gaussian: gaussian.loc)
+    monkeypatch.setattr(gaussians, "rsample", lambda gaussian: gaussian.loc)
     module, tensors = cached("MMVAE")
     only = tensors["observed"].clone()
     only[:, 1:] = 0
@@ -157,15 +160,15 @@ def test_every_parameter_is_trained(name):
 def test_sg_keeps_the_gradient_of_the_kl():
     module, tensors = cached("MMVAEpp")
     (kl,) = losses(module, tensors).kl_local.values()
-    for encoder in module.encoders:
-        (gradient,) = torch.autograd.grad(kl.sum(), encoder.shared.weight, retain_graph=True)
+    for branch in module.branches:
+        (gradient,) = torch.autograd.grad(kl.sum(), branch.shared_head.weight, retain_graph=True)
         assert gradient.any()
 
 
 def test_an_absent_private_latent_is_zero_or_a_prior_sample():
     for choice, varies in (("zero", False), ("prior", True)):
         module = built("MMVAE", absent_private=choice).module
-        drawn = module.absent[0](torch.ones(5, 2))
+        drawn = module.branches[0].absent(torch.ones(5, 2))
         assert bool(drawn.any()) == varies
 
 
@@ -177,7 +180,7 @@ def test_a_learned_absent_private_latent_starts_as_the_prior():
         model = built("MMVAE", absent_private=choice, n_hidden=8)
         found[choice] = losses(model.module.eval(), minibatch(model)).loss
     assert torch.equal(found["prior"], found["learned"])
-    scales = [absent.log_scale for absent in model.module.absent]
+    scales = [branch.absent.log_scale for branch in model.module.branches]
     assert all(g.abs().min() > 0 for g in torch.autograd.grad(found["learned"], scales))
 
 
@@ -189,8 +192,8 @@ def test_noise_in_place_of_an_absent_private_latent_is_learned_to_be_small():
     )
     model = scvenn.MMVAE(mdata, absent_private="learned", n_private=2, n_hidden=16)
     model.train(40, early_stopping=False, plan_kwargs={"lr": 1e-2}, **QUIET)
-    for absent in model.module.absent:
-        assert (absent.log_scale < -0.2).all()
+    for branch in model.module.branches:
+        assert (branch.absent.log_scale < -0.2).all()
 
 
 def test_cross_view_predictions_start_at_the_mean():
@@ -200,7 +203,7 @@ def test_cross_view_predictions_start_at_the_mean():
     model.module.restrict("rna", reads=predicts, predicts=predicts)
     module, tensors = model.module.eval(), minibatch(model)
     likelihood = module.likelihood("rna")
-    raw = module.cross_decoders[0](torch.zeros(1, 3), module.covariates(tensors)[:1])
+    raw = module.branches[0].cross_decoder(torch.zeros(1, 3), module.covariates(tensors)[:1])
     torch.testing.assert_close(raw[0, 10:], likelihood.start()[10:])
     assert (raw[0] - likelihood.start()).abs().max() < 1
     assert likelihood.start().std() > 0.1
@@ -213,7 +216,7 @@ def test_features_that_are_not_predicted_teach_shared_nothing():
         model.module.restrict(m, reads=np.full(20, True), predicts=np.arange(20) < 5)
     module, tensors = model.module.eval(), minibatch(model)
     n_cells = len(tensors["batch"])
-    decoder = module.cross_decoders[0]
+    decoder = module.branches[0].cross_decoder
     with torch.no_grad():
         decoder.shift += torch.randn(decoder.shift.shape)
     raw = decoder(torch.randn(n_cells, 3), module.covariates(tensors))  # (B, D)
@@ -223,10 +226,10 @@ def test_features_that_are_not_predicted_teach_shared_nothing():
         model.module.restrict(m, reads=np.full(20, True), predicts=np.full(20, False))
     (reconstruction,) = losses(module, tensors).reconstruction_loss.values()
     reconstruction.sum().backward()
-    for encoder, decoder in zip(module.encoders, module.cross_decoders, strict=True):
-        assert not encoder.shared.weight.grad.any()
-        assert not encoder.hidden_shared.fc_layers[0][0].weight.grad.any()
-        assert decoder.baseline.grad.any()
+    for branch in module.branches:
+        assert not branch.shared_head.weight.grad.any()
+        assert not branch.shared_hidden.fc_layers[0][0].weight.grad.any()
+        assert branch.cross_decoder.baseline.grad.any()
 
 
 def test_shared_reads_only_what_it_is_restricted_to():
@@ -236,7 +239,7 @@ def test_shared_reads_only_what_it_is_restricted_to():
     module.restrict("rna", reads=some, predicts=some)
     other = {**tensors, "X_rna": tensors["X_rna"].clone()}
     other["X_rna"][:, 10:] += 1
-    embedded = [module.embed(t, ["rna"]) for t in (tensors, other)]
+    embedded = [network.embed(module, t, ["rna"]) for t in (tensors, other)]
     assert torch.equal(embedded[0][0].nan_to_num(), embedded[1][0].nan_to_num())
     assert not torch.equal(embedded[0][1]["rna"].nan_to_num(), embedded[1][1]["rna"].nan_to_num())
 
@@ -245,42 +248,89 @@ def test_private_reads_what_shared_leaves_over():
     """Where the cross-view prediction is right, its encoder sees zeros; where not observed, too."""
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
     module, tensors = model.module.eval(), minibatch(model)
-    views = module._views(tensors, ["rna"])
-    shared = torch.randn(len(tensors["batch"]), 3)
-    raw = module.cross_decoders[0](shared, module.covariates(tensors))
-    likelihood = module.likelihood("rna")
-    predicted = likelihood.mean(raw, views["rna"].library)
-    exact = views["rna"]._replace(x=predicted)
-    covariates = module.covariates(tensors)
+    view, branch = module.read(tensors).views["rna"], module.branch("rna")
+    shared, covariates = torch.randn(len(tensors["batch"]), 3), module.covariates(tensors)
+    raw = branch.cross_decoder(shared, covariates)
+    exact = dataclasses.replace(view, x=branch.likelihood.mean(raw, view.library))
 
     def left_over_of(view):
-        x = likelihood.encoder_input(view.x)
-        return module._left_over("rna", x, view, shared, covariates)
+        x = branch.likelihood.encoder_input(view.x)
+        return branch.left_over(x, view, shared, covariates)
 
     left_over = left_over_of(exact)
     torch.testing.assert_close(left_over, torch.zeros_like(left_over))
-    left_over = left_over_of(views["rna"])
-    observed = views["rna"].observed
-    assert not observed.all()
-    assert not left_over[~observed].any()
-    assert left_over[observed].any(1).all()
+    left_over = left_over_of(view)
+    assert not view.observed.all()
+    assert not left_over[~view.observed].any()
+    assert left_over[view.observed].any(1).all()
 
 
 def test_a_same_view_prediction_corrects_the_cross_view_one():
     """What the cross-view decoder gives is added, and not taught by what is left over."""
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
     module, tensors = model.module.eval(), minibatch(model)
-    before = module.predict(tensors, ["rna"], "rna")
+    before = network.predict(module, tensors, ["rna"], "rna")
     with torch.no_grad():
-        for parameter in module.decoders[0].out.parameters():
+        for parameter in module.branches[0].decoder.out.parameters():
             parameter.zero_()
-    shared = module.embed(tensors, ["rna"])[0]
-    library = module._views(tensors, ["rna"])["rna"].library
-    raw = module.cross_decoders[0](shared, module.covariates(tensors))
+    shared = network.embed(module, tensors, ["rna"])[0]
+    library = module.read(tensors, ["rna"]).views["rna"].library
+    raw = module.branches[0].cross_decoder(shared, module.covariates(tensors))
     expected = module.likelihood("rna").mean(raw, library)
-    after = module.predict(tensors, ["rna"], "rna")
+    after = network.predict(module, tensors, ["rna"], "rna")
     torch.testing.assert_close(after, expected, equal_nan=True)
     assert not torch.equal(before.nan_to_num(), after.nan_to_num())
+
+
+def test_a_prediction_across_views_runs_no_same_view_decoder():
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    runs = []
+    module.branch("meth").decoder.register_forward_hook(lambda *args: runs.append(1))
+    network.predict(module, tensors, ["rna"], "meth")
+    assert not runs
+    network.predict(module, tensors, ["rna", "meth"], "meth")
+    assert runs
+
+
+@pytest.mark.parametrize("name", ["MMVAE", "MMVAEpp"])
+def test_the_joint_posterior_of_a_mixture_holds_the_part_between_experts(name):
+    model = built(name, n_shared=3, n_private=2, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    module.set_learned_after_training(expert_weights=np.array([0.5, 0.3, 0.2]))
+    joint, _, minibatch_ = network.posteriors(module, tensors, module.modalities)
+    alone = [network.posteriors(module, tensors, [m])[0] for m in module.modalities]
+    whole = torch.stack([view.observed for view in minibatch_.views.values()]).all(0)
+    assert whole.any()
+    loc, var = (torch.stack([getattr(q, k)[whole] for q in alone]) for k in ("loc", "var"))
+    weights = torch.tensor([0.5, 0.3, 0.2])[:, None, None]
+    second = (weights * (var + loc.square())).sum(0)
+    torch.testing.assert_close(joint.var[whole], second - (weights * loc).sum(0).square())
+
+
+def test_what_is_learned_after_training_is_saved_with_the_parameters():
+    model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
+    slope = np.arange(60.0).reshape(3, 20)
+    model.module.set_learned_after_training(
+        expert_weights=np.array([1.0, 2.0, 3.0]), weak_effects={"meth": (np.ones(3), slope)}
+    )
+    other = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8).module
+    other.load_state_dict(model.module.state_dict())
+    assert other.expert_weights.tolist() == [1, 2, 3]
+    moved = other.branch("meth").cross_decoder.of_baselines(torch.full((1, 3), 2.0))
+    torch.testing.assert_close(moved[0], torch.tensor(slope.sum(0), dtype=torch.float32))
+    assert not other.branch("rna").cross_decoder.slope.any()
+
+
+def test_the_noise_across_views_is_learned_in_training_only():
+    mdata = scvenn.datasets.simulate_gp(40, n_private_features=(5, 5))
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    tensors = minibatch(model)
+    noise = model.module.likelihood("view1").cross_view_variance
+    losses(model.module.eval(), tensors)
+    assert (noise == 1).all()
+    losses(model.module.train(), tensors)
+    assert (noise != 1).any()
 
 
 def test_batch_reaches_decoders_and_on_request_encoders():
@@ -289,9 +339,9 @@ def test_batch_reaches_decoders_and_on_request_encoders():
         module, tensors = model.module.eval(), minibatch(model)
         other = {**tensors, "batch": 1 - tensors["batch"]}
         sources = module.modalities
-        same = torch.equal(module.embed(tensors, sources)[0], module.embed(other, sources)[0])
+        same = torch.equal(*(network.embed(module, t, sources)[0] for t in (tensors, other)))
         assert same == (not encode_covariates)
-        predicted = [module.predict(t, sources, "rna") for t in (tensors, other)]
+        predicted = [network.predict(module, t, sources, "rna") for t in (tensors, other)]
         assert not torch.equal(*predicted)
 
 

@@ -15,6 +15,7 @@ PUBLIC = {
     "MMVAEpp",
     "SharedPrivateModel",
     "Objective",
+    "Penalty",
     "Term",
     "choose_latent_sizes",
     "datasets",

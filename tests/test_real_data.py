@@ -51,7 +51,7 @@ def test_cll_with_nan_in_the_mutations():
     assert np.isnan(mdata["mutations"].X).any()
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata, n_hidden=32)
-    assert [likelihood.name for likelihood in model.module.likelihoods] == [
+    assert [model.module.likelihood(m).name for m in model.modalities] == [
         "normal",
         "normal",
         "normal",
@@ -67,7 +67,7 @@ def test_pbmc_multiome(tmp_path):
     mdata = scvenn.datasets.pbmc_multiome()
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata)
-    assert [likelihood.name for likelihood in model.module.likelihoods] == ["normal", "nb"]
+    assert [model.module.likelihood(m).name for m in model.modalities] == ["normal", "nb"]
     model.train(3, **QUIET)
     elbo = model.history["elbo_validation"].to_numpy(float).ravel()
     assert elbo[-1] < elbo[0]

@@ -297,8 +297,8 @@ def test_only_training_cells_are_screened():
         scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"rna": "nb", "atac": "bernoulli"})
         model = scvenn.MMVAEpp(mdata, screen=True)
         if library is not None:  # set-up knows all cells: the median library of counts
-            model.module.likelihoods[0].library_.copy_(library)
-        library = model.module.likelihoods[0].library_.clone()
+            model.module.likelihood("rna").library_.copy_(library)
+        library = model.module.likelihood("rna").library_.clone()
         model.train(1, datasplitter_kwargs={"external_indexing": split}, **QUIET)
         found.append(model.get_shared_scores())
     np.testing.assert_array_equal(found[0]["score"], found[1]["score"])
@@ -329,11 +329,12 @@ def test_scores_and_networks_are_saved(trained):
 
 def test_training_further_keeps_what_was_screened(trained):
     """Other training cells find other features; the networks of those learned stay."""
-    table, weight = trained.get_shared_scores(), trained.module.cross_decoders[0].out.weight.clone()
+    table = trained.get_shared_scores()
+    weight = trained.module.branches[0].cross_decoder.out.weight.clone()
     trained.train(1, shuffle_set_split=False, **QUIET)
     pd.testing.assert_frame_equal(trained.get_shared_scores(), table)
     torch.testing.assert_close(
-        trained.module.cross_decoders[0].out.weight, weight, atol=0.1, rtol=0
+        trained.module.branches[0].cross_decoder.out.weight, weight, atol=0.1, rtol=0
     )
 
 

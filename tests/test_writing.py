@@ -10,6 +10,7 @@ from anndata.io import read_elem
 from mudata import MuData
 
 import scvenn
+from scvenn import network
 from tests.conftest import QUIET, three_modalities
 
 
@@ -61,7 +62,7 @@ def test_elements_can_be_read_alone(model):
 def test_no_more_than_a_minibatch_is_held(model, monkeypatch):
     """Every piece that is predicted is written, a chunk of its own, before the next is made."""
     events = []
-    predict, write = model.module.predict, zarr.Array.__setitem__
+    predict, write = network.predict, zarr.Array.__setitem__
 
     def predicted(*args, **kwargs):
         values = predict(*args, **kwargs)
@@ -73,7 +74,7 @@ def test_no_more_than_a_minibatch_is_held(model, monkeypatch):
             events.append(("written", value.shape))
         write(array, selection, value)
 
-    monkeypatch.setattr(model.module, "predict", predicted)
+    monkeypatch.setattr(network, "predict", predicted)
     monkeypatch.setattr(zarr.Array, "__setitem__", written)
     model.write_predictions("imputed.zarr", "rna", "peaks", batch_size=40)
     rows = [40, 40, 40, 30]
@@ -104,7 +105,7 @@ def test_what_is_there_is_not_overwritten(model, tmp_path):
 
 def test_nothing_is_left_where_writing_stops(model, tmp_path, monkeypatch):
     calls = []
-    predict = model.module.predict
+    predict = network.predict
 
     def fails(*args, **kwargs):
         calls.append(1)
@@ -112,7 +113,7 @@ def test_nothing_is_left_where_writing_stops(model, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(model.module, "predict", fails)
+    monkeypatch.setattr(network, "predict", fails)
     with pytest.raises(KeyboardInterrupt):
         model.write_predictions("imputed.zarr", "rna", "peaks", batch_size=10)
     assert len(calls) == 3

@@ -66,13 +66,14 @@ def rows(problem: Problem, epochs: int, seed: int) -> Iterator[dict]:
     model = scvenn.MMVAEpp(training)
     model.train(epochs, write_obsm=False, **QUIET)
     by_ridge = ridge(problem, seed, None).predictions
-    slopes = [decoder.slope.clone() for decoder in model.module.cross_decoders]
+    decoders = [branch.cross_decoder for branch in model.module.branches]
+    slopes = [decoder.slope.clone() for decoder in decoders]
     for source, target in PAIRS:
         alone = MuData({source: test[source]})
         alone.obs = test.obs.loc[alone.obs_names]
         found = {"ridge on PCs": by_ridge[source, target]()}
         for name, part in (("scvenn, without slopes", 0.0), ("scvenn", 1.0)):
-            for decoder, slope in zip(model.module.cross_decoders, slopes, strict=True):
+            for decoder, slope in zip(decoders, slopes, strict=True):
                 decoder.slope.copy_(part * slope)
             predicted = model.predict(source, target, alone, return_numpy=True)
             found[name] = problem.scaled(target, predicted)

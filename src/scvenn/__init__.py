@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         choose_latent_sizes,
         paper_setting,
     )
-    from scvenn.objective import Objective, Term
+    from scvenn.objective import Objective, Penalty, Term
 
 __version__ = version("scvenn")
 
@@ -34,6 +34,7 @@ __all__ = [
     "MMVAEpp",
     "MoPoEVAE",
     "Objective",
+    "Penalty",
     "SharedPrivateModel",
     "Term",
     "choose_latent_sizes",
@@ -52,7 +53,7 @@ _MODULES = {
     "pl": "scvenn.plotting",
     "testing": "scvenn.testing",
 }
-_HOMES = {"Objective": "scvenn.objective", "Term": "scvenn.objective"}
+_HOMES = dict.fromkeys(("Objective", "Penalty", "Term"), "scvenn.objective")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from math import isfinite
+from typing import Any, Literal
 
-__all__ = ["Objective", "Term", "mmvae", "mmvaepp", "mopoe", "mvae"]
+__all__ = ["Latents", "Objective", "Penalty", "Term", "mmvae", "mmvaepp", "mopoe", "mvae"]
+
+# How the names of the history's own columns start.
+_OF_HISTORY = (
+    "accuracy_",
+    "elbo",
+    "epoch",
+    "kl_",
+    "log_likelihood_",
+    "loss",
+    "reconstruction_loss",
+    "train_",
+    "validation_",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,93 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """What the value of a :class:`Penalty` is computed from: the latents of B cells.
+
+    A latent of which nothing was observed is 0, and has no gradient.
+
+    Parameters
+    ----------
+    shared, shared_mean
+        Samples and means of the posteriors of the shared latent, tensors (B, K) by the encoded
+        modalities: ``shared["rna",]`` given the RNA alone, in the terms that encode it alone.
+    private, private_mean
+        Samples and means of the posteriors of the private latents, (B, K) by modality.
+    observed
+        Where each modality was observed, boolean tensors (B,) by modality.
+    covariates
+        What decoders see besides, (B, V): a column for each category of a covariate that has two or
+        more, and for each number.
+    batch
+        Number of each cell's batch, (B,).
+    """
+
+    shared: Mapping[tuple[str, ...], Any]
+    shared_mean: Mapping[tuple[str, ...], Any]
+    private: Mapping[str, Any]
+    private_mean: Mapping[str, Any]
+    observed: Mapping[str, Any]
+    covariates: Any
+    batch: Any
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A part of the loss besides the terms: ``weight`` times a value of each cell.
+
+    The values are recorded in the history under the name, as ``name_train`` and
+    ``name_validation``.
+
+    Parameters
+    ----------
+    name
+        Name of the columns of the history.
+    weight
+        What a value of 1 adds to the loss of a cell.
+    value
+        A function from :class:`~scvenn.objective.Latents` to a tensor with a value for each cell,
+        (B,). NaN, set with ``torch.where``, is for cells that the penalty does not concern: they
+        leave the loss and the record. The function is saved with a model by its name, so it is
+        one that can be imported: defined in a file and outside of other functions.
+
+    Raises
+    ------
+    ValueError
+        If the name is empty or starts like those of the history's own columns, the weight is not a
+        finite number, or the value is a lambda or a function defined inside another one.
+
+    Examples
+    --------
+    >>> def size_of_shared(latents):
+    ...     return latents.shared_mean["rna",].square().sum(1)
+    >>> penalty = Penalty("size_of_shared", weight=0.1, value=size_of_shared)
+    >>> Objective((Term(("rna",), ("rna", "atac")),), penalties=(penalty,)).penalties[0].name
+    'size_of_shared'
+    """
+
+    name: str
+    weight: float
+    value: Callable[[Latents], Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or self.name.startswith(_OF_HISTORY):
+            raise ValueError(
+                f"Penalty(name={self.name!r}): expected a text that does not start like the "
+                f"history's own columns: {', '.join(_OF_HISTORY)}."
+            )
+        if not isinstance(self.weight, int | float) or not isfinite(self.weight):
+            raise ValueError(f"Penalty(weight={self.weight!r}): expected a finite number.")
+        if not callable(self.value):
+            raise ValueError(f"Penalty(value={self.value!r}): expected a function of the latents.")
+        if "<" in getattr(self.value, "__qualname__", ""):
+            raise ValueError(
+                f"Penalty(value={self.value!r}): a model with a lambda or a function defined "
+                "inside another one cannot be saved. Define the function at the top level of a "
+                "file, and set its further arguments with functools.partial."
+            )
+
+
+@dataclass(frozen=True)
 class Objective:
     """The terms of a loss and how they are put together.
 
@@ -91,11 +192,14 @@ class Objective:
     reduction
         ``"sum"`` or ``"mean"`` over the terms. A term none of whose encoded modalities is observed
         in a cell is skipped for that cell; ``"mean"`` then averages over the terms that are left.
+    penalties
+        What is added to the loss besides the terms; see :class:`Penalty`.
 
     Raises
     ------
     ValueError
-        If there is no term, or ``reduction`` is neither ``"sum"`` nor ``"mean"``.
+        If there is no term, ``reduction`` is neither ``"sum"`` nor ``"mean"``, or two penalties
+        have the same name.
 
     Examples
     --------
@@ -103,21 +207,32 @@ class Objective:
 
     >>> Objective(terms=(Term(("rna",), ("rna", "atac")),), prior_expert=False, reduction="mean")
     ... # doctest: +ELLIPSIS
-    Objective(terms=(Term(...),), prior_expert=False, reduction='mean')
+    Objective(terms=(Term(...),), prior_expert=False, reduction='mean', penalties=())
     """
 
     terms: tuple[Term, ...]
     prior_expert: bool = False
     reduction: Literal["sum", "mean"] = "mean"
+    penalties: tuple[Penalty, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "penalties", tuple(self.penalties))
         if not self.terms or not all(isinstance(term, Term) for term in self.terms):
             raise ValueError(
                 f"Objective(terms={self.terms!r}): expected one or more scvenn.Term objects."
             )
         if self.reduction not in ("sum", "mean"):
             raise ValueError(f"Objective(reduction={self.reduction!r}): expected 'sum' or 'mean'.")
+        if not all(isinstance(penalty, Penalty) for penalty in self.penalties):
+            raise ValueError(
+                f"Objective(penalties={self.penalties!r}): expected scvenn.Penalty objects."
+            )
+        names = [penalty.name for penalty in self.penalties]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Objective(penalties=...): found the names {names}; each must differ."
+            )
 
     @property
     def encode_sets(self) -> tuple[tuple[str, ...], ...]:

@@ -16,7 +16,7 @@ from scvenn.data import AlignedManager, Keys, SetUpMixin, check_mudata, fields_o
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.models.saving import SavingMixin, fingerprint
 from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
-from scvenn.network.vae import SharedPrivateVAE
+from scvenn.network import SharedPrivateVAE
 from scvenn.objective import Objective
 from scvenn.readouts.differential import DifferentialMixin
 from scvenn.readouts.labels import LabelsMixin

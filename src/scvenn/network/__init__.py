@@ -1,5 +1,40 @@
 """From a minibatch to latents and to the loss.
 
-In reading order: ``minibatch``, ``gaussians``, ``layers``, ``branch``, ``vae``
-(inference, generative, loss), ``predictions``.
+In reading order: ``minibatch`` (what is read), ``gaussians`` (products, mixtures, samples, KL),
+``layers`` and ``branch`` (all that one modality has), ``vae`` (inference, generative, loss),
+``predictions`` (what trained networks give), ``old_files`` (parameter names of earlier releases).
 """
+
+from scvenn.network.branch import Branch, ScreenedBranch
+from scvenn.network.gaussians import Gaussian
+from scvenn.network.minibatch import Minibatch, View
+from scvenn.network.predictions import (
+    decode,
+    decoder_gradient,
+    draw,
+    draw_from_prior,
+    embed,
+    label_probabilities,
+    posteriors,
+    predict,
+    slopes,
+)
+from scvenn.network.vae import SharedPrivateVAE
+
+__all__ = [
+    "Branch",
+    "Gaussian",
+    "Minibatch",
+    "ScreenedBranch",
+    "SharedPrivateVAE",
+    "View",
+    "decode",
+    "decoder_gradient",
+    "draw",
+    "draw_from_prior",
+    "embed",
+    "label_probabilities",
+    "posteriors",
+    "predict",
+    "slopes",
+]

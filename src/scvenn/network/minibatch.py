@@ -1,27 +1,34 @@
-"""One modality of a minibatch; the one place where values that were not observed are replaced."""
+"""A minibatch as the networks read it; the one place where unobserved values are replaced.
+
+Shapes: ``B`` cells, ``D`` features, ``V`` columns of covariates.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from scvenn.data import Keys
 from scvenn.likelihoods import Likelihood
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """One modality of a minibatch, with harmless values where nothing was measured."""
 
-    x: Tensor  # (B, D)
-    measured: Tensor  # entries that count: (B, D), or (B, 1) where a cell has all or none
-    library: Tensor  # (B, 1)
-    observed: Tensor  # (B,)
-    batch: Tensor | None = None  # (B,); where batches have a noise of their own
+    x: Float[Tensor, "B D"]
+    measured: Bool[Tensor, "B #D"]  # entries that count; (B, 1) where a cell has all or none
+    library: Float[Tensor, "B 1"]
+    observed: Bool[Tensor, " B"]
 
     @classmethod
     def read(
-        cls, x: Tensor, observed: Tensor, likelihood: Likelihood, batch: Tensor | None = None
+        cls, x: Float[Tensor, "B D"], observed: Bool[Tensor, " B"], likelihood: Likelihood
     ) -> View:
         """Read values (B, D) of cells in which the modality was observed (B,) or not."""
         x = x.float()
@@ -33,4 +40,60 @@ class View(NamedTuple):
             x = torch.where(measured, x, likelihood.mean_)
         # integer counts: the largest of 1 and the sum changes only cells without any count
         library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
-        return cls(x, measured, library, observed, batch)
+        return cls(x, measured, library, observed)
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What the networks read of B cells."""
+
+    views: dict[str, View]
+    covariates: Float[Tensor, "B V"]
+    batch: Int[Tensor, " B"]  # number of each cell's batch
+    labels: Int[Tensor, " B"] | None  # -1 is unlabelled; None where labels were not read
+
+
+class MinibatchReader:
+    """From the tensors of a data loader to what the networks read.
+
+    Parameters
+    ----------
+    modalities
+        All of them, in their stored order.
+    n_categories
+        Number of categories of each categorical covariate, the batch among them, by the name of its
+        tensor.
+    continuous
+        Names of the tensors of continuous covariates.
+    """
+
+    def __init__(
+        self, modalities: Sequence[str], n_categories: Mapping[str, int], continuous: Sequence[str]
+    ) -> None:
+        self._columns = {m: (i, Keys.x(m)) for i, m in enumerate(modalities)}
+        self._coded = {key: n for key, n in n_categories.items() if n > 1}
+        self._continuous = list(continuous)
+        self.n_covariates = sum(self._coded.values()) + len(self._continuous)
+
+    def read(
+        self, tensors: Mapping[str, Tensor], likelihoods: Mapping[str, Likelihood]
+    ) -> Minibatch:
+        """Read the modalities whose likelihoods are given; no unobserved value gets through."""
+        views = {}
+        for m, likelihood in likelihoods.items():
+            i, key = self._columns[m]
+            observed = tensors[Keys.OBSERVED][:, i].bool()
+            views[m] = View.read(tensors[key], observed, likelihood)
+        batch = tensors[Keys.BATCH].view(-1).long()
+        labels = tensors[Keys.LABELS].view(-1).long() if Keys.LABELS in tensors else None
+        return Minibatch(views, self.covariates(tensors), batch, labels)
+
+    def covariates(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B V"]:
+        """A column for each category of a covariate that has two or more, and for each number."""
+        observed = tensors[Keys.OBSERVED]  # (B, M)
+        columns = [
+            F.one_hot(tensors[key].view(-1).long(), n)  # (B, n)
+            for key, n in self._coded.items()
+        ]
+        columns += [tensors[key] for key in self._continuous]
+        return torch.cat([observed.new_zeros(len(observed), 0), *columns], dim=1).float()

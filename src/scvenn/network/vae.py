@@ -1,28 +1,37 @@
-"""The loss behind every model: encode once, decode once, score the terms of an objective.
+"""The network and the loss of every model: encode once, decode once, score the terms.
 
-Shapes: ``B`` cells, ``D`` features, ``K`` latent size, ``E`` experts, ``T`` terms. Dicts are keyed
-by the name of a modality, or by a tuple of names where posteriors are multiplied.
+In reading order, which is that of a minibatch: ``inference``, ``generative``, ``loss``.
+
+Shapes: ``B`` cells, ``R`` raw parameters of a modality, ``K`` latent size, ``M`` modalities, ``S``
+encoded subsets of the modalities, ``T`` terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import permutations
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
-from scvi.module.base import LossOutput, auto_move_data
-from torch import Tensor
+from jaxtyping import Bool, Float
+from scvi.module.base import BaseModuleClass, LossOutput
+from torch import Tensor, nn
 
 from scvenn.data import Keys
-from scvenn.network.coding import Decoded, Subset
-from scvenn.network.gaussians import kl_to_standard_normal, product_of_experts, rsample
-from scvenn.network.minibatch import View
-from scvenn.network.reading import SharedPrivateReader
-from scvenn.objective import Objective, Term
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.network import records
+from scvenn.network.branch import Branch, Decoded, ScreenedBranch
+from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
+from scvenn.network.layers import LabelHead
+from scvenn.network.minibatch import Minibatch, MinibatchReader
+from scvenn.network.old_files import with_todays_names
+from scvenn.network.penalties import latents_of, value_of
+from scvenn.network.plan import Decoding, Plan
+from scvenn.network.records import Scored
+from scvenn.objective import Objective
 
 
-class SharedPrivateVAE(SharedPrivateReader):
+class SharedPrivateVAE(BaseModuleClass):
     r"""Multimodal VAE with latents z = [shared, private of each modality].
 
     The loss of a cell with observed modalities :math:`O` is
@@ -32,76 +41,188 @@ class SharedPrivateVAE(SharedPrivateReader):
         L = \sum_t w_t \Big[ -\!\! \sum_{m \in D_t \cap O} \mu_m \log p(x_m \mid s, p_m)
             + \beta \Big( \alpha\, \mathrm{KL}[q(s \mid x_{S_t}) \,\|\, N(0, I)]
             + \!\! \sum_{j \in S_t \cap D_t} \mathrm{KL}[q(p_j \mid x_j) \,\|\, N(0, I)] \Big)
-            - \lambda \log p(y \mid s) \Big],
+            - \lambda \log p(y \mid s) \Big] + \sum_r \omega_r \, r(s, p),
         \qquad S_t = E_t \cap O
 
     A term with empty :math:`S_t` is skipped. :math:`w_t` is 1 for ``"sum"`` and 1 over the number
-    of terms left for ``"mean"``; :math:`\alpha` and :math:`\mu_m` are 1 in the paper. Märtens & Yau
-    (MLCB 2023), sections 2 and 3.
+    of terms left for ``"mean"``; :math:`\alpha` and :math:`\mu_m` are 1 in the paper, and there
+    are no penalties :math:`r`. Märtens & Yau (MLCB 2023), sections 2 and 3.
 
     Parameters
     ----------
     objective
-        The terms; see :class:`~scvenn.Objective`.
+        The terms and penalties; see :class:`~scvenn.Objective`.
+    likelihoods
+        Name of the likelihood of each modality; gives the stored order of the modalities.
+    stats
+        Summary of each modality's training data.
+    n_shared, n_private
+        Latent sizes.
+    n_hidden, n_layers
+        Of the hidden layers of every network.
+    dropout_rate
+        Of the hidden layers of each modality's networks.
+    n_categories
+        Number of categories of each categorical covariate, the batch among them, by the name of its
+        tensor.
+    continuous
+        Names of the tensors of continuous covariates.
+    encode_covariates
+        Whether the encoders see the covariates as the decoders do.
+    n_classes
+        Number of label classes; 0 for no label head.
     label_weight
         :math:`\lambda`, the weight of the labels' log-likelihood.
+    absent_private
+        What a cross-view decoder gets for its private latent; see
+        :class:`~scvenn.network.layers.AbsentPrivate`.
+    screened
+        Whether ``shared`` has networks of its own; see
+        :class:`~scvenn.network.branch.ScreenedBranch`.
+    decoder
+        ``"mlp"``, or ``"linear"`` for decoders without hidden layers.
+    dispersion
+        ``"feature"``, or ``"feature-batch"`` for likelihoods with a noise for each batch.
     kl_weight_shared
         :math:`\alpha`, the weight of the KL of the shared latent relative to the private ones.
     modality_weights
         :math:`\mu_m`, the weight of each modality's log-likelihood.
-    *args, **kwargs
-        Further parameters of :class:`~scvenn.network.coding.SharedPrivateCoder`.
     """
+
+    expert_weights: Tensor  # (M,)
+    of_terms: Tensor  # position of the subset that each term encodes, (T,)
+    subsets: Tensor  # which modalities are encoded together, boolean, (S, M)
+    pays: Tensor  # for which private latents a term pays KL, boolean, (T, M)
 
     def __init__(
         self,
         objective: Objective,
-        *args: Any,
+        likelihoods: Mapping[str, str],
+        stats: Mapping[str, FeatureStats],
+        *,
+        n_shared: int,
+        n_private: Mapping[str, int],
+        n_hidden: int,
+        n_layers: int,
+        dropout_rate: Mapping[str, float],
+        n_categories: Mapping[str, int],
+        continuous: Sequence[str],
+        encode_covariates: bool,
+        n_classes: int,
         label_weight: float,
+        absent_private: Literal["zero", "prior", "learned"],
+        screened: bool,
+        decoder: Literal["mlp", "linear"],
+        dispersion: Literal["feature", "feature-batch"],
         kl_weight_shared: float,
         modality_weights: Mapping[str, float],
-        **kwargs: Any,
     ) -> None:
-        super().__init__(objective, *args, **kwargs)
+        super().__init__()
+        self.objective = objective
+        self.modalities = list(likelihoods)
+        self.n_shared = n_shared
+        self.n_private = dict(n_private)
+        self.n_classes = n_classes
+        self.screened = screened
+        self.n_categories = dict(n_categories)
+        self.continuous = list(continuous)
         self.label_weight = label_weight
         self.kl_weight_shared = kl_weight_shared
         self.modality_weights = dict(modality_weights)
-        trained = {(term.encode, m) for term in objective.terms for m in term.decode}
-        # Cross-view pairs the objective leaves out are still worth watching.
-        self._watched = [
-            Term((a,), (b,))
-            for a, b in permutations(self.modalities, 2)
-            if ((a,), b) not in trained
-        ]
+        self._reader = MinibatchReader(self.modalities, self.n_categories, self.continuous)
+        self._plan = Plan.of(objective, self.modalities)
+        for name, part in (
+            ("of_terms", self._plan.subset_of_term),
+            ("subsets", self._plan.members),
+            ("pays", self._plan.pays_private),
+        ):
+            self.register_buffer(name, torch.tensor(part), persistent=False)
+        n_batches = self.n_categories[Keys.BATCH] if dispersion == "feature-batch" else None
+        kind = ScreenedBranch if screened else Branch
+        # a list, as a ModuleDict refuses names such as "type" or "a.b"
+        self.branches = nn.ModuleList(
+            kind(
+                LIKELIHOODS[name](stats[m], n_batches),
+                n_shared=n_shared,
+                n_private=n_private[m],
+                n_hidden=n_hidden,
+                n_layers=n_layers,
+                dropout=dropout_rate[m],
+                n_covariates=self._reader.n_covariates,
+                encode_covariates=encode_covariates,
+                linear_decoder=decoder == "linear",
+                absent_private=absent_private,
+            )
+            for m, name in likelihoods.items()
+        )
+        self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
+        # of each modality in the mean of their experts; a model that screens learns them at the end
+        n_modalities = len(self.modalities)
+        self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
+
+    def branch(self, modality: str) -> Branch:
+        """All that one modality has."""
+        return cast(Branch, self.branches[self.modalities.index(modality)])
+
+    def likelihood(self, modality: str) -> Likelihood:
+        """The likelihood of a modality."""
+        return self.branch(modality).likelihood
+
+    # ----------------------------------------------------------------- reading a minibatch
+
+    def read(
+        self, tensors: Mapping[str, Tensor], modalities: Sequence[str] | None = None
+    ) -> Minibatch:
+        """Read modalities, by default all, and covariates from the tensors of a data loader."""
+        chosen = self.modalities if modalities is None else modalities
+        likelihoods = {m: self.likelihood(m) for m in chosen}
+        return self._reader.read(tensors, likelihoods)
+
+    def covariates(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B V"]:
+        """What decoders see besides latents; see :class:`MinibatchReader`."""
+        return self._reader.covariates(tensors)
 
     # ----------------------------------------------------------------- inference
 
     def _get_inference_input(
         self, tensors: dict[str, Tensor], full_forward_pass: bool = False
     ) -> dict[str, Any]:
-        return {
-            "views": self._views(tensors, self.modalities),
-            "covariates": self.covariates(tensors),
-        }
+        return {"minibatch": self.read(tensors)}
 
-    def inference(self, views: dict[str, View], covariates: Tensor) -> dict[str, Any]:
-        """Encode each modality once; one shared posterior and sample for each encoded subset."""
-        encoded = self._encode(views, covariates)
-        subsets = dict.fromkeys(term.encode for term in (*self.objective.terms, *self._watched))
-        shared = {
-            subset: product_of_experts(
-                *self._experts(encoded, views, subset), prior_expert=self.objective.prior_expert
-            )
-            for subset in subsets
-        }
-        private = {m: self._private(encoded[m][1]) for m in self.modalities}
+    def encode(
+        self, minibatch: Minibatch
+    ) -> tuple[Gaussian, Bool[Tensor, "E B"], dict[str, Gaussian]]:
+        """Experts of shared (E, B, K), where they were observed, and the posteriors of private.
+
+        One expert for each modality of the minibatch.
+        """
+        shared, private = [], {}
+        for m, view in minibatch.views.items():
+            expert, private[m] = self.branch(m).encode(view, minibatch.covariates)
+            shared.append(expert)
+        experts = Gaussian(
+            torch.stack([expert.loc for expert in shared]),
+            torch.stack([expert.var for expert in shared]),
+        )
+        observed = torch.stack([view.observed for view in minibatch.views.values()])
+        if self.objective.prior_expert:  # it is one of every posterior
+            always = torch.ones_like(observed[:1])  # (1, B)
+            for m, q in private.items():
+                alone = Gaussian(q.loc[None], q.var[None])  # (1, B, K)
+                private[m] = product_of_experts(alone, always, prior_expert=True)
+        return experts, observed, private
+
+    def inference(self, minibatch: Minibatch) -> dict[str, Any]:
+        """Encode each modality once; one posterior and sample of shared for each subset."""
+        experts, observed, private = self.encode(minibatch)
+        present = self.subsets.unsqueeze(-1) & observed  # (S, M, B)
+        shared = product_of_experts(experts, present, prior_expert=self.objective.prior_expert)
+        sampled_shared, *sampled_private = sample_each(shared, *private.values())
         return {
-            "views": views,
-            "covariates": covariates,
-            "shared": shared,
-            "private": private,
-            "z_shared": {subset: rsample(q) for subset, q in shared.items()},  # (B, K) each
-            "z_private": {m: rsample(q) for m, q in private.items()},
+            "minibatch": minibatch,
+            "shared": sampled_shared,  # (S, B, K)
+            "private": dict(zip(private, sampled_private, strict=True)),  # (B, K) each
+            "active": present.any(1),  # (S, B): whether any modality of the subset was observed
         }
 
     # ----------------------------------------------------------------- generative
@@ -109,185 +230,195 @@ class SharedPrivateVAE(SharedPrivateReader):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        return {
-            "z_shared": inference_outputs["z_shared"],
-            "z_private": inference_outputs["z_private"],
-            "covariates": inference_outputs["covariates"],
-        }
+        return {name: inference_outputs[name] for name in ("minibatch", "shared", "private")}
 
     def generative(
-        self, z_shared: dict[Subset, Tensor], z_private: dict[str, Tensor], covariates: Tensor
+        self, minibatch: Minibatch, shared: Sampled, private: dict[str, Sampled]
     ) -> dict[str, Any]:
         """Run each decoder once, on the stacked latents of all terms that it decodes."""
-        latents = (z_shared, z_private, covariates)
-        raw = {m: self._decode(m, self.objective.terms, *latents) for m in self.modalities}
+        latents = (shared.z, {m: sampled.z for m, sampled in private.items()})
+        decoded = self._decode(self._plan.trained, *latents, minibatch.covariates)
+        if self.training:
+            self._update_cross_view_noise(decoded, minibatch)
         with torch.no_grad():
-            watched = {m: self._decode(m, self._watched, *latents) for m in self.modalities}
-        return {"raw": raw, "raw_watched": watched}
+            watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
+        return {"decoded": decoded, "watched": watched}
+
+    def _decode(
+        self,
+        plan: Mapping[str, Decoding],
+        z_shared: Float[Tensor, "S B K"],
+        z_private: Mapping[str, Tensor],
+        covariates: Float[Tensor, "B V"],
+    ) -> dict[str, list[Decoded]]:
+        """Decode each modality from the latents of its plan."""
+        decoded = {}
+        for m, decoding in plan.items():
+            if not decoding.terms:
+                continue
+            samples = []
+            for subset, detached in zip(decoding.subsets, decoding.detached, strict=True):
+                sample = z_shared[subset]
+                samples.append(sample.detach() if detached else sample)
+            shared = torch.stack(samples)  # (T, B, K)
+            branch = self.branch(m)
+            decoded[m] = branch.decode(shared, z_private[m], decoding.cross_view, covariates)
+        return decoded
+
+    def _update_cross_view_noise(
+        self, decoded: Mapping[str, list[Decoded]], minibatch: Minibatch
+    ) -> None:
+        """Learn from training cells by how much predictions from shared alone miss."""
+        for m, outputs in decoded.items():
+            view, likelihood = minibatch.views[m], self.likelihood(m)
+            if likelihood.separable:
+                continue  # it needs nothing of a feature, and so no noise
+            for output in outputs:
+                if output.from_shared:
+                    likelihood.update_cross_view_noise(
+                        cast(Tensor, output.raw), view.x, view.measured, minibatch.batch
+                    )
 
     # ----------------------------------------------------------------- loss
-
-    def _log_likelihoods(
-        self, raw: Mapping[str, list[Decoded]], views: dict[str, View]
-    ) -> dict[tuple[int, str, bool], Tensor]:
-        """Log-likelihood (B,) by term, modality and network; 0 where it was not measured."""
-        scores = {}
-        for m, decoded in raw.items():
-            view, likelihood = views[m], self.likelihood(m)
-            for positions, output, from_shared in decoded:
-                if from_shared and self.training and isinstance(output, Tensor):
-                    likelihood.update_cross_view_noise(output, view.x, view.measured, view.batch)
-                per_cell = likelihood.total(
-                    output, view.x, view.measured, view.library, view.batch, from_shared
-                )  # (T, B)
-                for t, row in zip(positions, per_cell, strict=True):
-                    scores[t, m, from_shared] = row
-        return scores
 
     def loss(
         self,
         tensors: dict[str, Tensor],
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
-        kl_weight: float = 1.0,
+        kl_weight: float | Tensor = 1.0,
     ) -> LossOutput:
         """Score the terms; see the equation of the class.
 
         Returns
         -------
         ``loss`` is the mean over cells. ``reconstruction_loss`` and ``kl_local``, (B,), are the
-        parts of the objective without ``kl_weight`` and without labels. ``extra_metrics`` holds
-        tensors (B,) that are NaN for cells they do not concern.
+        parts of the objective without ``kl_weight``, and without labels and penalties.
+        ``extra_metrics`` holds tensors (B,) that are NaN for cells they do not concern.
         """
-        terms, views = self.objective.terms, inference_outputs["views"]
-        scores = self._log_likelihoods(generative_outputs["raw"], views)
-        kl_shared = {s: kl_to_standard_normal(q) for s, q in inference_outputs["shared"].items()}
-        kl_private = {
-            m: torch.where(views[m].observed, kl_to_standard_normal(q), 0.0)
-            for m, q in inference_outputs["private"].items()
-        }
-        active = {
-            s: torch.stack([views[m].observed for m in s]).any(0)  # (B,)
-            for s in inference_outputs["shared"]
-        }
-        label = self._score_labels(tensors, inference_outputs["z_shared"])
+        minibatch: Minibatch = inference_outputs["minibatch"]
+        shared: Sampled = inference_outputs["shared"]
+        private: dict[str, Sampled] = inference_outputs["private"]
+        active = inference_outputs["active"]  # (S, B)
+        observed = {m: view.observed for m, view in minibatch.views.items()}  # (B,) each
 
-        parts: dict[str, list[Tensor]] = {"reconstruction": [], "kl": [], "label": []}
-        for t, term in enumerate(terms):
-            part = {
-                "reconstruction": -sum(
-                    self.modality_weights[m] * score
-                    for (of, m, _), score in scores.items()
-                    if of == t
-                ),
-                "kl": self.kl_weight_shared * kl_shared[term.encode]
-                + sum(kl_private[m] for m in term.encode if m in term.decode),
-                "label": -label[term.encode],
-            }
-            for name, value in part.items():
-                parts[name].append(torch.where(active[term.encode], value, 0.0))
-        weight = torch.ones_like(parts["kl"][0])  # (B,)
+        scores = self._log_likelihoods(generative_outputs["decoded"], minibatch)
+        log_likelihood = self._over_decoders(scores)  # (T, B)
+        kl_private = {m: torch.where(observed[m], p.kl, 0.0) for m, p in private.items()}
+        pays = self.pays.unsqueeze(-1)  # (T, M, 1)
+        paid = torch.where(pays, torch.stack([*kl_private.values()]), 0.0).sum(1)  # (T, B)
+        kl = self.kl_weight_shared * shared.kl[self.of_terms] + paid
+
+        left = active[self.of_terms]  # (T, B): terms that are not skipped
+        weight = left.float()
         if self.objective.reduction == "mean":
-            n_active = torch.stack([active[term.encode] for term in terms]).sum(0)
-            weight = 1.0 / n_active.clamp(min=1)
-        reconstruction, kl, label_loss = (
-            weight * torch.stack(parts[name]).sum(0)  # (T, B) -> (B,)
-            for name in ("reconstruction", "kl", "label")
+            weight = weight / weight.sum(0).clamp(min=1)
+
+        def over_terms(values: Tensor) -> Tensor:
+            return (weight * torch.where(left, values, 0.0)).sum(0)  # (T, B) -> (B,)
+
+        reconstruction, kl = -over_terms(log_likelihood), over_terms(kl)
+        loss = reconstruction + kl_weight * kl
+        with torch.no_grad():
+            watched = self._log_likelihoods(generative_outputs["watched"], minibatch)
+        history = records.of_terms(
+            self._plan, scores, watched, shared.kl, kl_private, active, observed
         )
-        loss = reconstruction + kl_weight * kl + self.label_weight * label_loss
-        metrics = self._metrics(
-            tensors, inference_outputs, generative_outputs, scores, kl_shared, kl_private, active
-        )
+        if self.label_head is not None:
+            label, right = self.label_head.score(shared.z, minibatch.labels)  # (S, B) each
+            known = ~label.isnan()
+            label_of_terms = torch.where(known, label, 0.0)[self.of_terms]  # (T, B)
+            loss = loss - self.label_weight * over_terms(label_of_terms)
+            history |= records.of_labels(self._plan, label, right, known & active)
+        if self.objective.penalties:
+            latents = latents_of(self._plan, minibatch, shared, private, active)
+            for penalty in self.objective.penalties:
+                value = value_of(penalty, latents)  # (B,)
+                loss = loss + penalty.weight * torch.where(value.isnan(), 0.0, value)
+                history[penalty.name] = value.detach()
         return LossOutput(
             loss=loss.mean(),
             reconstruction_loss=reconstruction,
             kl_local=kl,
             n_obs_minibatch=len(loss),
-            extra_metrics=metrics,
+            extra_metrics=history,
         )
 
-    @auto_move_data
-    def score(self, tensors: dict[str, Tensor], modality: str, shared: Tensor) -> Tensor:
-        """Gradient of the cross-view log-likelihood with respect to the decoder's output, (B, R).
+    def _log_likelihoods(
+        self, decoded: Mapping[str, list[Decoded]], minibatch: Minibatch
+    ) -> dict[str, list[Scored]]:
+        """Log-likelihood of each modality by each of its decoders."""
+        scores = {}
+        for m, outputs in decoded.items():
+            view, likelihood = minibatch.views[m], self.likelihood(m)
+            measured = (view.x, view.measured, view.library, minibatch.batch)
+            scores[m] = [
+                Scored(rows, from_shared, likelihood.total(raw, *measured, from_shared))
+                for rows, raw, from_shared in outputs
+            ]
+        return scores
+
+    def _over_decoders(self, scores: Mapping[str, list[Scored]]) -> Float[Tensor, "T B"]:
+        """Weighted log-likelihood of all that each term decodes."""
+        parts: list[list[Tensor]] = [[] for _ in self.objective.terms]
+        for m, scored in scores.items():
+            for rows, _, log_likelihood in scored:
+                for row, value in zip(rows, log_likelihood, strict=True):
+                    t = self._plan.trained[m].terms[row]
+                    parts[t].append(self.modality_weights[m] * value)
+        return torch.stack([torch.stack(values).sum(0) for values in parts])
+
+    # ----------------------------------------------------------------- around training
+
+    def restrict(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
+        """Say which features concern ``shared``; the networks that did all of them start anew.
+
+        Only for networks that are :attr:`screened`.
 
         Parameters
         ----------
-        tensors
-            A minibatch that holds the modality.
         modality
-            Which one is predicted.
-        shared
-            Latents it is predicted from, (B, K).
+            Whose features.
+        reads, predicts
+            Which of them the encoder of ``shared`` reads, and the cross-view decoder predicts;
+            boolean, (D,).
         """
-        view = self._views(tensors, [modality])[modality]
-        decoder = self.cross_decoders[self._index[modality]]
-        with torch.no_grad():
-            raw = decoder(shared, self.covariates(tensors))
-        raw.requires_grad_()
-        log_prob = self.likelihood(modality).log_prob(
-            raw, view.x, view.library, batch=view.batch, cross_view=True
-        )
-        (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
-        return gradient
-
-    def _score_labels(
-        self, tensors: dict[str, Tensor], z_shared: dict[Subset, Tensor]
-    ) -> dict[Subset, Tensor]:
-        """Log-likelihood (B,) of each cell's label given each shared sample; 0 if unlabelled."""
-        codes = tensors[Keys.LABELS].view(-1).long()  # (B,); -1 is unlabelled
-        if self.label_head is None:
-            return dict.fromkeys(z_shared, torch.zeros(len(codes), device=codes.device))
-        return {subset: self.label_head.score(z, codes) for subset, z in z_shared.items()}
+        cast(ScreenedBranch, self.branch(modality)).restrict(reads=reads, predicts=predicts)
 
     @torch.no_grad()
-    def _metrics(
+    def set_learned_after_training(
         self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
-        scores: dict[tuple[int, str, bool], Tensor],
-        kl_shared: dict[Subset, Tensor],
-        kl_private: dict[str, Tensor],
-        active: dict[Subset, Tensor],
-    ) -> dict[str, Tensor]:
-        """What the history records, (B,) each; NaN for cells that a record does not concern."""
-        views = inference_outputs["views"]
-        subsets = self.objective.encode_sets
+        *,
+        expert_weights: np.ndarray | None = None,
+        weak_effects: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ) -> None:
+        """Set what is learned when ``shared`` no longer changes; saved with the parameters.
 
-        def where(condition: Tensor, value: Tensor) -> Tensor:
-            return torch.where(condition, value.detach(), torch.nan)
+        Parameters
+        ----------
+        expert_weights
+            Of each modality in the mixture of the experts of ``shared``, (M,); used by
+            :func:`~scvenn.network.posteriors`.
+        weak_effects
+            For some modalities the mean (K,) of ``shared``, and the slopes (K, R) of raw parameters
+            on its deviation from that; used in predictions across views. Only for networks that are
+            :attr:`screened`.
+        """
+        if expert_weights is not None:
+            self.expert_weights.copy_(torch.as_tensor(expert_weights))
+        for m, (centre, slope) in (weak_effects or {}).items():
+            decoder = cast(ScreenedBranch, self.branch(m)).cross_decoder
+            decoder.centre.copy_(torch.as_tensor(centre))
+            decoder.slope.copy_(torch.as_tensor(slope))
 
-        metrics = {
-            Keys.KL_SHARED: torch.stack([where(active[s], kl_shared[s]) for s in subsets]).nanmean(
-                0
-            ),
-            **{
-                Keys.kl_private(m): where(view.observed, kl_private[m]) for m, view in views.items()
-            },
-        }
-        watched = self._log_likelihoods(generative_outputs["raw_watched"], views)
-        cross_view = []
-        for terms, values in ((self.objective.terms, scores), (self._watched, watched)):
-            for (t, m, from_shared), value in values.items():
-                if from_shared and not terms[t].is_cross_view(m):
-                    continue  # same-view: what both latents say is recorded
-                encode = terms[t].encode
-                record = where(active[encode] & views[m].observed, value)
-                metrics[Keys.log_likelihood(encode, m)] = record
-                if terms[t].is_cross_view(m):
-                    cross_view.append(record)
-        pairs = torch.stack(cross_view)  # (pairs, B)
-        metrics[Keys.CROSS_VIEW] = where(~pairs.isnan().all(0), pairs.nansum(0))
-        if self.label_head is not None:
-            codes = tensors[Keys.LABELS].view(-1).long()
-            shared = torch.stack([inference_outputs["z_shared"][s] for s in subsets])  # (S, B, K)
-            known = (codes >= 0) & torch.stack([active[s] for s in subsets])  # (S, B)
-            log_probs = self.label_head(shared)  # (S, B, n_classes)
-            picked = log_probs.gather(2, codes.clamp(min=0).expand(known.shape).unsqueeze(2))
-            right = (log_probs.argmax(-1) == codes).float()
-            metrics[Keys.LABEL_LOG_LIKELIHOOD] = where(known, picked.squeeze(2)).nanmean(0)
-            metrics[Keys.LABEL_ACCURACY] = where(known, right).nanmean(0)
-        return metrics
+    def on_load(self, model: Any, **kwargs: Any) -> None:
+        """Give the networks the shape they were saved with."""
+        for modality, found in (model.screening_ or {}).items():
+            self.restrict(modality, reads=found.related, predicts=found.shared)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Load parameters, also those of files of earlier releases."""
+        return super().load_state_dict(with_todays_names(state_dict), *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: samples are of a modality, given others or the prior."""

@@ -14,6 +14,7 @@ from scvi.model.base import DifferentialComputation
 from torch import Tensor, as_tensor
 from tqdm.auto import tqdm
 
+from scvenn import network
 from scvenn.data.keys import Keys
 from scvenn.data import as_text, find_categories, observed_cells
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy, _rows
@@ -268,7 +269,7 @@ class _Draws:
         every = model.modalities
         loader = model._minibatches(mdata, set(every), cells, batch_size, "Embeddings")
         for part, tensors in loader:
-            q_shared, q_private, *_ = module.posteriors(tensors, every)
+            q_shared, q_private, *_ = network.posteriors(module, tensors, every)
             for kept, q in ((self.shared, q_shared), (self.private, q_private[modality])):
                 kept.mean[cells[part]] = _numpy(q.loc)
                 kept.sd[cells[part]] = _numpy(q.var.sqrt())
@@ -300,7 +301,9 @@ class _Draws:
         for part, tensors in loader:
             seen = {k: v.expand(len(tensors[k]), -1) for k, v in replaced.items()}
             latents = (None if z is None else _tensor(z[part]) for z in (shared, private))
-            mean = self.model.module.decode({**tensors, **seen}, self.modality, *latents, library)
+            mean = network.decode(
+                self.model.module, {**tensors, **seen}, self.modality, *latents, library
+            )
             values[part] = _numpy(mean[:, features]) / unit
         return values
 

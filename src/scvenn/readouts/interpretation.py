@@ -10,7 +10,9 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from scvenn.data import Keys, observed_cells
+from scvenn import network
+from scvenn.data.keys import Keys
+from scvenn.data.registration import observed_cells
 from scvenn.readouts.predictions import ReadoutsMixin
 
 # Latents to decode, (n_cells, K) each: shared, and private or None for shared alone.
@@ -195,7 +197,7 @@ class InterpretationMixin(ReadoutsMixin):
         slope = np.zeros((moved.shape[1], len(self._feature_names(modality))))
         for part, tensors in self._minibatches(mdata, set(), cells, batch_size, "Loadings"):
             given = _tensors((shared, private), part)
-            slope += self.module.slopes(tensors, modality, *given).cpu().numpy()
+            slope += network.slopes(self.module, tensors, modality, *given).cpu().numpy()
         loading = slope / len(cells) * moved.std(0, ddof=1)[:, None]  # (K, D)
         dimensions = [f"{latent}_{k}" for k in range(len(loading))]
         return pd.DataFrame(
@@ -372,8 +374,9 @@ class InterpretationMixin(ReadoutsMixin):
         self, modality: str, tensors: dict[str, torch.Tensor], given: Latents, part: slice
     ) -> np.ndarray:
         """Prediction of a minibatch on the linear scale, (B, D), given latents of all cells."""
-        mean = self.module.decode(tensors, modality, *_tensors(given, part)).cpu().numpy()
-        return self.module.likelihood(modality).regression_scale(mean, np.ones(1, np.float32))
+        latents = _tensors(given, part)
+        mean = network.decode(self.module, tensors, modality, *latents).cpu().numpy()
+        return self.module.likelihood(modality).linear_scale(mean, np.ones(1, np.float32))
 
     def _squares(
         self,
@@ -395,7 +398,7 @@ class InterpretationMixin(ReadoutsMixin):
         for part, tensors in self._minibatches(mdata, {modality}, cells, batch_size, "Predicting"):
             raw = tensors[Keys.x(modality)].numpy()  # (B, D); NaN where not observed
             library = raw.sum(1, keepdims=True)
-            x = self.module.likelihood(modality).regression_scale(raw, library).astype(np.float64)
+            x = self.module.likelihood(modality).linear_scale(raw, library).astype(np.float64)
             for name, latents in given.items():
                 sums[name] += _sums(x - self._decoded(modality, tensors, latents, part))
             sums_of_values += _sums(x)

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from mudata import MuData
 
-from scvenn.data import Keys
+from scvenn import network
+from scvenn.data.keys import Keys
 from scvenn.readouts.predictions import ReadoutsMixin
 
 
@@ -82,5 +83,7 @@ class LabelsMixin(ReadoutsMixin):
         labels = self.registry_["field_registries"][Keys.LABELS]["state_registry"][Keys.CATEGORIES]
         shared = self._embed(mdata, sources, indices, batch_size, "Labels")[0]
         cells = mdata.obs_names if indices is None else mdata.obs_names[np.asarray(indices)]
-        probabilities = self.module.label_probabilities(torch.as_tensor(shared)).cpu().numpy()
+        probabilities = (
+            network.label_probabilities(self.module, torch.as_tensor(shared)).cpu().numpy()
+        )
         return pd.DataFrame(probabilities, index=cells, columns=labels)

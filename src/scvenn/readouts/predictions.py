@@ -12,7 +12,10 @@ from mudata import MuData
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scvenn.data import ColumnField, Keys, quoted
+from scvenn import network
+from scvenn.data.checks import some
+from scvenn.data.keys import Keys
+from scvenn.data.registration import ColumnField
 from scvenn.screening.features import Screening
 
 
@@ -322,7 +325,8 @@ class ReadoutsMixin:
             read = {*sources, target}
             loader = self._minibatches(mdata, read, rows, batch_size, f"Predicting {target}")
             for part, tensors in loader:
-                mean = self.module.predict(
+                mean = network.predict(
+                    self.module,
                     tensors,
                     sources,
                     target,
@@ -353,7 +357,7 @@ class ReadoutsMixin:
         known = list(state[Keys.CATEGORIES])
         if str(batch) not in known:
             raise ValueError(
-                f"transform_batch={batch!r}: expected one of the batches {quoted(known)}"
+                f"transform_batch={batch!r}: expected one of the batches {some(known)}"
                 + ("." if known else "; the model was set up without batch_key.")
             )
         return {Keys.BATCH: torch.tensor([[known.index(str(batch))]])}
@@ -459,7 +463,7 @@ class ReadoutsMixin:
         private = {m: np.empty((len(rows), self.module.n_private[m]), np.float32) for m in sources}
         loader = self._minibatches(mdata, set(sources), rows, batch_size, description)
         for part, tensors in loader:
-            z_shared, z_private = self.module.embed(tensors, sources)
+            z_shared, z_private = network.embed(self.module, tensors, sources)
             shared[part] = _numpy(z_shared)
             for m, z in z_private.items():
                 private[m][part] = _numpy(z)

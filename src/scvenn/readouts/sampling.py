@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from mudata import MuData
 
-from scvenn.data import Keys
+from scvenn import network
+from scvenn.data.keys import Keys
 from scvenn.readouts.predictions import ReadoutsMixin
 
 
@@ -77,7 +78,7 @@ class SamplingMixin(ReadoutsMixin):
         loader = self._minibatches(mdata, {*sources, target}, rows, batch_size, "Sampling")
         for part, tensors in loader:
             for k in range(n_samples):
-                drawn[k, part] = self.module.draw(tensors, sources, target).cpu().numpy()
+                drawn[k, part] = network.draw(self.module, tensors, sources, target).cpu().numpy()
         return drawn
 
     def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:
@@ -110,5 +111,5 @@ class SamplingMixin(ReadoutsMixin):
         tensors = {Keys.OBSERVED: torch.ones(1, len(self.modalities))}
         tensors |= {key: torch.zeros(1, 1) for key in self.module.n_categories}
         tensors |= {key: torch.zeros(1, 1) for key in self.module.continuous}
-        drawn = self.module.draw_from_prior(n_obs, {**tensors, **self._batch_of(batch)})
+        drawn = network.draw_from_prior(self.module, n_obs, {**tensors, **self._batch_of(batch)})
         return {m: values.cpu().numpy() for m, values in drawn.items()}

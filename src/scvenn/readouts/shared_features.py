@@ -12,7 +12,10 @@ import scvi
 import torch
 from scipy.sparse import issparse
 
-from scvenn.data import AlignedManager, Keys, quoted
+from scvenn import network
+from scvenn.data.checks import some
+from scvenn.data.keys import Keys
+from scvenn.data.registration import AlignedManager
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy
 from scvenn.screening.features import Screening, screen
 from scvenn.screening.reliability import trust
@@ -112,11 +115,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
             self.module.restrict(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
             logger.info(
-                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, quoted(others)
+                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
             )
             if not found.related.any():
                 warnings.warn(
-                    f"No feature of modality {m!r} is predicted by {quoted(others)} better than by "
+                    f"No feature of modality {m!r} is predicted by {some(others)} better than by "
                     f"chance in {len(cells)} training cells that have both: the shared latent "
                     "will not learn to predict it. Are the cells matched by the right names? With "
                     "screen=False every feature counts.",
@@ -133,7 +136,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         readings = [
             self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
         ]  # (N, K) each
-        self.module.expert_weights.copy_(torch.as_tensor(trust(np.stack(readings))))
+        self.module.set_learned_after_training(expert_weights=trust(np.stack(readings)))
 
     def _learn_faint(self, screening: dict[str, Screening]) -> None:
         """Learn from training cells what ``shared`` tells of features that are not called shared.
@@ -141,7 +144,8 @@ class SharedFeaturesMixin(ReadoutsMixin):
         After training, when ``shared`` no longer changes: it is read off the other modalities, as
         for a cross-view prediction.
         """
-        for i, (m, found) in enumerate(screening.items()):
+        effects = {}
+        for m, found in screening.items():
             others, cells = self._others(m, np.asarray(self.train_indices))
             candidates = ~np.tile(found.shared, self.module.likelihood(m).n_outputs)
             if not len(cells) or not candidates.any():
@@ -152,11 +156,17 @@ class SharedFeaturesMixin(ReadoutsMixin):
             directions = (shared - centre) @ map_
             loader = self._minibatches(self.adata, {m}, cells, None, "Faint relations")
             scores = (
-                (directions[part], _numpy(self.module.score(t, m, torch.as_tensor(shared[part]))))
+                (
+                    directions[part],
+                    _numpy(
+                        network.decoder_gradient(self.module, t, m, torch.as_tensor(shared[part]))
+                    ),
+                )
                 for part, t in loader
             )
             slopes = faint_slopes(scores, candidates)
-            self.module.cross_decoders[i].remember(centre, map_ @ slopes)
+            effects[m] = centre, map_ @ slopes
+        self.module.set_learned_after_training(weak_effects=effects)
 
     def _others(self, modality: str, cells: np.ndarray) -> tuple[list[str], np.ndarray]:
         """The other modalities, and those of the cells that have the modality and any of them."""
@@ -181,7 +191,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         """Values of some cells on which linear regression makes sense; NaN where not observed."""
         matrix = self.adata_manager.get_from_registry(Keys.x(modality))[cells]
         library = np.asarray(matrix.sum(1)).reshape(-1, 1)
-        values = self.module.likelihood(modality).regression_scale(matrix, library)
+        values = self.module.likelihood(modality).linear_scale(matrix, library)
         i = self.modalities.index(modality)
         observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells, i]
         if not issparse(values):

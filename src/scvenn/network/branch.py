@@ -1,0 +1,305 @@
+"""A branch: all that one modality has, from its values to its latents and back.
+
+Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of the features, ``P`` of which are
+predicted from ``shared``, ``K`` latent dimensions, ``V`` columns of covariates, ``T`` latents that
+are decoded at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from scvenn.likelihoods import Likelihood, Parts
+from scvenn.network.gaussians import Gaussian
+from scvenn.network.layers import AbsentPrivate, Decoder, decoder_layers, hidden_layers
+from scvenn.network.minibatch import View
+
+# As in the paper's code: no posterior is infinitely sure of itself.
+_MIN_VARIANCE = 1e-8
+
+
+class Decoded(NamedTuple):
+    """Output of one decoder for some of the latents that were decoded at once."""
+
+    rows: list[int]  # of the latents, among all T
+    raw: Tensor | Parts  # (rows, B, R)
+    from_shared: bool  # whether it is a prediction from `shared` alone
+
+
+class Branch(nn.Module):
+    """One encoder of both latents, one decoder of both, and the likelihood of a modality.
+
+    Across views the decoder gets a stand-in for the private latent.
+
+    Parameters
+    ----------
+    likelihood
+        Of the modality's values.
+    n_shared, n_private
+        Sizes of the two latents.
+    n_hidden, n_layers, dropout
+        Of the hidden layers of every network.
+    n_covariates
+        Number V of columns of covariates, which decoders see.
+    encode_covariates
+        Whether encoders see them, too.
+    linear_decoder
+        Whether decoders are without hidden layers.
+    absent_private
+        What stands in for the private latent; see :class:`~scvenn.network.layers.AbsentPrivate`.
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        *,
+        n_shared: int,
+        n_private: int,
+        n_hidden: int,
+        n_layers: int,
+        dropout: float,
+        n_covariates: int,
+        encode_covariates: bool,
+        linear_decoder: bool,
+        absent_private: Literal["zero", "prior", "learned"],
+    ) -> None:
+        super().__init__()
+        n_features = len(likelihood.mean_)
+        self.likelihood = likelihood
+        self.encode_covariates = encode_covariates
+        layers: dict[str, Any] = {"n_hidden": n_hidden, "dropout": dropout}
+        self._encoding = {
+            **layers,
+            "n_layers": n_layers,
+            "n_covariates": n_covariates if encode_covariates else 0,
+        }
+        self._decoding = {
+            **layers,
+            "n_layers": 0 if linear_decoder else n_layers,
+            "n_covariates": n_covariates,
+        }
+        self.hidden = hidden_layers(n_features, **self._encoding)
+        self.shared_head = nn.Linear(n_hidden, 2 * n_shared)
+        self.private_head = nn.Linear(n_hidden, 2 * n_private)
+        n_raw = likelihood.n_outputs * n_features
+        self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
+        self.absent = AbsentPrivate(absent_private, n_private)
+
+    def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
+        """Posteriors of shared and private, (B, K) each, given this modality."""
+        seen = covariates if self.encode_covariates else None
+        hidden = self.hidden(self.likelihood.encoder_input(view.x), cont=seen)  # (B, H)
+        return _gaussian(self.shared_head(hidden)), _gaussian(self.private_head(hidden))
+
+    def decode(
+        self,
+        shared: Float[Tensor, "T B K"],
+        private: Float[Tensor, "B P"],
+        cross_view: Sequence[bool],
+        covariates: Float[Tensor, "B V"],
+    ) -> list[Decoded]:
+        """Outputs of the decoders for several shared latents at once.
+
+        Parameters
+        ----------
+        shared
+            Samples of the shared latent, (T, B, K).
+        private
+            Sample of the private latent, (B, K).
+        cross_view
+            For which of the T the modality was not encoded, so that its private latent is absent.
+        covariates
+            Of the cells, (B, V).
+        """
+        beside = torch.stack([self.absent(private) if c else private for c in cross_view])
+        raw = self.decoder(shared, beside, covariates)  # (T, B, R)
+        return [Decoded(list(range(len(shared))), raw, from_shared=False)]
+
+    def predict(
+        self,
+        shared: Float[Tensor, "B K"],
+        private: Float[Tensor, "B P"],
+        same_view: Bool[Tensor, " B"],
+        covariates: Float[Tensor, "B V"],
+    ) -> Float[Tensor, "B R"]:
+        """Raw parameters of trained networks; where not same-view, private counts as zero."""
+        return self.decoder(shared, torch.where(same_view[:, None], private, 0.0), covariates)
+
+
+class CrossDecoder(nn.Module):
+    """From shared alone to the raw parameters of the features that other modalities predict.
+
+    It reads the shared latent of every encoder, the modality's own as well, so that they agree.
+
+    Any other parameter is a baseline, which only covariates change: it teaches ``shared`` nothing.
+    What ``shared`` predicts of it all the same is learned after training, in :attr:`slope`.
+
+    Parameters
+    ----------
+    start
+        The raw parameters, one or more for each feature, where learning starts, (R,).
+    n_shared
+        Size K of the shared latent.
+    **layers
+        As those of :class:`~scvenn.network.layers.Decoder`.
+    """
+
+    predicted: Tensor  # positions of the parameters that are no baseline, all at first
+    rest: Tensor  # positions of the baselines
+    centre: Tensor  # mean of shared in training, (K,)
+    slope: Tensor  # of baselines, by shared, (K, R)
+
+    def __init__(self, start: Float[Tensor, " R"], n_shared: int, **layers: Any) -> None:
+        super().__init__()
+        n_raw = len(start)
+        self.hidden, width = decoder_layers(n_shared, **layers)
+        self.baseline = nn.Parameter(start.clone())
+        self.out = _layer_around(start, width)
+        # A batch effect is easier to learn here than by way of shared, which need not hold it then.
+        self.shift = nn.Parameter(torch.zeros(layers["n_covariates"], n_raw))
+        self.register_buffer("predicted", torch.arange(n_raw))
+        self.register_buffer("rest", torch.arange(0), persistent=False)
+        self.register_buffer("centre", torch.zeros(n_shared))
+        self.register_buffer("slope", torch.zeros(n_shared, n_raw))
+
+    def restrict(self, predicted: Int[Tensor, " P"]) -> None:
+        """Start anew with a last layer that gives the parameters at these positions."""
+        self.predicted = predicted.to(self.predicted.device)
+        self.out = _layer_around(self.baseline[self.predicted], self.out.in_features)
+        is_baseline = torch.ones_like(self.baseline, dtype=torch.bool)
+        is_baseline[self.predicted] = False
+        self.rest = is_baseline.nonzero().squeeze(1)
+
+    def parts(self, shared: Float[Tensor, "*T B K"], covariates: Float[Tensor, "B V"]) -> Parts:
+        """What is predicted from shared (..., B, K) and covariates (B, V), and the baselines."""
+        raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, P)
+        baseline: Tensor = self.baseline
+        if len(self.shift):
+            shift = covariates @ self.shift  # (B, R)
+            raw, baseline = raw + shift.index_select(-1, self.predicted), baseline + shift
+        return Parts(raw, self.predicted, baseline, self.rest)
+
+    def forward(
+        self, shared: Float[Tensor, "*T B K"], covariates: Float[Tensor, "B V"]
+    ) -> Float[Tensor, "*T B R"]:
+        """Raw parameters, (..., B, R), from shared (..., B, K) and covariates (B, V)."""
+        return self.parts(shared, covariates).whole()
+
+    def of_baselines(self, shared: Float[Tensor, "*T B K"]) -> Float[Tensor, "*T B R"]:
+        """By how much baselines move with shared, (..., B, R); 0 for all other parameters."""
+        return (shared - self.centre) @ self.slope
+
+
+class ScreenedBranch(Branch):
+    """A branch in which ``shared`` has networks of its own, and private is what they leave over.
+
+    The encoder of shared reads the features that concern it, and a decoder predicts from shared
+    alone. The encoder of private reads how far values are from that prediction, and the decoder of
+    both latents corrects it. Neither has a reason to repeat what is shared.
+
+    Nothing stands in for a private latent: across views, none is decoded.
+    """
+
+    features: Tensor  # positions of those that the encoder of shared reads, all at first
+
+    def __init__(
+        self, likelihood: Likelihood, *, n_shared: int, **parameters: Any
+    ) -> None:  # as those of Branch
+        super().__init__(likelihood, n_shared=n_shared, **parameters)
+        n_features = len(likelihood.mean_)
+        self.shared_hidden = hidden_layers(n_features, **self._encoding)
+        self.register_buffer("features", torch.arange(n_features))
+        self.cross_decoder = CrossDecoder(likelihood.start(), n_shared, **self._decoding)
+
+    def restrict(self, reads: Bool[np.ndarray, " D"], predicts: Bool[np.ndarray, " D"]) -> None:
+        """Start anew with networks for the features that concern ``shared``; see the VAE's."""
+        device = self.features.device
+        self.features = torch.as_tensor(np.flatnonzero(reads), device=device)
+        hidden = hidden_layers(len(self.features), **self._encoding)
+        self.shared_hidden = hidden.to(device).train(self.training)
+        parameters = np.tile(predicts, self.likelihood.n_outputs)  # (R,)
+        self.cross_decoder.restrict(torch.as_tensor(np.flatnonzero(parameters)))
+
+    def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
+        """Posteriors of shared, and of private given what the prediction of shared leaves over."""
+        seen = covariates if self.encode_covariates else None
+        x = self.likelihood.encoder_input(view.x)  # (B, D)
+        hidden = self.shared_hidden(x.index_select(-1, self.features), cont=seen)  # (B, H)
+        shared = _gaussian(self.shared_head(hidden))
+        left_over = self.left_over(x, view, shared.loc, covariates)
+        private = _gaussian(self.private_head(self.hidden(left_over, cont=seen)))
+        return shared, private
+
+    @torch.no_grad()
+    def left_over(
+        self,
+        x: Float[Tensor, "B D"],
+        view: View,
+        shared: Float[Tensor, "B K"],
+        covariates: Float[Tensor, "B V"],
+    ) -> Float[Tensor, "B D"]:
+        """How far values x, as encoders read them, are from what ``shared`` predicts, (B, D)."""
+        predicted = self.likelihood.mean(self.cross_decoder(shared, covariates), view.library)
+        left_over = x - self.likelihood.encoder_input(predicted)
+        return left_over if view.measured.all() else torch.where(view.measured, left_over, 0.0)
+
+    def decode(
+        self,
+        shared: Float[Tensor, "T B K"],
+        private: Float[Tensor, "B P"],
+        cross_view: Sequence[bool],
+        covariates: Float[Tensor, "B V"],
+    ) -> list[Decoded]:
+        """Predictions from shared alone, and corrected by private where the modality was encoded.
+
+        The decoder of shared alone decodes the modality's own shared latent as well: it must read
+        those of all encoders, which makes them agree.
+        """
+        parts = self.cross_decoder.parts(shared, covariates)
+        same = [row for row, cross in enumerate(cross_view) if not cross]
+        if self.likelihood.separable:  # what is the same in all rows is scored once
+            from_shared: Tensor | Parts = parts
+            fixed = parts._replace(raw=parts.raw[same]).whole()
+        else:
+            whole = parts.whole()
+            from_shared, fixed = whole, whole[same]
+        decoded = [Decoded(list(range(len(shared))), from_shared, from_shared=True)]
+        if same:
+            beside = private.expand(len(same), -1, -1)  # (same, B, K)
+            raw = fixed.detach() + self.decoder(shared[same], beside, covariates)
+            decoded.append(Decoded(same, raw, from_shared=False))
+        return decoded
+
+    def predict(
+        self,
+        shared: Float[Tensor, "B K"],
+        private: Float[Tensor, "B P"],
+        same_view: Bool[Tensor, " B"],
+        covariates: Float[Tensor, "B V"],
+    ) -> Float[Tensor, "B R"]:
+        """Raw parameters of trained networks: the prediction from shared alone, corrected."""
+        correction = self.cross_decoder.of_baselines(shared)
+        if same_view.any():
+            by_private = self.decoder(shared, private, covariates)
+            correction = torch.where(same_view[:, None], by_private, correction)
+        return self.cross_decoder(shared, covariates) + correction
+
+
+def _gaussian(parameters: Float[Tensor, "B twice_K"]) -> Gaussian:
+    loc, raw_scale = parameters.chunk(2, dim=-1)  # (B, 2K) -> 2 x (B, K)
+    return Gaussian(loc, F.softplus(raw_scale).square() + _MIN_VARIANCE)
+
+
+@torch.no_grad()
+def _layer_around(start: Float[Tensor, " P"], width: int) -> nn.Linear:
+    """A layer that reads ``width`` units and whose outputs are close to ``start``, at first."""
+    layer = nn.Linear(width, len(start)).to(start.device)
+    layer.bias.add_(start)
+    return layer

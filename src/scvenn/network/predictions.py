@@ -1,0 +1,308 @@
+"""What trained networks give: posteriors, embeddings, predictions, slopes and draws.
+
+Every function takes the network first, and minibatches of tensors as a data loader gives them;
+nothing here is used in training.
+
+Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of a modality, ``K`` and ``P`` sizes of a
+shared and a private latent, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from scvi.module.base import auto_move_data
+from torch import Tensor
+from torch.func import jvp
+
+from scvenn.network.branch import ScreenedBranch
+from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
+from scvenn.network.layers import LabelHead
+from scvenn.network.minibatch import Minibatch
+from scvenn.network.vae import SharedPrivateVAE
+
+
+@torch.inference_mode()
+@auto_move_data
+def posteriors(
+    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str]
+) -> tuple[Gaussian, dict[str, Gaussian], Minibatch]:
+    """Posteriors given some modalities: of shared, (B, K), and of each source's private latent.
+
+    Where training multiplies posteriors, that of ``shared`` is the sources' product; else it has
+    the mean and the variance of their mixture, weighted by the network's ``expert_weights``. It is
+    N(0, I) where no source was observed.
+
+    Returns
+    -------
+    The two, and the minibatch of the sources, which tells where each was observed.
+    """
+    minibatch = network.read(tensors, sources)
+    experts, observed, private = network.encode(minibatch)
+    if network.objective.pools_experts:
+        prior_expert = network.objective.prior_expert
+        shared = product_of_experts(experts, observed, prior_expert=prior_expert)
+    else:
+        weights = network.expert_weights[[network.modalities.index(m) for m in sources]]
+        shared = mixture_of_experts(experts, observed, weights)
+    return shared, private, minibatch
+
+
+@torch.inference_mode()
+@auto_move_data
+def embed(
+    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str]
+) -> tuple[Float[Tensor, "B K"], dict[str, Tensor]]:
+    """Posterior means given some modalities.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    tensors
+        A minibatch that holds the sources.
+    sources
+        Modalities to encode.
+
+    Returns
+    -------
+    The shared latent, (B, K), NaN where no source was observed; and the private latent of each
+    source, (B, K), NaN where it was not observed. Where training multiplies posteriors, the shared
+    one is the mean of the sources' product, else the weighted mean of the experts'.
+    """
+    q_shared, q_private, minibatch = posteriors(network, tensors, sources)
+    shared = torch.where(_any_observed(minibatch).unsqueeze(-1), q_shared.loc, torch.nan)
+    private = {
+        m: torch.where(minibatch.views[m].observed.unsqueeze(-1), q.loc, torch.nan)
+        for m, q in q_private.items()
+    }
+    return shared, private
+
+
+@torch.inference_mode()
+@auto_move_data
+def predict(
+    network: SharedPrivateVAE,
+    tensors: dict[str, Tensor],
+    sources: Sequence[str],
+    target: str,
+    *,
+    replaced: dict[str, Tensor] | None = None,
+    library_size: float | None = None,
+) -> Float[Tensor, "B D"]:
+    """Mean of a modality given the posterior means of the sources.
+
+    The private latent of the target is used where the target is a source that was observed;
+    elsewhere the prediction is cross-view. Counts are scaled by the cell's own library size where
+    the target was observed, else by the training median.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    tensors
+        A minibatch that holds the sources and the target.
+    sources, target
+        Modalities to encode, and the one to decode.
+    replaced
+        Covariates that the decoder is to see instead of the cells' own.
+    library_size
+        Sum of the counts of every cell, instead of its own.
+
+    Returns
+    -------
+    Shape (B, D), on the scale of the data; NaN where no source was observed.
+    """
+    shared, private = embed(network, tensors, sources)
+    view = network.read(tensors, [target]).views[target]
+    same_view = view.observed & (target in sources)
+    z_private = private.get(target, shared.new_zeros(len(shared), network.n_private[target]))
+    covariates = network.covariates({**tensors, **(replaced or {})})
+    branch = network.branch(target)
+    raw = branch.predict(shared, z_private, same_view, covariates)
+    library = view.library
+    if library_size is not None:
+        library = torch.full_like(library, library_size)
+    mean = branch.likelihood.mean(raw, library)
+    # a baseline needs no source, but a prediction does
+    return torch.where(shared[:, :1].isnan(), torch.nan, mean)
+
+
+@torch.inference_mode()
+@auto_move_data
+def decode(
+    network: SharedPrivateVAE,
+    tensors: dict[str, Tensor],
+    modality: str,
+    shared: Float[Tensor, "B K"],
+    private: Float[Tensor, "B P"] | None,
+    library: float = 1.0,
+) -> Float[Tensor, "B D"]:
+    """Mean of a modality given latents, whatever they are.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    tensors
+        A minibatch that holds the covariates.
+    modality
+        Which one to decode.
+    shared, private
+        Latents, (B, K). Without a private one the prediction is that from shared alone.
+    library
+        Sum of the counts of every cell.
+
+    Returns
+    -------
+    Shape (B, D), on the scale of the data.
+    """
+    raw = _raw(network, modality, shared, private, network.covariates(tensors))
+    return network.likelihood(modality).mean(raw, shared.new_full((1,), library))
+
+
+@torch.no_grad()
+@auto_move_data
+def slopes(
+    network: SharedPrivateVAE,
+    tensors: dict[str, Tensor],
+    modality: str,
+    shared: Float[Tensor, "B K"],
+    private: Float[Tensor, "B P"] | None,
+) -> Float[Tensor, "moved D"]:
+    """How a modality's prediction changes with each dimension of a latent, summed over cells.
+
+    With a private latent, that one is moved, else the shared one.
+
+    Parameters
+    ----------
+    network, tensors, modality, shared, private
+        As in :func:`decode`.
+
+    Returns
+    -------
+    Shape (K, D). The prediction is the logarithm of the mean for counts; for all others it is the
+    output of the decoder: standard deviations of the feature, or logits.
+    """
+    likelihood, covariates = network.likelihood(modality), network.covariates(tensors)
+
+    def predicted(latent: Tensor) -> Tensor:
+        of_shared, of_private = (latent, None) if private is None else (shared, latent)
+        raw = _raw(network, modality, of_shared, of_private, covariates)
+        return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
+
+    moved = shared if private is None else private  # (B, K)
+    # one direction at a time: all at once would hold K arrays of cells by features
+    steps = torch.eye(moved.shape[1], device=moved.device)
+    return torch.stack(
+        [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
+    )
+
+
+@torch.inference_mode()
+@auto_move_data
+def draw(
+    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str], target: str
+) -> Float[Tensor, "B D"]:
+    """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
+    q_shared, q_private, minibatch = posteriors(network, tensors, sources)
+    shared, view = rsample(q_shared), network.read(tensors, [target]).views[target]
+    private = shared.new_zeros(len(shared), network.n_private[target])
+    if target in sources:
+        private = rsample(q_private[target])
+    branch, same_view = network.branch(target), view.observed & (target in sources)
+    raw = branch.predict(shared, private, same_view, minibatch.covariates)
+    values = branch.likelihood.sample(raw, view.library, minibatch.batch)
+    return torch.where(_any_observed(minibatch).unsqueeze(-1), values, torch.nan)
+
+
+@torch.inference_mode()
+@auto_move_data
+def draw_from_prior(
+    network: SharedPrivateVAE, n: int, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Values of each modality, (n, D), of n cells whose latents follow the prior.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    n
+        Number of cells.
+    tensors
+        The covariates of all of them, as a minibatch of one cell.
+    """
+    minibatch = network.read({key: value.expand(n, -1) for key, value in tensors.items()}, [])
+    device = minibatch.covariates.device
+    shared = torch.randn(n, network.n_shared, device=device)
+    drawn = {}
+    for m in network.modalities:
+        private = torch.randn(n, network.n_private[m], device=device)
+        raw = _raw(network, m, shared, private, minibatch.covariates)
+        likelihood = network.likelihood(m)
+        library = likelihood.library_.expand(n, 1)
+        drawn[m] = likelihood.sample(raw, library, minibatch.batch)
+    return drawn
+
+
+@torch.inference_mode()
+@auto_move_data
+def label_probabilities(
+    network: SharedPrivateVAE, shared: Float[Tensor, "B K"]
+) -> Float[Tensor, "B C"]:
+    """Probability of each class, (B, C), given shared latents (B, K)."""
+    return cast(LabelHead, network.label_head)(shared).exp()
+
+
+@auto_move_data
+def decoder_gradient(
+    network: SharedPrivateVAE,
+    tensors: dict[str, Tensor],
+    modality: str,
+    shared: Float[Tensor, "B K"],
+) -> Float[Tensor, "B R"]:
+    """Gradient of the cross-view log-likelihood with respect to the decoder's output, (B, R).
+
+    Parameters
+    ----------
+    network
+        The trained network, one that is ``screened``.
+    tensors
+        A minibatch that holds the modality.
+    modality
+        Which one is predicted.
+    shared
+        Latents it is predicted from, (B, K).
+    """
+    minibatch = network.read(tensors, [modality])
+    view, branch = minibatch.views[modality], cast(ScreenedBranch, network.branch(modality))
+    with torch.no_grad():
+        raw = branch.cross_decoder(shared, minibatch.covariates)
+    raw.requires_grad_()
+    log_prob = branch.likelihood.log_prob(
+        raw, view.x, view.library, batch=minibatch.batch, cross_view=True
+    )
+    (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
+    return gradient
+
+
+def _any_observed(minibatch: Minibatch) -> Tensor:
+    """Which cells (B,) have any of the minibatch's modalities."""
+    return torch.stack([view.observed for view in minibatch.views.values()]).any(0)
+
+
+def _raw(
+    network: SharedPrivateVAE,
+    modality: str,
+    shared: Float[Tensor, "B K"],
+    private: Float[Tensor, "B P"] | None,
+    covariates: Float[Tensor, "B V"],
+) -> Float[Tensor, "B R"]:
+    """Raw parameters from latents; without a private one, as across views."""
+    same_view = torch.full((len(shared),), private is not None, device=shared.device)
+    if private is None:
+        private = shared.new_zeros(len(shared), network.n_private[modality])
+    return network.branch(modality).predict(shared, private, same_view, covariates)
