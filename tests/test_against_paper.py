@@ -14,7 +14,7 @@ import torch
 
 import scvenn
 from scvenn.likelihoods import FeatureStats
-from scvenn.network import SharedPrivateVAE, gaussians
+from scvenn.network import Design, SharedPrivateVAE, gaussians
 
 GOLDEN = dict(np.load(Path(__file__).parent / "data" / "paper_losses.npz"))
 MODELS = {
@@ -74,22 +74,24 @@ def build(name, supervised):
         objective,
         dict.fromkeys(VIEWS, "normal"),
         stats,
-        n_shared=N_SHARED,
-        n_private=dict.fromkeys(VIEWS, N_PRIVATE),
-        n_hidden=16,
-        n_layers=1,
-        dropout_rate=dict.fromkeys(VIEWS, 0.0),
+        Design(
+            n_shared=N_SHARED,
+            n_private=dict.fromkeys(VIEWS, N_PRIVATE),
+            n_hidden=16,
+            n_layers=1,
+            dropout_rate=dict.fromkeys(VIEWS, 0.0),
+            modality_weights=dict.fromkeys(VIEWS, 1.0),
+            encode_covariates=False,
+            label_weight=100.0,
+            absent_private="zero",
+            decoder="mlp",
+            dispersion="feature",
+            screen=False,
+            kl_weight_shared=1.0,
+        ),
         n_categories={},
         continuous=[],
-        modality_weights=dict.fromkeys(VIEWS, 1.0),
-        encode_covariates=False,
         n_classes=2 if supervised else 0,
-        label_weight=100.0,
-        absent_private="zero",
-        decoder="mlp",
-        dispersion="feature",
-        screened=False,
-        kl_weight_shared=1.0,
     )
     with torch.no_grad():
         for key, (parameter, index) in paper_parameters(module).items():

@@ -17,7 +17,6 @@ import scvenn
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, inferred_likelihoods
 from scvenn.likelihoods.densities import negative_binomial_log_prob
 from scvenn.testing import check_likelihood
-from scvenn.network import View
 from tests.conftest import QUIET, data_file
 
 B, D = 6, 4

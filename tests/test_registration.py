@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mudata import MuData
 
 import scvenn
-from scvenn.data.matrices import align
 from scvenn.data import AlignedManager, ColumnField
 from scvenn.data.fields import ModalityField, ObservedField
+from scvenn.data.matrices import align
 from tests.conftest import shuffled, three_modalities
 
 
@@ -192,7 +192,9 @@ def test_labels_that_contradict_each_other_are_refused(small):
     known = small.obs.pop("cell_type").astype(str).to_numpy()
     small["rna"].obs["cell_type"] = known
     small["atac"].obs["cell_type"] = known[::-1]
-    with pytest.raises(ValueError, match=r"differs between mdata\['rna'\].obs and mdata\['atac'\].obs in 28 cells"):
+    with pytest.raises(
+        ValueError, match=r"differs between mdata\['rna'\].obs and mdata\['atac'\].obs in 28 cells"
+    ):
         codes(small, "cell_type")
 
 

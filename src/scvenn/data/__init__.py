@@ -2,7 +2,8 @@
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
 whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``columns`` (of ``obs``),
-``fields`` (which entry becomes which tensor), ``fingerprint`` (was the data changed?), ``manager``
+``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found), ``fingerprint``
+(was the data changed?), ``manager``
 (all reading goes by it), ``setup`` (what the user says is to be read), ``cells`` (what a read-out
 gets).
 """
@@ -14,6 +15,7 @@ from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Indices",
     "Keys",
     "Matrix",
+    "Registry",
     "SetUpMixin",
     "as_text",
     "check_mudata",

@@ -17,6 +17,7 @@ from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix
+from scvenn.data.registry import Registry
 
 # What a user may pass for cells: positions, a boolean mask, or names.
 Indices = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | pd.Series | slice
@@ -62,7 +63,12 @@ class Cells:
     @property
     def modalities(self) -> list[str]:
         """Modalities of the model that the data has, in the model's order."""
-        return [m for m in self.manager.modalities if m in self.mdata.mod]
+        return [m for m in self.found.modalities if m in self.mdata.mod]
+
+    @property
+    def found(self) -> Registry:
+        """What the set-up of the model found."""
+        return self.manager.found
 
     def observed(self, modalities: str | Collection[str]) -> np.ndarray:
         """Which of the cells have a modality, or any of several; boolean, (n,)."""
@@ -72,6 +78,10 @@ class Cells:
     def matrix(self, modality: str) -> Matrix:
         """Values of the cells, (n, D), CSR or dense; zeros where the modality was not measured."""
         return self.manager.get_from_registry(Keys.x(modality))[self.rows]
+
+    def column(self, registry_key: str) -> np.ndarray:
+        """Values of a column or of ``observed``, (n, columns), by its key in the registry."""
+        return self.manager.get_from_registry(registry_key)[self.rows]
 
     def minibatches(
         self, modalities: Collection[str], description: str
@@ -90,12 +100,8 @@ class Cells:
         ------
         Positions of the minibatch among the cells, and its tensors.
         """
-        states = self.manager.states
-        keys = [
-            key
-            for key in states
-            if key not in (Keys.LABELS, *(Keys.x(m) for m in self.manager.modalities))
-        ]
+        matrices = [Keys.x(m) for m in self.found.modalities]
+        keys = [key for key in self.found.states if key not in (Keys.LABELS, *matrices)]
         loader = AnnDataLoader(
             self.manager,
             indices=self.rows,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,9 @@ class ModalityField(Field):
         mdata, m = adata_target, self.modality
         if m in mdata.mod:
             check_names(mdata, m)
+            read = kwargs.get("read") or partial(self.read, mdata, state_registry)
             check_values(
-                self.read(mdata, state_registry),
+                read(),
                 np.flatnonzero(observed_cells(mdata, m)),
                 modality=m,
                 where=self.where,

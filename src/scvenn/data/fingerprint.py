@@ -54,7 +54,7 @@ class Fingerprint:
     """
 
     def __init__(self, mdata: MuData, fields: list[Field], states: dict[str, dict]) -> None:
-        self._cells = mdata.obs_names
+        self.cells = mdata.obs_names
         self._rows = {
             f.registry_key: _rows(mdata, f, states[f.registry_key])
             for f in fields
@@ -95,7 +95,7 @@ class Fingerprint:
                 continue
             if differ:
                 changed.append(field)
-        same_cells = self._cells is mdata.obs_names or self._cells.equals(mdata.obs_names)
+        same_cells = self.cells is mdata.obs_names or self.cells.equals(mdata.obs_names)
         return Changes(not same_cells, changed)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from mudata import MuData
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
 
@@ -16,6 +18,7 @@ from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
+from scvenn.data.registry import Registry
 from scvenn.likelihoods import FeatureStats
 
 
@@ -45,8 +48,9 @@ class AlignedManager(AnnDataManager):
         """A manager of data that was not set up, read as the registry says, after a check."""
         manager = cls(fields)
         manager._registry = registry
-        manager._check_fits(mdata)
+        manager._kept = {}  # made for one call
         manager.adata = mdata
+        manager._check_fits()
         return manager
 
     def bound_to(self, mdata: MuData, *, model: str) -> AlignedManager:
@@ -79,7 +83,7 @@ class AlignedManager(AnnDataManager):
     ) -> None:
         """Check the data, keep what must survive saving, and how the data looked."""
         super().register_fields(adata, source_registry, **transfer_kwargs)
-        self.fingerprint = Fingerprint(adata, self.fields, self.states)
+        self.fingerprint = Fingerprint(adata, self.fields, self.found.states)
 
     def _assign_uuid(self) -> None:
         """Name the set-up, in the registry only."""
@@ -92,14 +96,9 @@ class AlignedManager(AnnDataManager):
         """Do nothing: a set-up for another model changes nothing of what is read here."""
 
     @property
-    def states(self) -> dict[str, dict]:
-        """What each field keeps, by its key."""
-        fields = self._registry["field_registries"]
-        return {key: field["state_registry"] for key, field in fields.items()}
-
-    def state(self, registry_key: str) -> dict:
-        """What a field keeps."""
-        return self._registry["field_registries"][registry_key]["state_registry"]
+    def found(self) -> Registry:
+        """What the set-up found."""
+        return Registry(self._registry)
 
     # ----------------------------------------------------------------- reading
 
@@ -108,7 +107,7 @@ class AlignedManager(AnnDataManager):
         if self._kept is not None and registry_key in self._kept:
             return self._kept[registry_key]
         field = next(f for f in self.fields if f.registry_key == registry_key)
-        values = field.read(self.adata, self.state(registry_key))
+        values = field.read(self.adata, self.found.state(registry_key))
         if self._kept is not None:
             self._kept[registry_key] = values
         return values
@@ -126,14 +125,14 @@ class AlignedManager(AnnDataManager):
 
     def is_outdated(self, mdata: MuData) -> bool:
         """Whether a set-up of the MuData as it is now would have another result."""
-        every = self._registry["setup_args"]["modalities"] is None
-        if every and list(mdata.mod) != self.state(Keys.OBSERVED)["modalities"]:
+        every = self.found.arguments["modalities"] is None
+        if every and list(mdata.mod) != self.found.modalities:
             return True
         return self.fingerprint is None or bool(
-            self.fingerprint.changes(mdata, self.fields, self.states, labels=True, names=True)
+            self.fingerprint.changes(mdata, self.fields, self.found.states, labels=True, names=True)
         )
 
-    def check_unchanged(self, *, labels: bool = False) -> None:
+    def check_unchanged(self, *, labels: bool = False) -> pd.Index | None:
         """Raise where the data is no longer what was set up.
 
         Cells that were filtered or reordered in place are found by name.
@@ -143,6 +142,11 @@ class AlignedManager(AnnDataManager):
         labels
             Whether labels are read, as training does.
 
+        Returns
+        -------
+        The names that the cells had, in their order, where these changed since the last check; else
+        None.
+
         Raises
         ------
         ValueError
@@ -150,21 +154,29 @@ class AlignedManager(AnnDataManager):
             gets, where it would get one.
         """
         if self.fingerprint is None:
-            return
-        changes = self.fingerprint.changes(self.adata, self.fields, self.states, labels=labels)
+            return None
+        changes = self.fingerprint.changes(
+            self.adata, self.fields, self.found.states, labels=labels
+        )
         if changes:
-            self._check_fits(self.adata)
+            self._check_fits()
         if changes.fields:
             raise ValueError(
                 f"{changes.fields[0].where} was changed after the model was set up, and is no "
                 "longer the data of the model. Put the former values back; or pass the changed "
                 "data as new data, mdata.copy(); or build a new model."
             )
+        if not changes.cells:
+            return None
+        before = self.fingerprint.cells
+        self.fingerprint = Fingerprint(self.adata, self.fields, self.found.states)
+        return before
 
-    def _check_fits(self, mdata: MuData) -> None:
-        """Raise where data does not fit the registry."""
+    def _check_fits(self) -> None:
+        """Raise where the data does not fit the registry."""
         for field in self.fields:
-            field.transfer_field(self.state(field.registry_key), mdata)
+            read = partial(self.get_from_registry, field.registry_key)
+            field.transfer_field(self.found.state(field.registry_key), self.adata, read=read)
 
     def learn_statistics(self, cells: np.ndarray) -> dict[str, FeatureStats]:
         """Take means, scales and library sizes from some of the cells only.
@@ -185,7 +197,7 @@ class AlignedManager(AnnDataManager):
         """
         found = {}
         for field in self.fields:
-            state = self.state(field.registry_key)
+            state = self.found.state(field.registry_key)
             if isinstance(field, NumberField):
                 values = find_numbers(self.adata, field.attr_key, field.argument)
                 state.update(field.statistics(values, cells))

@@ -13,6 +13,7 @@ from scvenn.data.checks import check_mudata, choose_modalities
 from scvenn.data.fields import ColumnField, ModalityField, NumberField, ObservedField
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
+from scvenn.data.registry import Registry
 from scvenn.likelihoods import LIKELIHOODS
 
 
@@ -136,9 +137,7 @@ class SetUpMixin:
         if source_registry is None:
             names = choose_modalities(mdata, modalities)
         else:  # new data may lack some of the modalities
-            names = source_registry["field_registries"][Keys.OBSERVED]["state_registry"][
-                "modalities"
-            ]
+            names = Registry(source_registry).modalities
         manager = AlignedManager(
             fields_of(names, **setup_method_args["setup_args"]), setup_method_args
         )

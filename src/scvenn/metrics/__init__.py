@@ -8,12 +8,12 @@ Shapes: ``B`` cells, ``D`` features, ``K`` latent dimensions.
 """
 
 from scvenn.metrics.embeddings import probe_scores, recovery_r2, ridge_r2, scib
-from scvenn.metrics.features import UNDEFINED, auroc, pearson, r2
-from scvenn.metrics.models import EVALUATION_COLUMNS, compare
+from scvenn.metrics.features import UNDEFINED as UNDEFINED
+from scvenn.metrics.features import auroc, pearson, r2
+from scvenn.metrics.models import EVALUATION_COLUMNS as EVALUATION_COLUMNS
+from scvenn.metrics.models import compare
 
 __all__ = [
-    "EVALUATION_COLUMNS",
-    "UNDEFINED",
     "auroc",
     "compare",
     "pearson",

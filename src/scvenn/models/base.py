@@ -12,31 +12,21 @@ import scvi
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
 
-from scvenn.data import AlignedManager, Keys, SetUpMixin, check_mudata, fields_of
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.data import AlignedManager, SetUpMixin, check_mudata, fields_of
 from scvenn.models.saving import SavingMixin, fingerprint
 from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
-from scvenn.network import SharedPrivateVAE
+from scvenn.network import Design, SharedPrivateVAE, check_positive
 from scvenn.objective import Objective
-from scvenn.readouts.differential import DifferentialMixin
-from scvenn.readouts.labels import LabelsMixin
-from scvenn.readouts.report import ReportMixin
-from scvenn.readouts.sampling import SamplingMixin
-from scvenn.readouts.writing import WritingMixin
+from scvenn.readouts import (
+    InterpretationMixin,
+)
 
-# One count says little of its mean: an encoder must add up many, and has to be kept from learning
-# single ones by heart. Real values are the worse for it (docs/beyond.md).
-_DROPOUT_OF_DISCRETE = 0.1
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
 class SharedPrivateModel(
     SetUpMixin,
-    LabelsMixin,
-    SamplingMixin,
-    ReportMixin,
-    DifferentialMixin,
-    WritingMixin,
+    InterpretationMixin,
     UnsupervisedTrainingMixin,
     VAEMixin,
     SavingMixin,
@@ -152,134 +142,91 @@ class SharedPrivateModel(
     ) -> None:
         super().__init__(adata, registry)
 
-        fields = self.registry_["field_registries"]
-        names: list[str] = fields[Keys.OBSERVED]["state_registry"]["modalities"]
-        states = {m: fields[Keys.x(m)]["state_registry"] for m in names}
-        n_classes = len(fields[Keys.LABELS]["state_registry"][Keys.CATEGORIES])
-
-        recipe = type(self)._recipe
-        if recipe is not None and objective is not None:
-            raise ValueError(
-                f"{type(self).__name__} has its own objective: leave out objective=..., or use "
-                "scvenn.SharedPrivateModel."
-            )
-        chosen = objective if recipe is None else recipe(names)
-        if chosen is None:
-            raise ValueError(
-                "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), or "
-                "use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
-            )
-        chosen.validate(names)
-        sizes = _private_sizes(n_private, names)
-        _check_positive(n_shared=n_shared, n_hidden=n_hidden, n_layers=n_layers)
-        if absent_private not in ("zero", "prior", "learned"):
-            raise ValueError(
-                f"absent_private={absent_private!r}: expected 'zero', 'prior' or 'learned'."
-            )
-        if decoder not in ("mlp", "linear"):
-            raise ValueError(f"decoder={decoder!r}: expected 'mlp' or 'linear'.")
-        n_categories = {
-            key: len(fields[key]["state_registry"][Keys.CATEGORIES])
-            for key in fields
-            if key == Keys.BATCH or key.startswith(Keys.categorical(""))
-        }
-        if dispersion not in ("feature", "feature-batch"):
-            raise ValueError(f"dispersion={dispersion!r}: expected 'feature' or 'feature-batch'.")
-        if dispersion == "feature-batch" and n_categories[Keys.BATCH] < 2:
-            raise ValueError(
-                "dispersion='feature-batch' needs two or more batches; found one. Name the column "
-                "of batches with setup_mudata(mdata, batch_key=...)."
-            )
-        if screen is None:
-            screen = self._screens
-        if screen and not any(t.is_cross_view(m) for t in chosen.terms for m in t.decode):
-            raise ValueError(
-                f"screen=True: no term of the objective of {type(self).__name__} decodes a "
-                "modality that it does not encode, so there is nothing to screen for."
-            )
-        if screen and absent_private != "zero":
-            raise ValueError(
-                f"absent_private={absent_private!r}: a model that screens has cross-view decoders "
-                "without a private latent, and nothing stands in for it. Pass screen=False."
-            )
-        if dropout_rate is not None and not 0 <= dropout_rate < 1:
-            raise ValueError(f"dropout_rate={dropout_rate!r}: expected 0 <= dropout_rate < 1.")
-        if kl_weight_shared is None:
-            kl_weight_shared = 0.1 if screen else 1.0
-        if kl_weight_shared < 0:
-            raise ValueError(
-                f"kl_weight_shared={kl_weight_shared!r}: expected a number that is not negative."
-            )
-        if label_weight == "auto":
-            weight = float(max(len(state[Keys.COLUMN_NAMES]) for state in states.values()))
-        elif isinstance(label_weight, int | float) and label_weight >= 0:
-            weight = float(label_weight)
-        else:
-            raise ValueError(
-                f"label_weight={label_weight!r}: expected 'auto' or a number that is not negative."
-            )
-
-        likelihoods: dict[str, str] = {m: state["likelihood"] for m, state in states.items()}
+        self.init_params_ = self._get_init_params(locals())
+        arguments = dict(self.init_params_["non_kwargs"])
+        found = self._found
+        objective = self._objective_of(arguments.pop("objective"))
+        design = Design.of(arguments, found=found, objective=objective, screens=self._screens)
         self.module = SharedPrivateVAE(
-            chosen,
-            likelihoods,
-            {
-                m: FeatureStats(state["mean"], state["scale"], state["library"])
-                for m, state in states.items()
-            },
-            n_shared=n_shared,
-            n_private=sizes,
-            n_hidden=n_hidden,
-            n_layers=n_layers,
-            dropout_rate=_dropout_rates(dropout_rate, screen, likelihoods),
-            n_categories=n_categories,
-            continuous=[key for key in fields if key.startswith(Keys.continuous(""))],
-            encode_covariates=encode_covariates,
-            n_classes=n_classes,
-            label_weight=weight,
-            absent_private=absent_private,
-            screened=screen,
-            decoder=decoder,
-            dispersion=dispersion,
-            kl_weight_shared=float(kl_weight_shared),
-            modality_weights=_modality_weights(
-                modality_weights, {m: len(state[Keys.COLUMN_NAMES]) for m, state in states.items()}
-            ),
+            objective,
+            {m: found.likelihood(m) for m in found.modalities},
+            {m: found.stats(m) for m in found.modalities},
+            design,
+            n_categories=found.n_categories,
+            continuous=found.continuous,
+            n_classes=len(found.classes),
         )
         self._model_summary_string = (
-            f"{type(self).__name__} of {', '.join(names)}: n_shared {n_shared}, "
-            f"n_private {sizes}, n_hidden {n_hidden}, n_layers {n_layers}"
+            f"{type(self).__name__} of {', '.join(found.modalities)}: n_shared {design.n_shared}, "
+            f"n_private {dict(design.n_private)}, n_hidden {n_hidden}, n_layers {n_layers}"
             + (", linear decoders" if decoder == "linear" else "")
-            + (f", {n_classes} label classes" if n_classes else "")
+            + (f", {len(found.classes)} label classes" if found.classes else "")
         )
         self.versions_ = {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in _VERSIONS_OF},
         }
         self.seed_ = scvi.settings.seed
-        self.init_params_ = self._get_init_params(locals())
+
+    def _objective_of(self, objective: Objective | None) -> Objective:
+        """The objective to train, checked: the class's own, or what was passed."""
+        recipe, modalities = type(self)._recipe, self._found.modalities
+        if recipe is not None and objective is not None:
+            raise ValueError(
+                f"{type(self).__name__} has its own objective: leave out objective=..., or use "
+                "scvenn.SharedPrivateModel."
+            )
+        chosen = objective if recipe is None else recipe(modalities)
+        if chosen is None:
+            raise ValueError(
+                "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), or "
+                "use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
+            )
+        chosen.validate(modalities)
+        return chosen
 
     # ----------------------------------------------------------------- data to read
 
-    def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
-        """Return the data to read: what was passed, or the model's own."""
-        if adata is not None:
-            check_mudata(adata, may_be_view=True)
-            return adata
+    def _manager_of(self, mdata: MuData | None) -> AlignedManager:
+        """A manager of data that was checked: the model's own for None, or other data."""
+        if mdata is not None and mdata is not self.adata:
+            check_mudata(mdata, may_be_view=True)
+            fields = fields_of(self.modalities, **self._found.arguments)
+            return AlignedManager.reading(fields, self.registry_, mdata)
         if self.adata is None:
             raise ValueError(
                 "This model was loaded without data. Pass mdata, or load it with "
                 "load(dir_path, mdata)."
             )
-        self.adata_manager.check_unchanged()
-        return self.adata
+        self._find_cells_by_name()
+        return self.adata_manager.snapshot()
+
+    def _find_cells_by_name(self, *, labels: bool = False) -> None:
+        """Check the model's own data, and find its cells if they were filtered or moved in place.
+
+        Parameters
+        ----------
+        labels
+            Whether labels are read, as training does.
+        """
+        before = self.adata_manager.check_unchanged(labels=labels)
+        if before is None or self.train_indices is None:
+            return
+        for part in ("train", "validation", "test"):
+            rows = getattr(self, f"{part}_indices")
+            if rows is not None:
+                now = self.adata.obs_names.get_indexer(before[np.asarray(rows, dtype=int)])
+                setattr(self, f"{part}_indices", now[now >= 0])
+        self.trained_on_ = fingerprint(self.adata.obs_names)
+
+    def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
+        """For scvi-tools' methods: the data to read, checked."""
+        self.module.eval()
+        return self._manager_of(adata).adata
 
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
-        """Manager of the model's own data, or of other data, which is only read."""
-        if adata is self.adata:
-            return self.adata_manager
-        fields = fields_of(self.modalities, **self.registry_["setup_args"])
-        return AlignedManager.reading(fields, self.registry_, adata)
+        """For scvi-tools' methods: a manager of the model's own data, or of other data."""
+        return self.adata_manager if adata is self.adata else self._manager_of(adata)
 
     # ----------------------------------------------------------------- training
 
@@ -346,7 +293,7 @@ class SharedPrivateModel(
             raise ValueError(
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
-        _check_positive(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         split: dict[str, Any] = {
             "train_size": train_size,
             "validation_size": validation_size,
@@ -357,7 +304,7 @@ class SharedPrivateModel(
         steps_per_epoch = -(-sizes.n_train // batch_size)
         if max_epochs is None:
             max_epochs = _default_max_epochs(steps_per_epoch)
-        _check_positive(max_epochs=max_epochs)
+        check_positive(max_epochs=max_epochs)
         tenth = max(1, max_epochs // 10)
         plan = {
             "lr": 1e-3,
@@ -416,51 +363,3 @@ class SharedPrivateModel(
 def _default_max_epochs(steps_per_epoch: int) -> int:
     """Epochs that make about 4,000 steps, at least 20 and at most 400."""
     return int(np.clip(round(4000 / steps_per_epoch), 20, 400))
-
-
-def _check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
-
-
-def _dropout_rates(
-    rate: float | None, screen: bool, likelihoods: Mapping[str, str]
-) -> dict[str, float]:
-    """One rate for each modality: that of all, or what does its kind of values good."""
-    if rate is not None:
-        return dict.fromkeys(likelihoods, rate)
-    return {
-        m: _DROPOUT_OF_DISCRETE if screen and LIKELIHOODS[name].discrete else 0.0
-        for m, name in likelihoods.items()
-    }
-
-
-def _modality_weights(
-    weights: Mapping[str, float] | Literal["auto"] | None, n_features: dict[str, int]
-) -> dict[str, float]:
-    """One weight for each modality."""
-    if weights is None:
-        return dict.fromkeys(n_features, 1.0)
-    if weights == "auto":
-        return {m: float(np.mean([*n_features.values()])) / n for m, n in n_features.items()}
-    if not isinstance(weights, Mapping) or not set(weights) <= set(n_features):
-        raise ValueError(
-            f"modality_weights={weights!r}: expected None, 'auto' or a weight for some of "
-            f"{list(n_features)}."
-        )
-    if wrong := {m: w for m, w in weights.items() if not (np.isfinite(w) and w > 0)}:
-        raise ValueError(f"modality_weights={wrong}: expected numbers above 0.")
-    return {m: float(weights.get(m, 1.0)) for m in n_features}
-
-
-def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) -> dict[str, int]:
-    """One latent size for each modality."""
-    if not isinstance(n_private, Mapping):
-        n_private = dict.fromkeys(modalities, n_private)
-    if set(n_private) != set(modalities):
-        raise ValueError(
-            f"n_private={dict(n_private)}: expected a size for each of {modalities}, and no other."
-        )
-    _check_positive(**{f"n_private[{m!r}]": size for m, size in n_private.items()})
-    return {m: n_private[m] for m in modalities}

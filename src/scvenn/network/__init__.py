@@ -1,11 +1,12 @@
 """From a minibatch to latents and to the loss.
 
-In reading order: ``minibatch`` (what is read), ``gaussians`` (products, mixtures, samples, KL),
-``layers`` and ``branch`` (all that one modality has), ``vae`` (inference, generative, loss),
+In reading order: ``design`` (sizes and kinds), ``minibatch`` (what is read), ``gaussians``
+(products, mixtures, samples, KL), ``layers`` and ``branch`` (all that one modality has), ``vae`` (inference, generative, loss),
 ``predictions`` (what trained networks give), ``old_files`` (parameter names of earlier releases).
 """
 
 from scvenn.network.branch import Branch, ScreenedBranch
+from scvenn.network.design import Design, check_positive
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.minibatch import Minibatch, View
 from scvenn.network.predictions import (
@@ -23,11 +24,13 @@ from scvenn.network.vae import SharedPrivateVAE
 
 __all__ = [
     "Branch",
+    "Design",
     "Gaussian",
     "Minibatch",
     "ScreenedBranch",
     "SharedPrivateVAE",
     "View",
+    "check_positive",
     "decode",
     "decoder_gradient",
     "draw",

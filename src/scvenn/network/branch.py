@@ -8,7 +8,7 @@ are decoded at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from scvenn.likelihoods import Likelihood, Parts
+from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.layers import AbsentPrivate, Decoder, decoder_layers, hidden_layers
 from scvenn.network.minibatch import View
@@ -42,47 +43,38 @@ class Branch(nn.Module):
     ----------
     likelihood
         Of the modality's values.
-    n_shared, n_private
-        Sizes of the two latents.
-    n_hidden, n_layers, dropout
-        Of the hidden layers of every network.
+    design
+        Sizes and kinds of the networks.
+    n_private
+        Size of the private latent.
+    dropout
+        Of the hidden layers.
     n_covariates
-        Number V of columns of covariates, which decoders see.
-    encode_covariates
-        Whether encoders see them, too.
-    linear_decoder
-        Whether decoders are without hidden layers.
-    absent_private
-        What stands in for the private latent; see :class:`~scvenn.network.layers.AbsentPrivate`.
+        Number V of columns of covariates, inputs of the decoders.
     """
 
     def __init__(
         self,
         likelihood: Likelihood,
+        design: Design,
         *,
-        n_shared: int,
         n_private: int,
-        n_hidden: int,
-        n_layers: int,
         dropout: float,
         n_covariates: int,
-        encode_covariates: bool,
-        linear_decoder: bool,
-        absent_private: Literal["zero", "prior", "learned"],
     ) -> None:
         super().__init__()
-        n_features = len(likelihood.mean_)
+        n_features, n_shared, n_hidden = len(likelihood.mean_), design.n_shared, design.n_hidden
         self.likelihood = likelihood
-        self.encode_covariates = encode_covariates
+        self.encode_covariates = design.encode_covariates
         layers: dict[str, Any] = {"n_hidden": n_hidden, "dropout": dropout}
         self._encoding = {
             **layers,
-            "n_layers": n_layers,
-            "n_covariates": n_covariates if encode_covariates else 0,
+            "n_layers": design.n_layers,
+            "n_covariates": n_covariates if design.encode_covariates else 0,
         }
         self._decoding = {
             **layers,
-            "n_layers": 0 if linear_decoder else n_layers,
+            "n_layers": 0 if design.decoder == "linear" else design.n_layers,
             "n_covariates": n_covariates,
         }
         self.hidden = hidden_layers(n_features, **self._encoding)
@@ -90,7 +82,7 @@ class Branch(nn.Module):
         self.private_head = nn.Linear(n_hidden, 2 * n_private)
         n_raw = likelihood.n_outputs * n_features
         self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
-        self.absent = AbsentPrivate(absent_private, n_private)
+        self.absent = AbsentPrivate(design.absent_private, n_private)
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
@@ -210,13 +202,13 @@ class ScreenedBranch(Branch):
     features: Tensor  # positions of those that the encoder of shared reads, all at first
 
     def __init__(
-        self, likelihood: Likelihood, *, n_shared: int, **parameters: Any
+        self, likelihood: Likelihood, design: Design, **parameters: Any
     ) -> None:  # as those of Branch
-        super().__init__(likelihood, n_shared=n_shared, **parameters)
+        super().__init__(likelihood, design, **parameters)
         n_features = len(likelihood.mean_)
         self.shared_hidden = hidden_layers(n_features, **self._encoding)
         self.register_buffer("features", torch.arange(n_features))
-        self.cross_decoder = CrossDecoder(likelihood.start(), n_shared, **self._decoding)
+        self.cross_decoder = CrossDecoder(likelihood.start(), design.n_shared, **self._decoding)
 
     def restrict(self, reads: Bool[np.ndarray, " D"], predicts: Bool[np.ndarray, " D"]) -> None:
         """Start anew with networks for the features that concern ``shared``; see the VAE's."""

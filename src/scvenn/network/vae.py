@@ -9,7 +9,7 @@ encoded subsets of the modalities, ``T`` terms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from scvenn.data import Keys
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
+from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
 from scvenn.network.minibatch import Minibatch, MinibatchReader
@@ -56,37 +57,15 @@ class SharedPrivateVAE(BaseModuleClass):
         Name of the likelihood of each modality; gives the stored order of the modalities.
     stats
         Summary of each modality's training data.
-    n_shared, n_private
-        Latent sizes.
-    n_hidden, n_layers
-        Of the hidden layers of every network.
-    dropout_rate
-        Of the hidden layers of each modality's networks.
+    design
+        Sizes, weights and kinds of the networks.
     n_categories
         Number of categories of each categorical covariate, the batch among them, by the name of its
         tensor.
     continuous
         Names of the tensors of continuous covariates.
-    encode_covariates
-        Whether the encoders see the covariates as the decoders do.
     n_classes
         Number of label classes; 0 for no label head.
-    label_weight
-        :math:`\lambda`, the weight of the labels' log-likelihood.
-    absent_private
-        What a cross-view decoder gets for its private latent; see
-        :class:`~scvenn.network.layers.AbsentPrivate`.
-    screened
-        Whether ``shared`` has networks of its own; see
-        :class:`~scvenn.network.branch.ScreenedBranch`.
-    decoder
-        ``"mlp"``, or ``"linear"`` for decoders without hidden layers.
-    dispersion
-        ``"feature"``, or ``"feature-batch"`` for likelihoods with a noise for each batch.
-    kl_weight_shared
-        :math:`\alpha`, the weight of the KL of the shared latent relative to the private ones.
-    modality_weights
-        :math:`\mu_m`, the weight of each modality's log-likelihood.
     """
 
     expert_weights: Tensor  # (M,)
@@ -99,36 +78,25 @@ class SharedPrivateVAE(BaseModuleClass):
         objective: Objective,
         likelihoods: Mapping[str, str],
         stats: Mapping[str, FeatureStats],
+        design: Design,
         *,
-        n_shared: int,
-        n_private: Mapping[str, int],
-        n_hidden: int,
-        n_layers: int,
-        dropout_rate: Mapping[str, float],
         n_categories: Mapping[str, int],
         continuous: Sequence[str],
-        encode_covariates: bool,
         n_classes: int,
-        label_weight: float,
-        absent_private: Literal["zero", "prior", "learned"],
-        screened: bool,
-        decoder: Literal["mlp", "linear"],
-        dispersion: Literal["feature", "feature-batch"],
-        kl_weight_shared: float,
-        modality_weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.objective = objective
         self.modalities = list(likelihoods)
-        self.n_shared = n_shared
-        self.n_private = dict(n_private)
+        self.design = design
+        self.n_shared = design.n_shared
+        self.n_private = dict(design.n_private)
         self.n_classes = n_classes
-        self.screened = screened
+        self.screened = design.screen
         self.n_categories = dict(n_categories)
         self.continuous = list(continuous)
-        self.label_weight = label_weight
-        self.kl_weight_shared = kl_weight_shared
-        self.modality_weights = dict(modality_weights)
+        self.label_weight = design.label_weight
+        self.kl_weight_shared = design.kl_weight_shared
+        self.modality_weights = dict(design.modality_weights)
         self._reader = MinibatchReader(self.modalities, self.n_categories, self.continuous)
         self._plan = Plan.of(objective, self.modalities)
         for name, part in (
@@ -137,25 +105,21 @@ class SharedPrivateVAE(BaseModuleClass):
             ("pays", self._plan.pays_private),
         ):
             self.register_buffer(name, torch.tensor(part), persistent=False)
-        n_batches = self.n_categories[Keys.BATCH] if dispersion == "feature-batch" else None
-        kind = ScreenedBranch if screened else Branch
+        by_batch = design.dispersion == "feature-batch"
+        n_batches = self.n_categories[Keys.BATCH] if by_batch else None
+        kind = ScreenedBranch if design.screen else Branch
         # a list, as a ModuleDict refuses names such as "type" or "a.b"
         self.branches = nn.ModuleList(
             kind(
                 LIKELIHOODS[name](stats[m], n_batches),
-                n_shared=n_shared,
-                n_private=n_private[m],
-                n_hidden=n_hidden,
-                n_layers=n_layers,
-                dropout=dropout_rate[m],
+                design,
+                n_private=design.n_private[m],
+                dropout=design.dropout_rate[m],
                 n_covariates=self._reader.n_covariates,
-                encode_covariates=encode_covariates,
-                linear_decoder=decoder == "linear",
-                absent_private=absent_private,
             )
             for m, name in likelihoods.items()
         )
-        self.label_head = LabelHead(n_shared, n_classes) if n_classes else None
+        self.label_head = LabelHead(design.n_shared, n_classes) if n_classes else None
         # of each modality in the mean of their experts; a model that screens learns them at the end
         n_modalities = len(self.modalities)
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))

@@ -5,12 +5,21 @@ are those of Okabe and Ito, which colour-blind readers can tell apart; no global
 matplotlib is changed, and no data is.
 
 In reading order: ``drawing`` (colours, panels, legends), ``models`` (figures of a model),
-``tables`` (figures of the tables that models return), ``embeddings``, ``page`` (an HTML page).
+``tables`` (figures of the tables that models return), ``embeddings``.
 """
 
+from scvenn.plotting.embeddings import draw_embeddings as draw_embeddings
 from scvenn.plotting.embeddings import embeddings
 from scvenn.plotting.models import shared_scores, training
-from scvenn.plotting.tables import compare, leakage, loadings, r2, variance_explained
+from scvenn.plotting.tables import (
+    compare,
+    leakage,
+    loadings,
+    r2,
+    variance_explained,
+)
+from scvenn.plotting.tables import spoken as spoken
+from scvenn.plotting.tables import spoken_metric as spoken_metric
 
 __all__ = [
     "compare",

@@ -1,1 +1,19 @@
-"""What a trained model tells."""
+"""What a trained model tells: functions over its networks and some cells, and thin methods.
+
+In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
+``shared_features`` (before and after training), ``evaluation``, ``interpretation``,
+``differential`` (of latents and features); ``page`` and ``report`` (all on a page);
+``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and call these functions).
+"""
+
+from scvenn.readouts.cell_methods import ReadoutsMixin
+from scvenn.readouts.latent_methods import InterpretationMixin
+from scvenn.readouts.shared_features import learn_weak_effects, screen_features, weigh_experts
+
+__all__ = [
+    "InterpretationMixin",
+    "ReadoutsMixin",
+    "learn_weak_effects",
+    "screen_features",
+    "weigh_experts",
+]

@@ -1,25 +1,31 @@
-"""Which features are shared: what a model that screens asks before training, and tells after."""
+"""Which features are shared: found before training, and what follows from it after training."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from functools import partial
 
 import numpy as np
-import pandas as pd
 import scvi
 import torch
-from scipy.sparse import issparse
 
 from scvenn import network
-from scvenn.data.checks import some
-from scvenn.data.keys import Keys
-from scvenn.data.registration import AlignedManager
-from scvenn.readouts.predictions import ReadoutsMixin, _numpy
-from scvenn.screening.features import Screening, screen
-from scvenn.screening.reliability import trust
-from scvenn.screening.weak_effects import faint_slopes, whitening
+from scvenn.data import Cells, Keys, quoted, row_sums
+from scvenn.network import SharedPrivateVAE
+from scvenn.readouts.embeddings import embed
+from scvenn.screening import (
+    DiscreteValues,
+    ExtremeValueError,
+    RealValues,
+    Screening,
+    Values,
+    as_csr,
+    reliability_weights,
+    screen,
+    weak_effects,
+    whitening,
+)
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -27,173 +33,140 @@ logger = logging.getLogger("scvi.scvenn")
 MOST_CELLS = 10_000
 
 
-class SharedFeaturesMixin(ReadoutsMixin):
-    """Screening of :class:`~scvenn.SharedPrivateModel`."""
+def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]:
+    """Find the features of each modality that the other modalities predict.
 
-    adata_manager: AlignedManager
-    validation_indices: Any
-    screening_: dict[str, Screening] | None = None
+    Parameters
+    ----------
+    net
+        The networks, of which likelihoods and covariates are used.
+    train
+        The training cells; no other cell is read.
 
-    def get_shared_scores(self) -> pd.DataFrame:
-        """How well the other modalities predict each feature, and whether that is no accident.
+    Returns
+    -------
+    What was found, by modality.
 
-        The score is the leave-one-out R² of a ridge regression on all features of the other
-        modalities and, if they are not sparse, their squares, in training cells; counts are on the
-        scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
-        reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
-        called *related* if that holds of itself or its square, or if the labels of a supervised
-        model predict it: the shared latent is read off it.
+    Raises
+    ------
+    ValueError
+        If a regression fails or values are too extreme.
+    """
+    rng = np.random.default_rng(scvi.settings.seed)
+    return {m: _screen_modality(net, train, m, rng) for m in net.modalities}
 
-        Returns
-        -------
-        A tidy table with the columns ``modality``, ``feature``, ``score``, ``shared`` and
-        ``related``.
 
-        Raises
-        ------
-        ValueError
-            If the model was not trained with ``screen=True``.
+def _screen_modality(
+    net: SharedPrivateVAE, train: Cells, modality: str, rng: np.random.Generator
+) -> Screening:
+    others = [m for m in net.modalities if m != modality]
+    paired = np.flatnonzero(train.observed(modality) & train.observed(others))
+    cells = train.take(rng.permutation(paired)[:MOST_CELLS])
+    values = _values(net, cells, modality)
+    sources = [_values(net, cells, m) for m in others]
+    covariates = _covariates(net, cells)
+    try:
+        found = screen(values, sources, rng, covariates=covariates)
+        if net.n_classes:  # the label head reads `shared`, too
+            labels = screen(values, [_labels(net, cells)], rng, covariates=covariates)
+            found = found._replace(related=found.related | labels.related)
+    except ValueError as error:  # LinAlgError is one
+        raise ValueError(
+            f"Screening of modality {modality!r} by {quoted(others)} failed in {len(cells)} "
+            f"training cells: {error} Look for constant features and extreme values in these "
+            "modalities and in continuous covariates, or train with screen=False."
+        ) from error
+    logger.info(
+        "%s: %d of %d features are predicted by %s",
+        modality,
+        found.shared.sum(),
+        len(found.shared),
+        quoted(others),
+    )
+    if not found.related.any():
+        warnings.warn(
+            f"No feature of modality {modality!r} is predicted by {quoted(others)} better than by "
+            f"chance in {len(cells)} training cells that have both: the shared latent will not "
+            "learn to predict it. Are the cells matched by the right names? With screen=False "
+            "every feature counts.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return found
 
-        Examples
-        --------
-        >>> import scvenn
-        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
-        >>> model = scvenn.MMVAEpp(mdata, screen=True)
-        >>> model.train(1, enable_progress_bar=False)
-        >>> table = model.get_shared_scores()
-        >>> list(table.columns)
-        ['modality', 'feature', 'score', 'shared', 'related']
-        """
-        if self.screening_ is None:
-            raise ValueError(
-                "get_shared_scores() tells what was found before training by a model with "
-                "screen=True, which this one is not or was not trained yet."
-            )
-        tables = [
-            pd.DataFrame({"modality": m, "feature": self._feature_names(m), **found._asdict()})
-            for m, found in self.screening_.items()
-        ]
-        return pd.concat(tables, ignore_index=True)
 
-    @property
-    def expert_weights(self) -> dict[str, float]:
-        """What each modality counts in the shared latent of a cell that has all of them.
+def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
+    """Values on the scale of regression; the likelihood decides on their form."""
+    matrix, observed = cells.matrix(modality), cells.observed(modality)
+    likelihood = net.likelihood(modality)
+    try:
+        if likelihood.discrete:
+            counts = as_csr(matrix)
+            scaled = likelihood.regression_scale(counts, row_sums(counts))
+            return DiscreteValues(scaled, observed)
+        # real values have no library size
+        to_scale = partial(likelihood.regression_scale, library=np.ones((1, 1)))
+        return RealValues(matrix, observed, to_scale=to_scale)
+    except ExtremeValueError as error:
+        raise ValueError(
+            f"Screening of modality {modality!r}: expected values with a finite variance, found "
+            f"{error.value:g} (on the scale of the regression) in feature "
+            f"{cells.found.features(modality)[error.feature]!r}. Remove or clip it, or train with "
+            "screen=False."
+        ) from error
 
-        A model that screens learns it at the end of training from where the modalities' readings
-        of the validation cells disagree; for other models, without such cells, and before, all
-        count alike. They are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in
-        which each cell has weights of its own.
-        """
-        weights = self.module.expert_weights.tolist()
-        return dict(zip(self.modalities, weights, strict=True))
 
-    def _screen(self, train: np.ndarray) -> None:
-        """Screen the features in training cells, and restrict networks to those that are shared.
+def _covariates(net: SharedPrivateVAE, cells: Cells) -> np.ndarray:
+    """Inputs of the decoders besides latents, (n, V)."""
+    keys = (Keys.OBSERVED, *net.n_categories, *net.continuous)
+    return net.covariates({key: torch.as_tensor(cells.column(key)) for key in keys}).numpy()
 
-        Once only: a model that is trained further keeps to the features it has learned.
 
-        Parameters
-        ----------
-        train
-            Positions of the training cells; no other cell is read.
-        """
-        if self.screening_ is not None:
-            return
-        rng = np.random.default_rng(scvi.settings.seed)
-        screening = {}
-        for m in self.modalities:
-            others, paired = self._others(m, np.sort(train))
-            cells = rng.permutation(paired)[:MOST_CELLS]
-            values = self._linear(m, cells)
-            covariates = self._covariates(cells)
-            sources = [self._linear(o, cells) for o in others]
-            found = screen(values, sources, rng, covariates=covariates)
-            if self.module.n_classes:  # the label head reads `shared`, too
-                labels = screen(values, [self._labels(cells)], rng, covariates=covariates)
-                found = found._replace(related=found.related | labels.related)
-            screening[m] = found
-            self.module.restrict(m, reads=found.related, predicts=found.shared)
-            n_shared, n_features = found.shared.sum(), len(found.shared)
-            logger.info(
-                "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
-            )
-            if not found.related.any():
-                warnings.warn(
-                    f"No feature of modality {m!r} is predicted by {some(others)} better than by "
-                    f"chance in {len(cells)} training cells that have both: the shared latent "
-                    "will not learn to predict it. Are the cells matched by the right names? With "
-                    "screen=False every feature counts.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        self.screening_ = screening
+def _labels(net: SharedPrivateVAE, cells: Cells) -> Values:
+    """Which class each cell has, (n, classes); not observed where it is unknown."""
+    codes = cells.column(Keys.LABELS)  # (n, 1)
+    return DiscreteValues(codes == np.arange(net.n_classes), codes[:, 0] >= 0)
 
-    def _weigh_experts(self) -> None:
-        """Learn from validation cells what each modality's reading of ``shared`` is worth."""
-        if self.module.objective.pools_experts:
-            return
-        cells = np.asarray(self.validation_indices, dtype=int)
-        readings = [
-            self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
-        ]  # (N, K) each
-        self.module.set_learned_after_training(expert_weights=trust(np.stack(readings)))
 
-    def _learn_faint(self, screening: dict[str, Screening]) -> None:
-        """Learn from training cells what ``shared`` tells of features that are not called shared.
+# --------------------------------------------------------------------------------------------
+# After training
+# --------------------------------------------------------------------------------------------
 
-        After training, when ``shared`` no longer changes: it is read off the other modalities, as
-        for a cross-view prediction.
-        """
-        effects = {}
-        for m, found in screening.items():
-            others, cells = self._others(m, np.asarray(self.train_indices))
-            candidates = ~np.tile(found.shared, self.module.likelihood(m).n_outputs)
-            if not len(cells) or not candidates.any():
-                continue
-            shared, _ = self._embed(self.adata, others, cells, None, "Embeddings")
-            centre = shared.mean(0)
-            map_ = whitening(shared - centre)
-            directions = (shared - centre) @ map_
-            loader = self._minibatches(self.adata, {m}, cells, None, "Faint relations")
-            scores = (
-                (
-                    directions[part],
-                    _numpy(
-                        network.decoder_gradient(self.module, t, m, torch.as_tensor(shared[part]))
-                    ),
-                )
-                for part, t in loader
-            )
-            slopes = faint_slopes(scores, candidates)
-            effects[m] = centre, map_ @ slopes
-        self.module.set_learned_after_training(weak_effects=effects)
 
-    def _others(self, modality: str, cells: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """The other modalities, and those of the cells that have the modality and any of them."""
-        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells]  # (cells, M)
-        i = self.modalities.index(modality)
-        paired = observed[:, i] & np.delete(observed, i, axis=1).any(1)
-        return [m for m in self.modalities if m != modality], cells[paired]
+def weigh_experts(net: SharedPrivateVAE, held_out: Cells) -> None:
+    """Estimate from held-out cells how much each modality's embedding counts in ``shared``.
 
-    def _covariates(self, cells: np.ndarray) -> np.ndarray:
-        """What the decoders see of some cells besides latents, (cells, V)."""
-        keys = [Keys.OBSERVED, *self.module.n_categories, *self.module.continuous]
-        values = {key: self.adata_manager.get_from_registry(key)[cells] for key in keys}
-        tensors = {key: torch.as_tensor(value) for key, value in values.items()}
-        return self.module.covariates(tensors).numpy()
+    For networks that average the modalities' posteriors; others keep what they have.
+    """
+    if net.objective.pools_experts:
+        return
+    each = [embed(net, held_out, [m])[0] for m in net.modalities]  # (n, K) each
+    net.set_learned_after_training(expert_weights=reliability_weights(np.stack(each)))
 
-    def _labels(self, cells: np.ndarray) -> np.ndarray:
-        """Which class some cells have, (cells, classes); NaN where it is not known."""
-        codes = self.adata_manager.get_from_registry(Keys.LABELS)[cells]  # (cells, 1)
-        return np.where(codes < 0, np.nan, codes == np.arange(self.module.n_classes))
 
-    def _linear(self, modality: str, cells: np.ndarray) -> Any:
-        """Values of some cells on which linear regression makes sense; NaN where not observed."""
-        matrix = self.adata_manager.get_from_registry(Keys.x(modality))[cells]
-        library = np.asarray(matrix.sum(1)).reshape(-1, 1)
-        values = self.module.likelihood(modality).linear_scale(matrix, library)
-        i = self.modalities.index(modality)
-        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells, i]
-        if not issparse(values):
-            values = np.where(observed[:, None], values, np.nan)
-        return values
+def learn_weak_effects(
+    net: SharedPrivateVAE, train: Cells, screening: dict[str, Screening]
+) -> None:
+    """Estimate effects of ``shared`` on features that screening did not select.
+
+    After training, when ``shared`` no longer changes, from training cells. ``shared`` is that of
+    the other modalities, as for a cross-view prediction.
+    """
+    effects = {}
+    for m, found in screening.items():
+        others = [other for other in net.modalities if other != m]
+        cells = train.take(train.observed(m) & train.observed(others))
+        candidates = ~np.tile(found.shared, net.likelihood(m).n_outputs)  # (R,)
+        if not len(cells) or not candidates.any():
+            continue
+        shared, _ = embed(net, cells, others)
+        centre = shared.mean(0)
+        to_directions = whitening(shared - centre)  # (K, directions)
+        directions = (shared - centre) @ to_directions
+        gradients = (
+            (directions[part], network.decoder_gradient(net, t, m, torch.as_tensor(shared[part])))
+            for part, t in cells.minibatches([m], "Weak effects")
+        )
+        slopes = weak_effects(((d, g.cpu().numpy()) for d, g in gradients), candidates)
+        effects[m] = centre, to_directions @ slopes
+    net.set_learned_after_training(weak_effects=effects)

@@ -93,7 +93,7 @@ def write_page(
 ) -> None:
     """Write a page, whole or not at all; texts may hold any characters."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    source = files("scvenn").joinpath("plotting/report.html.jinja").read_text("utf-8")
+    source = files("scvenn").joinpath("readouts/report.html.jinja").read_text("utf-8")
     page = environment.from_string(source).render(
         title=title, written=written, summary=summary, sections=list(sections)
     )

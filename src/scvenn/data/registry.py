@@ -1,0 +1,115 @@
+"""What a set-up found, in scvi-tools' registry: read here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from scvenn.data.checks import quoted
+from scvenn.data.columns import as_text
+from scvenn.data.keys import Keys
+from scvenn.likelihoods import FeatureStats
+
+
+class Registry:
+    """A reader of the registry of a model or a manager.
+
+    Parameters
+    ----------
+    registry
+        As scvi-tools keeps and saves it.
+    """
+
+    def __init__(self, registry: dict) -> None:
+        self._registry = registry
+
+    def state(self, registry_key: str) -> dict:
+        """What a field keeps."""
+        return self._registry["field_registries"][registry_key]["state_registry"]
+
+    @property
+    def states(self) -> dict[str, dict]:
+        """The same of each field, by its key."""
+        return {key: self.state(key) for key in self._registry["field_registries"]}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of ``setup_mudata``."""
+        return self._registry["setup_args"]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities, in the order in which they were set up."""
+        return list(self.state(Keys.OBSERVED)["modalities"])
+
+    def features(self, modality: str) -> np.ndarray:
+        """Names of a modality's features, (D,)."""
+        return self.state(Keys.x(modality))[Keys.COLUMN_NAMES]
+
+    def likelihood(self, modality: str) -> str:
+        """Name of a modality's likelihood."""
+        return self.state(Keys.x(modality))["likelihood"]
+
+    def stats(self, modality: str) -> FeatureStats:
+        """Summary of a modality's features."""
+        state = self.state(Keys.x(modality))
+        return FeatureStats(state["mean"], state["scale"], state["library"])
+
+    # ----------------------------------------------------------------- columns of obs
+
+    @property
+    def n_categories(self) -> dict[str, int]:
+        """Number of categories of the batch and of each categorical covariate, by its key."""
+        return {
+            key: len(state[Keys.CATEGORIES])
+            for key, state in self.states.items()
+            if key == Keys.BATCH or key.startswith(Keys.categorical(""))
+        }
+
+    @property
+    def continuous(self) -> list[str]:
+        """Keys of the continuous covariates."""
+        return [key for key in self.states if key.startswith(Keys.continuous(""))]
+
+    @property
+    def classes(self) -> list[str]:
+        """Label classes; none without labels."""
+        return list(self.state(Keys.LABELS)[Keys.CATEGORIES])
+
+    @property
+    def batches(self) -> list[str]:
+        """Batches; none without ``batch_key``."""
+        return list(self.state(Keys.BATCH)[Keys.CATEGORIES])
+
+    def code_of_batch(self, batch: Any, *, argument: str) -> int:
+        """Number of a batch.
+
+        Parameters
+        ----------
+        batch
+            Its name; 1 and 1.0 are the same.
+        argument
+            How the user named it, for messages.
+
+        Raises
+        ------
+        ValueError
+            If there is no such batch.
+        """
+        known = self.batches
+        if as_text(batch) not in known:
+            raise ValueError(
+                f"{argument}={batch!r}: expected one of the batches {quoted(known)}"
+                + ("." if known else "; the model was set up without batch_key.")
+            )
+        return known.index(as_text(batch))
+
+    def covariates(self) -> list[str]:
+        """Columns that are inputs of the decoders, with their categories, for people to read."""
+        categorical = [
+            f"{state[Keys.SOURCE]} ({quoted(state[Keys.CATEGORIES])})"
+            for key, state in self.states.items()
+            if key != Keys.LABELS and state.get(Keys.SOURCE) is not None
+        ]
+        return [*categorical, *(self.arguments["continuous_covariate_keys"] or [])]

@@ -1,0 +1,591 @@
+"""What a trained model tells of cells: embeddings, predictions, labels and draws."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mudata import MuData
+
+from scvenn import network
+from scvenn.data import AlignedManager, Cells, ColumnField, Indices, Keys, Registry, choose_rows
+from scvenn.network import SharedPrivateVAE
+from scvenn.readouts.embeddings import embed, write_embeddings
+from scvenn.readouts.predictions import Prediction, check_modalities
+from scvenn.readouts.sampling import draw_posterior, draw_prior
+from scvenn.readouts.writing import write_prediction
+from scvenn.screening import Screening
+
+
+class ReadoutsMixin:
+    """Read-outs of :class:`~scvenn.SharedPrivateModel`.
+
+    Every method takes the training data (``mdata=None``) or a new MuData, which may hold fewer
+    modalities, other cells in any order, and more features in any order: cells and features are
+    matched by name. Nothing is written but by :meth:`embed`.
+    """
+
+    module: SharedPrivateVAE
+    adata: MuData | None
+    registry_: dict
+    screening_: dict[str, Screening] | None
+    versions_: dict[str, str]
+    train_indices: Any
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities of the model, in the order in which they were set up."""
+        return list(self.module.modalities)
+
+    @property
+    def _found(self) -> Registry:
+        """What the set-up found."""
+        return Registry(self.registry_)
+
+    # ----------------------------------------------------------------- embeddings
+
+    def get_shared_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        from_modalities: str | Sequence[str] | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Shared latent of each cell.
+
+        Models that multiply posteriors in training (MVAE, MoPoE-VAE) give the mean of the product
+        over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means,
+        weighted where the model screens (:attr:`expert_weights`).
+
+        Parameters
+        ----------
+        mdata
+            Data to embed; None for the training data.
+        from_modalities
+            Read only these modalities; None for all.
+        indices
+            Positions, boolean mask or names of cells; None for all.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        Array (n_cells, n_shared) in the order of ``mdata.obs_names``, or of ``indices``. A row is
+        NaN where none of the modalities was measured.
+
+        Raises
+        ------
+        ValueError
+            If a modality is unknown, or the data cannot be matched to the training data.
+
+        Examples
+        --------
+        >>> model.get_shared_representation(from_modalities="rna")  # doctest: +SKIP
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        sources = check_modalities(self._found, from_modalities)
+        return embed(self.module, cells, sources, bar="Shared embedding")[0]
+
+    def get_private_representation(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Private latent of one modality in each cell.
+
+        Parameters
+        ----------
+        modality
+            Which modality.
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+
+        Returns
+        -------
+        Array (n_cells, n_private). A row is NaN where the modality was not measured.
+
+        Raises
+        ------
+        ValueError
+            If the modality is unknown, or the data cannot be matched to the training data.
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        (modality,) = check_modalities(self._found, modality)
+        return embed(self.module, cells, [modality], bar="Private embedding")[1][modality]
+
+    def get_latent_representation(
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Shared and all private latents side by side.
+
+        Parameters
+        ----------
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+
+        Returns
+        -------
+        Array (n_cells, n_shared + n_private of each modality in turn); NaN where not measured.
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        shared, private = embed(self.module, cells, self.modalities, bar="Latent representation")
+        return np.hstack([shared, *private.values()])
+
+    def embed(
+        self,
+        mdata: MuData | None = None,
+        *,
+        key_prefix: str = "X",
+        batch_size: int | None = None,
+    ) -> None:
+        """Embed cells with any of the modalities, and write this where scanpy finds it.
+
+        ``mdata.obsm`` gets ``X_shared`` and ``X_private_<modality>``, ``mdata[<modality>].obsm``
+        gets ``X_shared`` and ``X_private``, ``mdata.uns["scvenn"]`` the model and the versions
+        behind them. Rows of cells that lack a modality are NaN in its private embedding; those in
+        the modality's own ``obsm`` never are. A model that screens also writes
+        ``mdata[<modality>].var["scvenn_shared_score"]``, see :meth:`get_shared_scores`.
+
+        Parameters
+        ----------
+        mdata
+            Data to embed and write to; None for the training data.
+        key_prefix
+            Replaces the ``X`` of the keys.
+        batch_size
+            Cells per forward pass.
+
+        Raises
+        ------
+        ValueError
+            If the MuData is a view, or cannot be matched to the training data.
+        """
+        cells = self._cells_to_write(mdata, batch_size, "embed")
+        write_embeddings(
+            cells.mdata,
+            embed(self.module, cells, self.modalities),
+            key_prefix=key_prefix,
+            screening=self.screening_,
+            features={m: self._found.features(m) for m in self.modalities},
+            written_by={
+                "model": type(self).__name__,
+                "key_prefix": key_prefix,
+                "modalities": self.modalities,
+                "versions": self.versions_,
+            },
+        )
+
+    # ----------------------------------------------------------------- predictions
+
+    def predict(
+        self,
+        source: str | Sequence[str],
+        target: str,
+        mdata: MuData | None = None,
+        *,
+        features: str | Sequence[str] | None = None,
+        indices: Indices | None = None,
+        transform_batch: str | None = None,
+        library_size: float | None = None,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> pd.DataFrame | np.ndarray:
+        """Mean of one modality given one or several.
+
+        Decodes the mean of the shared latent of the sources. Without the target among them the
+        prediction is *cross-view*: its private latent is zero, so that it holds only what is
+        shared. With it, the prediction is *same-view* in the cells where the target was measured.
+
+        Parameters
+        ----------
+        source
+            One or more modalities to read.
+        target
+            Modality to predict.
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+        features
+            Names of the target's features to return, in this order; None for all.
+        transform_batch
+            Predict as if all cells were of this batch; None for the cells' own.
+        library_size
+            Scale counts to this sum in every cell; None for the cells' own. Likelihoods other than
+            those of counts relative to the library size do not heed it.
+        return_numpy
+            Whether to return an array instead of a DataFrame.
+
+        Returns
+        -------
+        Cells by features, on the scale of the data; DataFrames are indexed by ``obs_names`` and
+        named by the target's ``var_names``. Counts are scaled to the cell's own library size
+        where the target was measured, elsewhere to the median of training. Rows are NaN where no
+        source was measured.
+
+        Raises
+        ------
+        ValueError
+            If a modality, feature or batch is unknown, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> model.predict("rna", "atac")  # doctest: +SKIP
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        prediction = Prediction.of(
+            self._found,
+            source,
+            target,
+            features=features,
+            transform_batch=transform_batch,
+            library_size=library_size,
+        )
+        values = prediction.values(self.module, cells)
+        if return_numpy:
+            return values
+        names = self._found.features(target)[prediction.columns]
+        return pd.DataFrame(values, index=cells.names, columns=names)
+
+    def get_normalized_expression(
+        self,
+        modality: str,
+        mdata: MuData | None = None,
+        *,
+        library_size: float = 1e4,
+        **kwargs: Any,
+    ) -> pd.DataFrame | np.ndarray:
+        """Denoised values of a modality, free of the cells' library sizes.
+
+        Predicted from all modalities that a cell has: where this one was measured, through both of
+        its latents; where not, it is imputed through the shared one.
+
+        Parameters
+        ----------
+        modality
+            Which modality.
+        mdata
+            Data to read; None for the training data.
+        library_size
+            Sum of the expected counts of every cell.
+        **kwargs
+            Further arguments of :meth:`predict`, such as ``features`` and ``transform_batch``.
+
+        Returns
+        -------
+        As :meth:`predict`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> model.get_normalized_expression("rna", transform_batch="batch1")  # doctest: +SKIP
+        """
+        data = self.adata if mdata is None else mdata
+        sources = [m for m in self.modalities if data is None or m in data.mod]
+        return self.predict(sources, modality, mdata, library_size=library_size, **kwargs)
+
+    def write_predictions(
+        self,
+        path: str | os.PathLike,
+        source: str | Sequence[str],
+        target: str,
+        mdata: MuData | None = None,
+        *,
+        features: str | Sequence[str] | None = None,
+        indices: Indices | None = None,
+        transform_batch: str | None = None,
+        library_size: float | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Write what :meth:`predict` returns, one minibatch after the other.
+
+        For modalities with many features, of which cells times features would not fit into memory:
+        no more than the predictions of a minibatch are held at a time. The file is an AnnData in
+        the zarr format, which :func:`anndata.read_zarr` reads whole; of large files,
+        ``zarr.open(path)["X"][rows]`` reads some cells.
+
+        Parameters
+        ----------
+        path
+            File to create, by custom ending in ``.zarr``. Where writing stops half-way, none is
+            left.
+        source, target, mdata, features, indices, transform_batch, library_size
+            As in :meth:`predict`.
+        batch_size
+            Cells per forward pass, and per chunk of the file; None for
+            ``scvi.settings.batch_size``.
+
+        Raises
+        ------
+        FileExistsError
+            If there is something at the path.
+        ValueError
+            As :meth:`predict`.
+
+        Examples
+        --------
+        >>> import anndata, scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> model.write_predictions("imputed.zarr", "rna", "atac")
+        >>> anndata.read_zarr("imputed.zarr").shape
+        (200, 20)
+
+        Notes
+        -----
+        ``X`` is dense, as predictions are: float32, compressed, with NaN where no source was
+        measured. ``obs`` is that of the MuData, ``var`` that of the target if the MuData has it,
+        and ``uns["scvenn"]`` says what was predicted from what.
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        prediction = Prediction.of(
+            self._found,
+            source,
+            target,
+            features=features,
+            transform_batch=transform_batch,
+            library_size=library_size,
+        )
+        written_by = {"model": type(self).__name__}
+        write_prediction(Path(path), self.module, cells, prediction, written_by=written_by)
+
+    def predict_labels(
+        self,
+        mdata: MuData | None = None,
+        *,
+        from_modalities: str | Sequence[str] | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Probability of each label in each cell.
+
+        .. math:: p(y \mid \bar s), \qquad \bar s \text{ the shared embedding of the cell}
+
+        by the linear head that was trained with the model (paper, section 3.3). It needs no
+        labels: cells without one, and new cells with any of the modalities, get theirs.
+
+        Parameters
+        ----------
+        mdata
+            Data to label; None for the training data.
+        from_modalities
+            Read only these modalities; None for all.
+        indices
+            Positions, boolean mask or names of cells; None for all.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        Cells by labels; rows sum to 1, and are NaN where none of the modalities was measured.
+        ``.idxmax(axis=1)`` is the most probable label.
+
+        Raises
+        ------
+        ValueError
+            If the model has no labels, a modality is unknown, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=100, n_features=20)
+        >>> scvenn.MMVAEpp.setup_mudata(mdata, labels_key="cell_type")
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> model.predict_labels().shape
+        (100, 8)
+
+        Notes
+        -----
+        On cells whose labels were used in training, these probabilities say how well they were
+        learned, not how well labels are predicted. ``model.history["accuracy_labels_validation"]``
+        is the accuracy in cells that were held out. Source: Märtens & Yau (MLCB 2023).
+        """
+        if self.module.label_head is None:
+            raise ValueError(
+                "predict_labels(): this model was trained without labels. Name their column with "
+                "setup_mudata(mdata, labels_key=...) before building it."
+            )
+        cells = self._cells(mdata, indices, batch_size)
+        sources = check_modalities(self._found, from_modalities)
+        shared = torch.as_tensor(embed(self.module, cells, sources, bar="Labels")[0])
+        probabilities = network.label_probabilities(self.module, shared).cpu().numpy()
+        return pd.DataFrame(probabilities, index=cells.names, columns=self._found.classes)
+
+    # ----------------------------------------------------------------- draws
+
+    def sample_posterior(
+        self,
+        source: str | Sequence[str],
+        target: str,
+        mdata: MuData | None = None,
+        *,
+        n_samples: int = 25,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""Draw a modality given one or several, to see how sure a prediction is.
+
+        .. math:: s \sim q(s \mid x_{\mathrm{source}}), \quad
+                  p_t \sim q(p_t \mid x_t) \text{ or } 0, \quad x_t \sim p(x_t \mid s, p_t)
+
+        The private latent is drawn where the target is a source and was measured; elsewhere it is
+        zero, as in :meth:`predict`. Mean and spread over the samples hold both the uncertainty of
+        the latents and the noise of the likelihood.
+
+        Parameters
+        ----------
+        source
+            One or more modalities to read.
+        target
+            Modality to draw.
+        mdata
+            Data to read; None for the training data.
+        n_samples
+            Number of draws.
+        indices
+            Positions, boolean mask or names of cells; None for all.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        Array (n_samples, n_cells, n_features) on the scale of the data: choose ``indices`` where
+        that is too large. NaN where no source was measured.
+
+        Raises
+        ------
+        ValueError
+            If a modality is unknown, ``n_samples`` is below 1, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> model.sample_posterior("rna", "atac", indices=range(100))  # doctest: +SKIP
+
+        Notes
+        -----
+        Set ``scvi.settings.seed`` for draws that can be repeated.
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r}: expected a number of at least 1.")
+        cells = self._cells(mdata, indices, batch_size)
+        sources = check_modalities(self._found, source)
+        (target,) = check_modalities(self._found, target)
+        return draw_posterior(self.module, cells, sources, target, n_samples=n_samples)
+
+    def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:
+        """Draw cells that never were: latents from the prior, values from the decoders.
+
+        Parameters
+        ----------
+        n_obs
+            Number of cells.
+        batch
+            Their batch; None for the first one. Other covariates are at their first category, or
+            their mean.
+
+        Returns
+        -------
+        An array (n_obs, n_features) by modality, of the same cells, on the scale of the data;
+        counts have the median library size of training.
+
+        Raises
+        ------
+        ValueError
+            If ``n_obs`` is below 1, or the batch is unknown.
+
+        Examples
+        --------
+        >>> model.sample_prior(100)  # doctest: +SKIP
+        """
+        if n_obs < 1:
+            raise ValueError(f"n_obs={n_obs!r}: expected a number of at least 1.")
+        self._get_ready()
+        code = None if batch is None else self._found.code_of_batch(batch, argument="batch")
+        return draw_prior(self.module, n_obs, batch=code)
+
+    # ----------------------------------------------------------------- cells
+
+    def _get_ready(self) -> None:
+        """Evaluation mode, whatever came before; warn where nothing was trained."""
+        self._check_if_trained(warn=True)  # type: ignore[attr-defined]
+        self.module.eval()
+
+    def _cells(
+        self, mdata: MuData | None, indices: Indices | None, batch_size: int | None
+    ) -> Cells:
+        """Cells to read, of data that is checked here, once for all that is read of them."""
+        self._get_ready()
+        manager = self._manager_of(mdata)
+        return Cells(manager, choose_rows(manager.adata, indices), batch_size=batch_size)
+
+    def _manager_of(self, mdata: MuData | None) -> AlignedManager:
+        """A manager of the data, checked; None for the model's own."""
+        raise NotImplementedError
+
+    def _cells_to_write(self, mdata: MuData | None, batch_size: int | None, caller: str) -> Cells:
+        """All cells of data to which results are written."""
+        cells = self._cells(mdata, None, batch_size)
+        if cells.mdata.is_view:
+            raise ValueError(
+                f"{caller}() found a view of a MuData, which would not keep what is written. Pass "
+                "a copy: mdata = mdata.copy()."
+            )
+        return cells
+
+    def _held_out(
+        self, mdata: MuData | None, indices: Indices | None, batch_size: int | None
+    ) -> Cells:
+        """As :meth:`_cells`; None means cells that were not trained on, test cells first."""
+        cells = self._cells(mdata, indices, batch_size)
+        if indices is not None or cells.mdata is not self.adata or self.train_indices is None:
+            return cells
+        parts = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
+        held_out = next((part for part in parts if part is not None and len(part)), [])
+        return cells.take(np.asarray(held_out, dtype=int))
+
+    def _cells_to_score(
+        self,
+        mdata: MuData | None,
+        indices: Indices | None,
+        batch_size: int | None,
+        caller: str,
+    ) -> Cells:
+        """The same, after checking that none of them was trained on."""
+        cells = self._held_out(mdata, indices, batch_size)
+        trained = cells.names.intersection(self._trained_names())
+        if len(cells) < 2 or len(trained):
+            found = f"{len(trained)} of the {len(cells)} cells to score were trained on"
+            raise ValueError(
+                f"{caller}() needs two or more cells that were not trained on; {found}. Train with "
+                "train_size below 1, or pass indices=... or new data."
+            )
+        return cells
+
+    def _trained_names(self) -> pd.Index:
+        """Names of all cells that the model was ever trained on, as far as they are known."""
+        if self.adata is None or self.train_indices is None:
+            return pd.Index([])
+        return self.adata.obs_names[self.train_indices]
+
+    def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
+        """A column of labels as text; missing where not known, as in the set-up."""
+        used = self._found.arguments
+        unknown = used["unlabeled_category"] if labels_key == used["labels_key"] else None
+        return ColumnField(Keys.LABELS, labels_key, unknown).values(mdata)

@@ -1,0 +1,698 @@
+"""What a trained model tells of its latents: how good they are, and what they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from scvenn.data import Cells, Indices, find_categories
+from scvenn.readouts import differential as comparison
+from scvenn.readouts import evaluation, interpretation
+from scvenn.readouts.cell_methods import ReadoutsMixin
+from scvenn.readouts.predictions import check_modalities, choose_features
+from scvenn.readouts.report import write_report
+
+
+class InterpretationMixin(ReadoutsMixin):
+    """Evaluation and interpretation of :class:`~scvenn.SharedPrivateModel`."""
+
+    # ----------------------------------------------------------------- how good they are
+
+    def evaluate(
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Indices | None = None,
+        labels_key: str | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Score predictions and embeddings on cells that were not trained on.
+
+        Every probe and regression is fitted on the model's training cells and scored on the cells
+        asked for. The rows of the table:
+
+        ===================== ======== ====================================================
+        ``metric``            ``view`` ``value``
+        ===================== ======== ====================================================
+        r2, pearson           cross    of each feature of ``target``, predicted from another
+                                       modality, ``source``, through the shared latent
+        r2, pearson           same     predicted from the modality itself
+        r2, pearson           joint    predicted from ``all`` modalities
+        auroc                 any      the same, for modalities of 0 and 1
+        leakage_r2            latent   of each dimension of the shared or a private latent, or
+                                       each feature of *another* modality, read off a latent
+                                       by ridge regression; of a private latent it should be
+                                       near 0
+        auc,                  latent   of a linear probe for the labels, from each latent
+        balanced_accuracy
+        recovery_linear_r2,   latent   of a planted latent (``mdata.obsm["z_shared"]``,
+        recovery_knn_r2                ``["z_private_<modality>"]``), read off a learned one
+        ===================== ======== ====================================================
+
+        Parameters
+        ----------
+        mdata
+            Data to score; None for the training data.
+        indices
+            Positions, boolean mask or names of cells; None for the cells held out by
+            :meth:`train` (test cells if there are, else validation cells), or all cells of new
+            data.
+        labels_key
+            Column of ``obs`` with labels that the embeddings are probed for; None for no probe.
+            Cells whose label is missing or, in the column that the model was set up with, its
+            ``unlabeled_category`` are left out.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        A tidy table with the columns ``metric``, ``view``, ``source``, ``target``, ``feature``
+        (None where the value concerns no single one) and ``value``. Sources and targets are
+        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels.
+        Values that are not defined are NaN, and a warning says why.
+
+        Raises
+        ------
+        ValueError
+            If the model was loaded without data or trained on all cells and no others are given,
+            if cells to score were trained on, or the labels cannot be scored.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+        >>> model.train(1, train_size=0.5, enable_progress_bar=False)
+        >>> table = model.evaluate(labels_key="cell_type")
+        >>> list(table.columns)
+        ['metric', 'view', 'source', 'target', 'feature', 'value']
+
+        Notes
+        -----
+        Source: Märtens & Yau (MLCB 2023), section 4, for R² and AUC. See :mod:`scvenn.metrics` for
+        the definitions.
+        """
+        test = self._cells_to_score(mdata, indices, batch_size, "evaluate")
+        train = self._training_cells("evaluate", test)
+        labels = None
+        if labels_key is not None:
+            labels = pd.concat(
+                [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
+            )
+        return evaluation.evaluate(self.module, train, test, labels)
+
+    def variance_explained(
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Fraction of each modality's variance that shared and private latents explain.
+
+        .. math::
+
+            R^2(s, p) = 1 - \frac{\sum_{ij} (r_{ij} - \bar r_j)^2}{\sum_{ij} (x_{ij} - \bar x_j)^2},
+            \qquad r_{ij} = x_{ij} - g_j(s_i, p_i)
+
+        over cells i and features j, with the posterior means s and p of a cell, and values x and
+        predictions g on a linear scale: logarithms of normalised counts, logits of fractions
+        (``"beta"``), and other values as they are. A prediction may be off by a constant
+        :math:`\bar r_j` for each feature, which explains nothing and costs nothing. The rows of
+        the table:
+
+        ===================== ==================================================================
+        ``latent``            ``r2``
+        ===================== ==================================================================
+        shared                of shared alone
+        private               of private alone: a shared latent of zero
+        both                  of both
+        overlap               shared + private - both: what either could explain
+        shared_0, private_0,  of both, minus that with this dimension at its mean over cells:
+        ...                   what is lost without it
+        ===================== ==================================================================
+
+        Parameters
+        ----------
+        mdata
+            Data to explain; None for the training data.
+        indices
+            Positions, boolean mask or names of cells; None for the cells held out by
+            :meth:`train` (test cells if there are, else validation cells), or all cells of new
+            data.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        A tidy table with the columns ``modality``, ``latent`` and ``r2``: 1 is perfect, 0 is what a
+        constant explains, and there is no lower bound; NaN where nothing varies. A modality that
+        was measured in fewer than two of the cells is left out.
+
+        Raises
+        ------
+        ValueError
+            If cells were trained on or are fewer than two, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+        >>> model.train(1, train_size=0.5, enable_progress_bar=False)
+        >>> list(model.variance_explained().columns)
+        ['modality', 'latent', 'r2']
+
+        Notes
+        -----
+        Features count by their variance. The constant is left out because it has nothing to do
+        with variance: a decoder that is not linear gives other means where a latent is zero, and
+        the logarithm of a mean is above the mean of logarithms. Source: as in MOFA (Argelaguet et
+        al., Mol Syst Biol 2018), for a decoder that need not be linear.
+        """
+        cells = self._cells_to_score(mdata, indices, batch_size, "variance_explained")
+        return interpretation.variance_explained(self.module, cells)
+
+    # ----------------------------------------------------------------- features
+
+    def get_shared_scores(self) -> pd.DataFrame:
+        """How well the other modalities predict each feature, and whether that is no accident.
+
+        The score is the leave-one-out R² of a ridge regression on all features of the other
+        modalities and, if they are not sparse, their squares, in training cells; counts are on the
+        scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
+        reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
+        called *related* if that holds of itself or its square, or if the labels of a supervised
+        model predict it: the shared latent is read off it.
+
+        Returns
+        -------
+        A tidy table with the columns ``modality``, ``feature``, ``score``, ``shared`` and
+        ``related``.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained with ``screen=True``.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata, screen=True)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> table = model.get_shared_scores()
+        >>> list(table.columns)
+        ['modality', 'feature', 'score', 'shared', 'related']
+        """
+        if self.screening_ is None:
+            raise ValueError(
+                "get_shared_scores() needs a model with screen=True that was trained: features are "
+                "screened before training, and this model has no such scores."
+            )
+        tables = [
+            pd.DataFrame({"modality": m, "feature": self._found.features(m), **found._asdict()})
+            for m, found in self.screening_.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    @property
+    def expert_weights(self) -> dict[str, float]:
+        """What each modality counts in the shared latent of a cell that has all of them.
+
+        A model that screens learns it at the end of training from where the modalities' readings
+        of the validation cells disagree; for other models, without such cells, and before, all
+        count alike. They are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in
+        which each cell has weights of its own.
+        """
+        weights = self.module.expert_weights.tolist()
+        return dict(zip(self.modalities, weights, strict=True))
+
+    def loadings(
+        self,
+        modality: str,
+        latent: Literal["shared", "private"] = "shared",
+        *,
+        features: str | Sequence[str] | None = None,
+        mdata: MuData | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""How each feature's prediction moves with each dimension of a latent.
+
+        .. math::
+
+            L_{jk} = \mathrm{sd}_i(z_{ik}) \cdot
+                     \frac{1}{N} \sum_i \frac{\partial\, g_j(z_i)}{\partial z_{ik}}
+
+        The prediction g is the logarithm of the mean for counts, relative to the cell's library
+        size; the logit of the mean for ``"bernoulli"`` and ``"beta"``; and for ``"normal"`` the
+        mean in standard deviations of the feature. For ``"shared"`` it is that from shared alone,
+        for ``"private"`` that from both latents.
+
+        Parameters
+        ----------
+        modality
+            Whose features.
+        latent
+            ``"shared"``, or ``"private"`` for the private latent of the modality.
+        features
+            Names of the features to return, in this order; None for all.
+        mdata, indices, batch_size
+            As in :meth:`variance_explained`; the mean is over these cells, which may have been
+            trained on, and in which the modality was measured.
+
+        Returns
+        -------
+        A tidy table with the columns ``feature``, ``dimension`` (``shared_0``, ...) and
+        ``loading``: the change for one standard deviation of the dimension.
+
+        Raises
+        ------
+        ValueError
+            If the modality, latent or a feature is unknown, fewer than two cells are left, or the
+            data cannot be matched.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata, decoder="linear")
+        >>> model.train(1, enable_progress_bar=False)
+        >>> table = model.loadings("rna", "private")
+        >>> weights = table.pivot(index="feature", columns="dimension", values="loading")
+        >>> weights.shape
+        (20, 10)
+
+        Notes
+        -----
+        With ``decoder="linear"`` these are the weights of the decoder times the standard
+        deviations; of counts, less the weighted mean over features, as compositions sum to 1.
+        Source for linear decoders: LDVAE, Svensson et al., Bioinformatics 36:3418 (2020).
+        """
+        (modality,) = check_modalities(self._found, modality)
+        if latent not in ("shared", "private"):
+            raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
+        columns = choose_features(self._found, modality, features)
+        cells = self._held_out(mdata, indices, batch_size)
+        cells = cells.take(cells.observed(modality))
+        _check_enough(cells, "loadings", f"{modality!r} was measured")
+        return interpretation.loadings(self.module, cells, modality, latent, columns)
+
+    def shared_features(
+        self,
+        modality: str,
+        *,
+        n: int | None = None,
+        mdata: MuData | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Features that the other modalities predict best.
+
+        .. math:: \mathrm{score}_j = R^2_j(x_j, \text{predicted from the other modalities})
+
+        with the R² of :meth:`variance_explained`, in cells with the modality and another.
+
+        Parameters
+        ----------
+        modality
+            Whose features.
+        n
+            How many of them; None for all.
+        mdata, indices, batch_size
+            As in :meth:`variance_explained`.
+
+        Returns
+        -------
+        A table with the columns ``feature`` and ``score``, best first; NaN, at the end, for
+        features that are constant over the cells. A model that screens adds ``screening_score``,
+        that of :meth:`get_shared_scores`.
+
+        Raises
+        ------
+        ValueError
+            If the modality is unknown, ``n`` is below 1, cells were trained on or are fewer than
+            two, or the data cannot be matched.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+        >>> model.train(1, train_size=0.5, enable_progress_bar=False)
+        >>> list(model.shared_features("rna", n=5).columns)
+        ['feature', 'score', 'screening_score']
+        """
+        cross, _ = self._r2_of_views(modality, mdata, indices, batch_size, "shared_features")
+        return self._ranking(modality, cross, n)
+
+    def private_features(
+        self,
+        modality: str,
+        *,
+        n: int | None = None,
+        mdata: MuData | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Features of which the modality itself knows most that the others do not.
+
+        .. math::
+
+            \mathrm{score}_j = R^2_j(x_j, \text{predicted from the modality})
+                             - R^2_j(x_j, \text{predicted from the other modalities})
+
+        with the R² of :meth:`variance_explained`, in cells with the modality and another.
+
+        Parameters
+        ----------
+        modality, n, mdata, indices, batch_size
+            As in :meth:`shared_features`.
+
+        Returns
+        -------
+        As :meth:`shared_features`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`shared_features`.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+        >>> model.train(1, train_size=0.5, enable_progress_bar=False)
+        >>> len(model.private_features("rna", n=5))
+        5
+        """
+        cross, same = self._r2_of_views(modality, mdata, indices, batch_size, "private_features")
+        return self._ranking(modality, same - cross, n)
+
+    def differential(
+        self,
+        groupby: str,
+        *,
+        modality: str,
+        through: Literal["shared", "private", "both"] = "both",
+        group1: str | Sequence[str] | None = None,
+        group2: str | None = None,
+        mdata: MuData | None = None,
+        indices: Indices | None = None,
+        delta: float | None = None,
+        fdr: float = 0.05,
+        batch_correction: bool = False,
+        n_samples: int = 5000,
+        pseudocounts: float = 0.01,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""Features whose expected value differs between groups of cells, as a model sees it.
+
+        .. math::
+
+            r_j = e_j(h_j(z_a), h_j(z_b)), \qquad p_j = P(r_j \ge \delta) \text{ or }
+            P(r_j < -\delta), \text{ whichever is larger}
+
+        over pairs of cells, a of the first group and b of the second, drawn with replacement, and
+        over the posteriors of their latents. What is decoded tells differences apart:
+
+        =========== ====================================== ===================================
+        ``through`` :math:`h(z)`                           cells
+        =========== ====================================== ===================================
+        shared      of shared alone, as across views       with any modality
+        private     of the cell's private latent and, for  with the modality
+                    all cells, the mean shared latent
+        both        of both latents                        with the modality
+        =========== ====================================== ===================================
+
+        A difference through ``"shared"`` is one that the modalities have in common; one through
+        ``"private"`` is this modality's own. The shared latent is that of all modalities of a
+        cell, its mean that over the posterior means of all cells with the modality. How two means
+        are compared, :math:`e`, depends on the likelihood:
+
+        ======================= ========================================= =====================
+        likelihood              :math:`e(h_a, h_b)`                       default of ``delta``
+        ======================= ========================================= =====================
+        of counts               :math:`\log_2 (h_a + c) - \log_2 (h_b     0.25
+                                + c)`
+        ``bernoulli``, ``beta`` :math:`h_a - h_b`, of probabilities or    0.05
+                                fractions
+        ``normal``              :math:`(h_a - h_b) / \mathrm{sd}_j`, the  0.25
+                                standard deviation in training
+        ======================= ========================================= =====================
+
+        Counts are those of a cell with the median library size of training (``"nb_mixture"``, which
+        knows no library size, as they are), and c are the ``pseudocounts``.
+
+        Parameters
+        ----------
+        groupby
+            Column of ``mdata.obs``, or of the modalities' ``obs``, with the groups.
+        modality
+            Whose features.
+        through
+            Which latents a difference may come from.
+        group1
+            One or more groups, each of which is compared with ``group2``; None for all.
+        group2
+            What they are compared with; None for all other cells that have a group.
+        mdata
+            Data to read; None for the training data.
+        indices
+            Positions, boolean mask or names of cells; None for all cells. These are descriptions of
+            cells: they may have been trained on.
+        delta
+            Least difference that counts; None for the default of the table above.
+        fdr
+            Expected fraction of false discoveries among the features called different.
+        batch_correction
+            Whether both cells of a pair are decoded as if they were of the same batch, each batch
+            in turn, instead of their own. Needs ``setup_mudata(batch_key=...)``.
+        n_samples
+            Number of pairs.
+        pseudocounts
+            Counts added before the logarithm, so that features that are hardly seen do not differ
+            (a thousandth of them for the columns that begin with ``lfc``, as in scvi-tools).
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        A tidy table, for each comparison the most certain differences first: ``comparison``,
+        ``group1``, ``group2``, ``feature``; ``proba_de``, p above, ``proba_not_de``, and
+        ``bayes_factor``, the logarithm of their ratio; ``scale1`` and ``scale2``, the means of the
+        groups on the scale of the data; ``delta``; ``lfc_mean``, ``lfc_median``, ``lfc_std``,
+        ``lfc_min`` and ``lfc_max`` of r and ``pseudocounts`` for counts, ``difference_mean``, ...
+        for others; and ``is_de_fdr_<fdr>``.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range, a modality or group is unknown, or a group has no cell
+            that can be compared.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> table = model.differential(
+        ...     "cell_type", modality="rna", through="shared", group1="type0", n_samples=100
+        ... )
+        >>> list(table.columns[:5])
+        ['comparison', 'group1', 'group2', 'feature', 'proba_de']
+
+        Notes
+        -----
+        Set ``scvi.settings.seed`` for draws that can be repeated. Counts are relative to all counts
+        of a modality: where some features rise much, all others fall a little, and a feature of
+        which nothing is shared can differ through ``"shared"`` by that. Sources: Boyeau et al.,
+        PNAS 120:e2209124120 (2023), for the comparison and the false discovery rate; Ashuach et
+        al., Cell Rep Methods 2:100182 (2022), for differences of probabilities.
+        """
+        settings = comparison.Settings(
+            through, delta, fdr, n_samples, pseudocounts, batch_correction
+        )
+        settings.check()
+        (modality,) = check_modalities(self._found, modality)
+        cells = self._cells(mdata, indices, batch_size)
+        groups = find_categories(cells.mdata, groupby, f"groupby={groupby!r}").iloc[cells.rows]
+        return comparison.differential(
+            self.module,
+            cells,
+            groups,
+            modality,
+            groupby=groupby,
+            group1=group1,
+            group2=group2,
+            settings=settings,
+        )
+
+    # ----------------------------------------------------------------- cells, and all on a page
+
+    def write_contributions(
+        self, mdata: MuData | None = None, *, batch_size: int | None = None
+    ) -> pd.DataFrame:
+        r"""Write how much of each cell's predictions is due to shared and to private.
+
+        .. math::
+
+            a_i = \lVert g(s_i) - g(\bar s) \rVert^2, \quad
+            b_i = \lVert g(s_i, p_i) - g(s_i) \rVert^2, \quad
+            \mathrm{shared}_i = \frac{a_i}{a_i + b_i}, \quad
+            \mathrm{private}_i = \frac{b_i}{a_i + b_i}
+
+        with predictions from shared alone, :math:`g(s)`, and from both, :math:`g(s, p)`, on the
+        linear scale of :meth:`variance_explained`, and the mean :math:`\bar s` over the cells.
+        ``mdata.obs`` gets ``scvenn_shared_<modality>`` and ``scvenn_private_<modality>``.
+
+        Parameters
+        ----------
+        mdata
+            Data to read and write to; None for the training data. These are descriptions and not
+            scores: they are written for all cells, those that were trained on as well.
+        batch_size
+            Cells per forward pass.
+
+        Returns
+        -------
+        What was written, cells by columns: fractions that sum to 1 for each modality; NaN where it
+        was not measured. A modality that the data lacks has no columns.
+
+        Raises
+        ------
+        ValueError
+            If the MuData is a view, or cannot be matched to the training data.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> list(model.write_contributions().columns[:2])
+        ['scvenn_shared_rna', 'scvenn_private_rna']
+
+        Notes
+        -----
+        The baseline :math:`g(\bar s)` is of the same kind as :math:`g(s)`, so that a feature that
+        shared does not move adds nothing to its part.
+        """
+        cells = self._cells_to_write(mdata, batch_size, "write_contributions")
+        written = interpretation.contributions(self.module, cells)
+        cells.mdata.obs[written.columns] = written
+        return written
+
+    def report(
+        self,
+        path: str | os.PathLike,
+        *,
+        mdata: MuData | None = None,
+        labels_key: str | None = None,
+    ) -> Path:
+        """Write all of it on one page: data, training, embeddings, scores, features, settings.
+
+        One HTML file, pictures and all, that loads nothing when it is opened: a colleague needs
+        no more than a browser. What cannot be shown is replaced by a note that says why, and how
+        to get it. Nothing is written to the data.
+
+        Parameters
+        ----------
+        path
+            File to write, such as ``"report.html"``. One that is there is replaced once the new
+            one is complete.
+        mdata
+            Data to report on; None for the training data, of which the cells that were held out
+            by :meth:`train` are scored.
+        labels_key
+            Column of ``obs`` with classes that colour the embeddings and are looked for in them.
+            None: of the training data, the labels that the model was trained with, if any.
+
+        Returns
+        -------
+        The path of the file.
+
+        Raises
+        ------
+        ValueError
+            If there is no data or it cannot be matched to the training data, or there is no such
+            column.
+        IsADirectoryError
+            If the path is that of a folder.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
+        >>> model.train(1, train_size=0.5, enable_progress_bar=False)
+        >>> model.report("report.html", labels_key="cell_type").name  # doctest: +SKIP
+        'report.html'
+        """
+        file = Path(path)
+        if file.is_dir():
+            raise IsADirectoryError(
+                f"{file} is a folder. Name a file in it, such as {str(file / 'report.html')!r}."
+            )
+        cells = self._cells(mdata, None, None)
+        if labels_key is None and cells.mdata is self.adata:
+            labels_key = self._found.arguments["labels_key"]
+        labels = None if labels_key is None else self._labels_of(cells.mdata, labels_key)
+        write_report(file, self, cells, labels)
+        return file
+
+    # ----------------------------------------------------------------- helpers
+
+    def _training_cells(self, caller: str, others: Cells) -> Cells:
+        """The cells that the model was trained on, read together with others of the same data."""
+        if self.adata is None:
+            raise ValueError(
+                f"{caller}() fits probes on the training cells, and this model was loaded without "
+                "data. Load it with load(dir_path, mdata)."
+            )
+        if self.train_indices is None:
+            raise ValueError(
+                f"{caller}() fits probes on the training cells, of which this model has none: it "
+                "was not trained yet, or was loaded with other cells. Load it with the data it was "
+                "trained on, its cells in the same order."
+            )
+        own = others.mdata is self.adata
+        manager = others.manager if own else self._manager_of(None)
+        return Cells(manager, np.asarray(self.train_indices), batch_size=others.batch_size)
+
+    def _r2_of_views(
+        self,
+        modality: str,
+        mdata: MuData | None,
+        indices: Indices | None,
+        batch_size: int | None,
+        caller: str,
+    ) -> tuple[np.ndarray, ...]:
+        """R² of each feature, (D,), from the other modalities and from its own."""
+        (modality,) = check_modalities(self._found, modality)
+        cells = self._cells_to_score(mdata, indices, batch_size, caller)
+        others = [m for m in self.modalities if m != modality]
+        cells = cells.take(cells.observed(modality) & cells.observed(others))
+        _check_enough(cells, caller, f"{modality!r} and another modality were measured")
+        return interpretation.r2_of_views(self.module, cells, modality)
+
+    def _ranking(self, modality: str, score: np.ndarray, n: int | None) -> pd.DataFrame:
+        """The n features with the highest scores."""
+        table = pd.DataFrame({"feature": self._found.features(modality), "score": score})
+        if self.screening_ is not None:
+            table["screening_score"] = self.screening_[modality].score
+        if n is not None and n < 1:
+            raise ValueError(f"n={n!r}: expected None or a number of at least 1.")
+        return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)[:n]
+
+
+def _check_enough(cells: Cells, caller: str, where: str) -> None:
+    if len(cells) < 2:
+        raise ValueError(
+            f"{caller}() needs two or more cells in which {where}; found {len(cells)} among those "
+            "to read. Choose others with indices=... or pass new data."
+        )
