@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,16 @@ from scvenn.data.registration import AlignedManager
 from scvenn.data.setup import SetUpMixin, fields_of
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 from scvenn.models.saving import SavingMixin, fingerprint
-from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
+from scvenn.models.training import (
+    BeforeTraining,
+    HistoryPlan,
+    KeptEpoch,
+    Runner,
+    Splitter,
+    single_precision,
+    stats_of_rows,
+    step,
+)
 from scvenn.network.vae import SharedPrivateVAE
 from scvenn.objective import Objective
 from scvenn.readouts.differential import DifferentialMixin
@@ -26,6 +36,8 @@ from scvenn.readouts.labels import LabelsMixin
 from scvenn.readouts.report import ReportMixin
 from scvenn.readouts.sampling import SamplingMixin
 from scvenn.readouts.writing import WritingMixin
+
+logger = logging.getLogger("scvi.scvenn")
 
 # One count says little of its mean: an encoder must add up many, and has to be kept from learning
 # single ones by heart. Real values are the worse for it (docs/beyond.md).
@@ -130,8 +142,12 @@ class SharedPrivateModel(
     _module_cls = SharedPrivateVAE
     _training_plan_cls = HistoryPlan
     _data_splitter_cls = Splitter
+    _train_runner_cls = Runner
     _recipe: ClassVar[staticmethod[[Sequence[str]], Objective] | None] = None
     _screens: ClassVar[bool] = False
+    best_epoch_: int = -1
+    # positions of cells that an earlier training, with another split, was on
+    earlier_train_indices_: Any = ()
 
     def __init__(
         self,
@@ -268,6 +284,7 @@ class SharedPrivateModel(
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         """Return the data to read: what was passed, or the model's own."""
+        self.module.eval()  # whatever came before, read-outs have no dropout
         if adata is not None:
             check_mudata(adata, may_be_view=True)
             return adata
@@ -293,7 +310,7 @@ class SharedPrivateModel(
         *,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
-        train_size: float = 0.9,
+        train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         batch_size: int = 128,
@@ -310,7 +327,14 @@ class SharedPrivateModel(
         given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
         latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
         ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
-        ``model.best_epoch_`` is the epoch whose weights the model has; -1 for the last.
+        ``model.best_epoch_`` is the epoch whose weights the model has, counted over all trainings
+        as in the history; -1 for the last.
+
+        What likelihoods and screening take from the data, they take from training cells only.
+
+        After Ctrl-C, or an error in a callback, the model has the weights of the best epoch so far
+        (without early stopping: of the last that finished) and is as usable as any other, but no
+        embeddings were written and, in a model that screens, the experts have equal weights.
 
         Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
         CPU they are then bit-equal.
@@ -323,7 +347,10 @@ class SharedPrivateModel(
         accelerator, devices
             Where to train; see :class:`scvi.train.Trainer`.
         train_size, validation_size, shuffle_set_split
-            How cells are split; see :class:`scvi.dataloaders.DataSplitter`.
+            How cells are split; see :class:`scvi.dataloaders.DataSplitter`. Without a
+            ``train_size``, 0.9 of the cells are trained on. A model that is trained again keeps
+            its split, unless another one is asked for; :meth:`evaluate` then refuses cells that
+            were trained on in either.
         batch_size
             Cells per step.
         early_stopping
@@ -344,7 +371,11 @@ class SharedPrivateModel(
         Raises
         ------
         ValueError
-            If the model has no data, or ``max_epochs`` or ``batch_size`` is below 1.
+            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; a model that
+            screens is asked for another split than its first; or the loss is not finite. The model
+            then has the weights of the best epoch so far.
+        KeyboardInterrupt
+            After Ctrl-C.
         """
         if self.adata is None:
             raise ValueError(
@@ -352,13 +383,20 @@ class SharedPrivateModel(
             )
         _check_positive(batch_size=batch_size)
         split: dict[str, Any] = {
-            "train_size": train_size,
+            "train_size": 0.9 if train_size is None else train_size,
             "validation_size": validation_size,
             "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
         }
-        sizes = Splitter(self.adata_manager, **split, **(datasplitter_kwargs or {}))
-        steps_per_epoch = -(-sizes.n_train // batch_size)
+        options = {**(datasplitter_kwargs or {})}
+        used: dict[str, str] = {}
+        splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
+        by_default = train_size is None and validation_size is None and shuffle_set_split
+        if self._keeps_split(splitter, by_default and "external_indexing" not in options):
+            parts = self.train_indices, self.validation_indices, self.test_indices
+            options["external_indexing"] = [np.asarray(part) for part in parts]
+            splitter = Splitter(self.adata_manager, batch_size=batch_size, **options)
+            used = {name: (self.train_params_ or {}).get(name, "not recorded") for name in split}
+        steps_per_epoch = -(-splitter.n_train // batch_size)
         if max_epochs is None:
             max_epochs = _default_max_epochs(steps_per_epoch)
         _check_positive(max_epochs=max_epochs)
@@ -379,42 +417,123 @@ class SharedPrivateModel(
             "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
             **trainer_kwargs,
         }
-        early_stopping = early_stopping and sizes.n_val > 0
-        if early_stopping:
-            best = BestEpoch(
-                trainer["early_stopping_monitor"],
-                trainer["early_stopping_mode"],
-                trainer["early_stopping_warmup_epochs"],
-            )
-            trainer["callbacks"] = [*(trainer.get("callbacks") or []), best]
-        if self.module.screened:
-            trainer["callbacks"] = [
-                *(trainer.get("callbacks") or []),
-                BeforeTraining(self._screen),
-            ]
-        self.module.train()  # loading and an earlier training leave it in evaluation mode
-        with self.adata_manager.keep_aligned():
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                **split,
-                early_stopping=early_stopping,
-                datasplitter_kwargs=datasplitter_kwargs,
-                plan_kwargs=plan,
-                **trainer,
-            )
-        self.trained_on_ = fingerprint(self.adata.obs_names)
+        early_stopping = early_stopping and splitter.n_val > 0
+        kept = KeptEpoch(
+            trainer["early_stopping_monitor"] if early_stopping else None,
+            trainer["early_stopping_mode"],
+            trainer["early_stopping_warmup_epochs"],
+        )
+        trainer["callbacks"] = [BeforeTraining(self._prepare), *(trainer.get("callbacks") or [])]
         # as text: callbacks and loggers may not be saved
-        used = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
-        used |= {**(datasplitter_kwargs or {}), **plan, **trainer_kwargs}
-        self.train_params_ = {name: repr(value) for name, value in used.items()}
-        self.best_epoch_ = best.epoch if early_stopping else -1
+        arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
+        arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
+        arguments |= {**plan, **trainer_kwargs}
+        used = {name: repr(value) for name, value in arguments.items()} | used
+        with single_precision(self.module):
+            try:
+                with self.adata_manager.keep_aligned():
+                    super().train(
+                        max_epochs=max_epochs,
+                        accelerator=accelerator,
+                        devices=devices,
+                        **split,
+                        batch_size=batch_size,
+                        early_stopping=early_stopping,
+                        datasplitter_kwargs=options,
+                        plan_kwargs=plan,
+                        kept=kept,
+                        **trainer,
+                    )
+            finally:
+                if kept.n_finished:
+                    self.train_params_ = used
+            self._finish(write_obsm)
+
+    def _keeps_split(self, splitter: Splitter, by_default: bool) -> bool:
+        """Whether a training goes on with the training and held-out cells of the one before.
+
+        Parameters
+        ----------
+        splitter
+            The split that was asked for.
+        by_default
+            Whether nothing particular was asked for.
+        """
+        if not self.is_trained_ or self.trained_on_ != fingerprint(self.adata.obs_names):
+            return False
+        split = [self.train_indices, self.validation_indices, self.test_indices]
+        if by_default or splitter.gives(split):
+            return True
         if self.screening_ is not None:
-            self._weigh_experts()
-            self._learn_faint(self.screening_)
-        if write_obsm:
-            self.embed()
+            raise ValueError(
+                "train() was asked for another split of the cells than that of the first training, "
+                "whose training cells decided which features are shared. Leave out train_size, "
+                "validation_size, shuffle_set_split and external_indexing to train on with the "
+                "same cells, or train a new model."
+            )
+        logger.warning(
+            "Another split of the cells than in the training before: cells that were trained on "
+            "then may be validation cells now, which makes validation_loss too good. evaluate() "
+            "refuses them."
+        )
+        return False
+
+    def _prepare(self, train: np.ndarray) -> None:
+        """Start from the training cells: their statistics, and which of their features are shared.
+
+        Networks that have learned something keep what they started from.
+
+        Parameters
+        ----------
+        train
+            Positions of the training cells; no other cell is read.
+        """
+        if self.is_trained_:
+            return
+        before = {name: value.clone() for name, value in self.module.state_dict().items()}
+        outcome = "The model was not trained."
+        try:
+            with step("summarising the training cells", outcome):
+                self.module.set_stats(self._statistics_of(np.sort(train)))
+            if self.module.screened:
+                with step("screening the features", outcome):
+                    self._screen(train)
+        except BaseException:
+            self.module.load_state_dict(before)
+            raise
+
+    def _statistics_of(self, rows: np.ndarray) -> dict[str, FeatureStats]:
+        """Summary of each modality in some cells, given by their positions."""
+        observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[rows]  # (rows, M)
+        return {
+            m: stats_of_rows(
+                self.adata_manager.get_from_registry(Keys.x(m)),
+                rows[observed[:, i]],
+                self._feature_names(m),
+                m,
+            )
+            for i, m in enumerate(self.modalities)
+        }
+
+    def _finish(self, write_obsm: bool) -> None:
+        """What follows when the networks no longer change; they are usable without it."""
+        outcome = "The networks are trained; embeddings were not written: call model.embed()."
+        try:
+            if self.screening_ is not None:
+                try:
+                    with step("weighing the experts", outcome):
+                        self._weigh_experts()
+                    with step("estimating weak effects", outcome):
+                        self._learn_faint(self.screening_)
+                except BaseException:
+                    self._forget_estimates()
+                    raise
+            if write_obsm:
+                with step("embedding the cells", outcome):
+                    self.embed()
+        except KeyboardInterrupt:
+            logger.warning("Interrupted after training. %s", outcome)
+            raise
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:

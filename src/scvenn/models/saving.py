@@ -132,6 +132,7 @@ class SavingMixin(BaseModelClass):
             if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
                 # positions in the training data mean nothing in this one
                 model.train_indices = model.validation_indices = model.test_indices = None
+                model.earlier_train_indices_ = ()
                 model.trained_on_ = None
         return model
 

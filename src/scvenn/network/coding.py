@@ -157,6 +157,17 @@ class SharedPrivateCoder(BaseModuleClass):
         """The likelihood of a modality."""
         return cast(Likelihood, self.likelihoods[self._index[modality]])
 
+    def set_stats(self, stats: Mapping[str, FeatureStats]) -> None:
+        """Start from the statistics of other cells of each modality, before anything is learned.
+
+        In a model that screens, the last layers of the cross-view decoders follow with
+        :meth:`restrict`.
+        """
+        for m, found in stats.items():
+            self.likelihood(m).set_stats(found)
+        for decoder, likelihood in zip(self.cross_decoders, self.likelihoods, strict=False):
+            decoder.baseline.data.copy_(likelihood.start())  # type: ignore[operator, union-attr]
+
     def restrict(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
         """Say which features concern ``shared``; the networks that did all of them start anew.
 

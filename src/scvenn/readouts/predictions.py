@@ -30,6 +30,7 @@ class ReadoutsMixin:
     adata: Any
     screening_: dict[str, Screening] | None
     train_indices: Any
+    earlier_train_indices_: Any
 
     @property
     def modalities(self) -> list[str]:
@@ -413,7 +414,10 @@ class ReadoutsMixin:
         """The same, after checking that none of them was trained on."""
         test = self._held_out(mdata, indices)
         known = self.adata is not None and self.train_indices is not None
-        seen = self.adata.obs_names[self.train_indices] if known else []
+        seen = []
+        if known:
+            trained_on = np.union1d(self.train_indices, self.earlier_train_indices_).astype(int)
+            seen = self.adata.obs_names[trained_on]
         trained = mdata.obs_names[test].intersection(seen)
         if len(test) < 2 or len(trained):
             found = f"{len(trained)} of the {len(test)} cells to score were trained on"

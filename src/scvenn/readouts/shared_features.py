@@ -89,15 +89,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
     def _screen(self, train: np.ndarray) -> None:
         """Screen the features in training cells, and restrict networks to those that are shared.
 
-        Once only: a model that is trained further keeps to the features it has learned.
-
         Parameters
         ----------
         train
             Positions of the training cells; no other cell is read.
         """
-        if self.screening_ is not None:
-            return
         rng = np.random.default_rng(scvi.settings.seed)
         screening = {}
         for m in self.modalities:
@@ -111,7 +107,6 @@ class SharedFeaturesMixin(ReadoutsMixin):
                 labels = screen(values, [self._labels(cells)], rng, covariates=covariates)
                 found = found._replace(related=found.related | labels.related)
             screening[m] = found
-            self.module.restrict(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
             logger.info(
                 "%s: %d of %d features are predicted by %s", m, n_shared, n_features, some(others)
@@ -125,7 +120,16 @@ class SharedFeaturesMixin(ReadoutsMixin):
                     UserWarning,
                     stacklevel=2,
                 )
+        # at the end: where screening fails or is interrupted, no network has changed
+        for m, found in screening.items():
+            self.module.restrict(m, reads=found.related, predicts=found.shared)
         self.screening_ = screening
+
+    def _forget_estimates(self) -> None:
+        """Back to equal weights of experts and to no weak effects, as before any training."""
+        self.module.expert_weights.fill_(1 / len(self.modalities))
+        for decoder in self.module.cross_decoders:
+            decoder.remember(np.zeros(()), np.zeros(()))
 
     def _weigh_experts(self) -> None:
         """Learn from validation cells what each modality's reading of ``shared`` is worth."""
