@@ -13,14 +13,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from mudata import MuData
-from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
 from scvi.data.fields import BaseAnnDataField
+from torch.utils.data import Dataset, Subset
 
 from scvenn.data.checks import (
     check_names,
@@ -361,6 +363,15 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+class _Dataset(AnnTorchDataset):
+    """scvi-tools' dataset, which spawned workers can read: they are sent the values alone."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        adata = SimpleNamespace(shape=self.adata_manager.adata.shape, isbacked=False)
+        manager = SimpleNamespace(adata=adata)
+        return {**self.__dict__, "_data": self.data, "adata_manager": manager}
+
+
 class AlignedManager(AnnDataManager):
     """scvi-tools' manager, reading through our fields: cells and features aligned by name."""
 
@@ -407,6 +418,16 @@ class AlignedManager(AnnDataManager):
         if self._kept is not None:
             self._kept[registry_key] = values
         return values
+
+    def create_torch_dataset(
+        self,
+        indices: Any = None,
+        data_and_attributes: Any = None,
+        load_sparse_tensor: bool = False,
+    ) -> Dataset:
+        """The values of all cells, or of some, as PyTorch's loaders read them."""
+        dataset = _Dataset(self, data_and_attributes, load_sparse_tensor)
+        return dataset if indices is None else Subset(dataset, indices)
 
     @contextmanager
     def keep_aligned(self) -> Iterator[None]:

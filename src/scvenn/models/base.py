@@ -42,6 +42,8 @@ logger = logging.getLogger("scvi.scvenn")
 # One count says little of its mean: an encoder must add up many, and has to be kept from learning
 # single ones by heart. Real values are the worse for it (docs/beyond.md).
 _DROPOUT_OF_DISCRETE = 0.1
+# Lightning's names of float32 networks, with or without steps in half precision.
+_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
@@ -382,6 +384,12 @@ class SharedPrivateModel(
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
         _check_positive(batch_size=batch_size)
+        precision = trainer_kwargs.get("precision")
+        if precision is not None and str(precision) not in _PRECISIONS:
+            raise ValueError(
+                f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
+                "are float32."
+            )
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
             "validation_size": validation_size,
@@ -429,6 +437,7 @@ class SharedPrivateModel(
         arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
         arguments |= {**plan, **trainer_kwargs}
         used = {name: repr(value) for name, value in arguments.items()} | used
+        self.module.train()  # loading and an earlier training leave it in evaluation mode
         with single_precision(self.module):
             try:
                 with self.adata_manager.keep_aligned():

@@ -89,7 +89,7 @@ def broken_pairs(module: Any, tensors: Mapping[str, Tensor], output: Any) -> lis
     broken = []
     for encode, decode in sorted(pairs):
         record = output.extra_metrics[Keys.log_likelihood(encode, decode)]  # (B,)
-        concerned = sum(observed[m] for m in encode).bool() & observed[decode]  # type: ignore[union-attr]
+        concerned = sum(observed[m] for m in encode).bool() & observed[decode]
         if not record[concerned].isfinite().all():
             broken.append((encode, decode))
     return broken

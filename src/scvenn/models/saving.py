@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Literal, Self
+from uuid import uuid4
 
 import mudata
 import numpy as np
@@ -23,6 +25,19 @@ class SavingMixin(BaseModelClass):
 
     # which cells, in which order, the positions of training and held-out cells refer to
     trained_on_: str | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        if self.adata is not None:  # which copies itself, but not by `deepcopy`
+            memo[id(self.adata)] = self.adata.copy()
+        state = {name: value for name, value in self.__dict__.items() if name != "trainer"}
+        new.__dict__.update(copy.deepcopy(state, memo))
+        new.id = str(uuid4())
+        if new.adata is not None:
+            new._register_manager_for_instance(new.adata_manager)
+        return new
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
         """Feature names of each modality, in the order of the model's own arrays."""
@@ -122,6 +137,7 @@ class SavingMixin(BaseModelClass):
         model: Any = super().load(
             str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
         )
+        model.module.float()  # whatever PyTorch's default is
         if adata is not None and adata is not False:
             cls.setup_mudata(
                 adata, source_registry=model.registry_, **model.registry_["setup_args"]

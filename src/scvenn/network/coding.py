@@ -166,7 +166,7 @@ class SharedPrivateCoder(BaseModuleClass):
         for m, found in stats.items():
             self.likelihood(m).set_stats(found)
         for decoder, likelihood in zip(self.cross_decoders, self.likelihoods, strict=False):
-            decoder.baseline.data.copy_(likelihood.start())  # type: ignore[operator, union-attr]
+            decoder.baseline.data.copy_(likelihood.start())  # type: ignore[operator]
 
     def restrict(self, modality: str, reads: np.ndarray, predicts: np.ndarray) -> None:
         """Say which features concern ``shared``; the networks that did all of them start anew.

@@ -234,11 +234,11 @@ class SharedPrivateReader(SharedPrivateCoder):
         everyone = {key: value.expand(n, -1) for key, value in tensors.items()}
         covariates, batch = self.covariates(everyone), self._batch(everyone)  # (n, V), (n,)
         device = covariates.device
-        shared = torch.randn(n, self.n_shared, device=device)
+        shared = torch.randn(n, self.n_shared, dtype=covariates.dtype, device=device)
         everywhere = torch.ones(n, dtype=torch.bool, device=device)
         drawn = {}
         for m in self.modalities:
-            private = torch.randn(n, self.n_private[m], device=device)
+            private = torch.randn(n, self.n_private[m], dtype=covariates.dtype, device=device)
             raw = self._raw(m, shared, private, everywhere, covariates)
             likelihood = self.likelihood(m)
             drawn[m] = likelihood.sample(raw, likelihood.library_.expand(n, 1), batch)
