@@ -180,9 +180,7 @@ def test_an_axis_of_features_is_refused(small):
 
 def test_a_matrix_of_words_is_refused(small):
     small.mod["rna"].layers["words"] = np.full((60, 12), "a", dtype=object)
-    with pytest.raises(
-        TypeError, match=r"\.layers\['words'\] is a ndarray of object"
-    ):
+    with pytest.raises(TypeError, match=r"\.layers\['words'\] is a ndarray of object"):
         setup(small, layers={"rna": "words"})
 
 

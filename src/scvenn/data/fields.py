@@ -35,6 +35,7 @@ from scvenn.data.matrices import (
     Matrix,
     align,
     canonical,
+    check_measured,
     check_values,
     expression,
     feature_stats,
@@ -114,6 +115,7 @@ class ModalityField(Field):
             matrix, rows, modality=m, where=self.where, likelihood=self.likelihood
         )
         state["likelihood"] = likelihood
+        check_measured(matrix, rows, names=names, modality=m)
         logger.info(
             "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
@@ -127,13 +129,7 @@ class ModalityField(Field):
 
     def statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
         """Summary of the features over some of the cells that have the modality."""
-        return feature_stats(
-            matrix,
-            rows,
-            names=pd.Index(state[Keys.COLUMN_NAMES]),
-            modality=self.modality,
-            likelihood=state["likelihood"],
-        )
+        return feature_stats(matrix, rows, likelihood=state["likelihood"])
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         """Check that other data fits what was registered."""

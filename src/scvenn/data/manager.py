@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scvi.data import AnnDataManager, AnnDataManagerValidationCheck
+from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
+from torch.utils.data import Dataset, Subset
 
 from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
@@ -20,6 +22,15 @@ from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.registry import Registry
 from scvenn.likelihoods import FeatureStats
+
+
+class _Dataset(AnnTorchDataset):
+    """scvi-tools' dataset, which spawned workers can read: they are sent the values alone."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        adata = SimpleNamespace(shape=self.adata_manager.adata.shape, isbacked=False)
+        manager = SimpleNamespace(adata=adata)
+        return {**self.__dict__, "_data": self.data, "adata_manager": manager}
 
 
 class AlignedManager(AnnDataManager):
@@ -111,6 +122,16 @@ class AlignedManager(AnnDataManager):
         if self._kept is not None:
             self._kept[registry_key] = values
         return values
+
+    def create_torch_dataset(
+        self,
+        indices: Any = None,
+        data_and_attributes: Any = None,
+        load_sparse_tensor: bool = False,
+    ) -> Dataset:
+        """The values of all cells, or of some, as PyTorch's loaders read them."""
+        dataset = _Dataset(self, data_and_attributes, load_sparse_tensor)
+        return dataset if indices is None else Subset(dataset, indices)
 
     @contextmanager
     def keep_aligned(self) -> Iterator[None]:

@@ -219,6 +219,24 @@ def _row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
         yield slice(start, start + width)
 
 
+def check_measured(matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str) -> None:
+    """Raise a ``ValueError`` if a feature is NaN in every cell that has the modality."""
+    measured = np.zeros(matrix.shape[1], dtype=bool)
+    for part in _row_chunks(len(rows), matrix.shape[1]):
+        chunk = matrix[rows[part]]
+        if sp.issparse(chunk):  # what is not stored was measured
+            n_nan = np.bincount(chunk.indices, np.isnan(chunk.data), minlength=chunk.shape[1])
+            measured |= n_nan < chunk.shape[0]
+        else:
+            measured |= ~np.isnan(chunk).all(0)
+        if measured.all():
+            return
+    raise ValueError(
+        f"modality {modality!r}: features {quoted(names[~measured])} are NaN in every cell. Remove "
+        f"them: mdata.mod[{modality!r}] = mdata[{modality!r}][:, keep].copy(); mdata.update()."
+    )
+
+
 def check_values(
     matrix: Matrix,
     rows: np.ndarray,
@@ -314,9 +332,7 @@ def _chunks_of_values(matrix: Matrix, rows: np.ndarray) -> Iterator[np.ndarray]:
         yield chunk.data if sp.issparse(chunk) else chunk
 
 
-def feature_stats(
-    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, likelihood: str
-) -> FeatureStats:
+def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> FeatureStats:
     """Mean and scale of each feature and the median library size, over some of the cells.
 
     How sums are taken follows from the likelihood, so that the same values in any storage give the
@@ -328,24 +344,16 @@ def feature_stats(
         Aligned values, (n_obs, D).
     rows
         Positions of cells in which the modality was measured.
-    names, modality
-        For messages: the features, and the name.
     likelihood
         A name in ``LIKELIHOODS``.
 
-    Raises
-    ------
-    ValueError
-        If a feature has no observed value.
+    Returns
+    -------
+    A feature without any observed value has mean 0 and scale 1.
     """
     gather = _sums_of_discrete if LIKELIHOODS[likelihood].discrete else _sums_of_real
     n_seen, mean, variance, library = gather(matrix, rows)
-    if (n_seen == 0).any():
-        raise ValueError(
-            f"modality {modality!r}: features {quoted(names[n_seen == 0])} are NaN in every cell. "
-            f"Remove them: mdata.mod[{modality!r}] = mdata[{modality!r}][:, keep].copy(); "
-            "mdata.update()."
-        )
+    mean, variance = (np.where(n_seen > 0, values, 0.0) for values in (mean, variance))
     # a variance of a few roundings is that of a constant
     constant = variance <= 10 * np.finfo(np.float64).eps * (np.square(mean) + 1e-300)
     positive = library[np.isfinite(library) & (library > 0)]

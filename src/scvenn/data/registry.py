@@ -39,6 +39,11 @@ class Registry:
         return self._registry["setup_args"]
 
     @property
+    def described(self) -> dict[str, Any]:
+        """Class, method and arguments of the set-up, as a manager takes them."""
+        return {k: self._registry[k] for k in ("model_name", "setup_method_name", "setup_args")}
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in the order in which they were set up."""
         return list(self.state(Keys.OBSERVED)["modalities"])

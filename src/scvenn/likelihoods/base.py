@@ -174,6 +174,21 @@ class Likelihood(nn.Module):
         """
         return torch.ones_like(self.scale_)
 
+    @torch.no_grad()
+    def set_stats(self, stats: FeatureStats) -> None:
+        """Take over the statistics of other cells, before anything is learned.
+
+        Parameters that start from statistics start anew.
+
+        Parameters
+        ----------
+        stats
+            Summary of the cells that will be trained on, of the same D features.
+        """
+        self.mean_.copy_(torch.as_tensor(stats.mean))
+        self.scale_.copy_(torch.as_tensor(stats.scale))
+        self.library_.fill_(stats.library)
+
     def _of_noise(self, start: Tensor) -> Tensor:
         """Where a parameter of the noise starts: (D,) as given, or that for each batch."""
         return start if self.n_batches is None else start.repeat(self.n_batches, 1)

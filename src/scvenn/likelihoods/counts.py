@@ -163,13 +163,12 @@ class NegativeBinomialMixture(_Counts):
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
         self.log_theta = nn.Parameter(self._of_noise(torch.zeros(len(stats.mean))))
-        # One standard deviation below the median of the log-normal with this mean and scale. On
-        # the scale of counts, the few bright cells of a marker make mean - scale negative.
-        mean = np.maximum(stats.mean, _LEAST_BACKGROUND)
-        log_variance = np.log1p(np.square(stats.scale / mean))
-        low = np.log(mean) - log_variance / 2 - np.sqrt(log_variance)
-        low = np.maximum(low, math.log(_LEAST_BACKGROUND))
-        self.log_background = nn.Parameter(torch.as_tensor(low, dtype=torch.float32))
+        self.log_background = nn.Parameter(_log_background(stats))
+
+    @torch.no_grad()
+    def set_stats(self, stats: FeatureStats) -> None:
+        super().set_stats(stats)
+        self.log_background.copy_(_log_background(stats))
 
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
@@ -200,3 +199,13 @@ class NegativeBinomialMixture(_Counts):
         log_mean = torch.where(is_background, self.log_background, log_foreground)
         log_theta = self._of_cells(self.log_theta, batch)
         return _nb_sample(log_mean - log_theta, log_theta)
+
+
+def _log_background(stats: FeatureStats) -> Tensor:
+    """Where the logarithm of the background starts, (D,)."""
+    # One standard deviation below the median of the log-normal with this mean and scale. On
+    # the scale of counts, the few bright cells of a marker make mean - scale negative.
+    mean = np.maximum(stats.mean, _LEAST_BACKGROUND)
+    log_variance = np.log1p(np.square(stats.scale / mean))
+    low = np.log(mean) - log_variance / 2 - np.sqrt(log_variance)
+    return torch.as_tensor(np.maximum(low, math.log(_LEAST_BACKGROUND)), dtype=torch.float32)

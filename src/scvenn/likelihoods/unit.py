@@ -73,11 +73,12 @@ class Beta(Likelihood):
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
-        # what the moments say without any prediction: variance = mean (1 - mean) / (1 + precision)
-        mean = np.clip(stats.mean, _EDGE, 1 - _EDGE)
-        precision = np.clip(mean * (1 - mean) / np.square(stats.scale) - 1, *_PRECISIONS)
-        start = torch.as_tensor(np.log(precision), dtype=torch.float32)
-        self.log_precision = nn.Parameter(self._of_noise(start))
+        self.log_precision = nn.Parameter(self._of_noise(_log_precision(stats)))
+
+    @torch.no_grad()
+    def set_stats(self, stats: FeatureStats) -> None:
+        super().set_stats(stats)
+        self.log_precision.copy_(self._of_noise(_log_precision(stats)))
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:
@@ -116,3 +117,11 @@ class Beta(Likelihood):
         mean = raw.sigmoid().clamp(_EDGE, 1 - _EDGE)
         precision = self._of_cells(self.log_precision, batch).exp()
         return distributions.Beta(precision * mean, precision * (1 - mean)).sample()
+
+
+def _log_precision(stats: FeatureStats) -> Tensor:
+    """Where the logarithm of the precision starts, (D,)."""
+    # the moments without any prediction: variance = mean (1 - mean) / (1 + precision)
+    mean = np.clip(stats.mean, _EDGE, 1 - _EDGE)
+    precision = np.clip(mean * (1 - mean) / np.square(stats.scale) - 1, *_PRECISIONS)
+    return torch.as_tensor(np.log(precision), dtype=torch.float32)

@@ -5,21 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scvi
 from mudata import MuData
-from scvi.model.base import UnsupervisedTrainingMixin, VAEMixin
+from scvi.model.base import VAEMixin
 
 from scvenn.data import AlignedManager, SetUpMixin, check_mudata, fields_of
 from scvenn.models.saving import SavingMixin, fingerprint
-from scvenn.models.training import BeforeTraining, BestEpoch, HistoryPlan, Splitter
-from scvenn.network import Design, SharedPrivateVAE, check_positive
+from scvenn.models.training import TrainingMixin
+from scvenn.network import Design, SharedPrivateVAE
 from scvenn.objective import Objective
-from scvenn.readouts import (
-    InterpretationMixin,
-)
+from scvenn.readouts import InterpretationMixin
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
@@ -27,7 +25,7 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 class SharedPrivateModel(
     SetUpMixin,
     InterpretationMixin,
-    UnsupervisedTrainingMixin,
+    TrainingMixin,
     VAEMixin,
     SavingMixin,
 ):
@@ -115,8 +113,6 @@ class SharedPrivateModel(
     """
 
     _module_cls = SharedPrivateVAE
-    _training_plan_cls = HistoryPlan
-    _data_splitter_cls = Splitter
     _recipe: ClassVar[staticmethod[[Sequence[str]], Objective] | None] = None
     _screens: ClassVar[bool] = False
 
@@ -212,11 +208,11 @@ class SharedPrivateModel(
         before = self.adata_manager.check_unchanged(labels=labels)
         if before is None or self.train_indices is None:
             return
-        for part in ("train", "validation", "test"):
-            rows = getattr(self, f"{part}_indices")
+        for part in ("train", "validation", "test", "earlier_train"):
+            rows = getattr(self, f"{part}_indices_")
             if rows is not None:
                 now = self.adata.obs_names.get_indexer(before[np.asarray(rows, dtype=int)])
-                setattr(self, f"{part}_indices", now[now >= 0])
+                setattr(self, f"{part}_indices_", now[now >= 0])
         self.trained_on_ = fingerprint(self.adata.obs_names)
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
@@ -227,139 +223,3 @@ class SharedPrivateModel(
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
         """For scvi-tools' methods: a manager of the model's own data, or of other data."""
         return self.adata_manager if adata is self.adata else self._manager_of(adata)
-
-    # ----------------------------------------------------------------- training
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float = 0.9,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        batch_size: int = 128,
-        early_stopping: bool = True,
-        write_obsm: bool = True,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train with scvi-tools' runner, then write the embeddings.
-
-        ``model.history`` holds, per epoch and for training and validation cells, the loss, the KL
-        of the shared and private latents, and the log-likelihood (nats per cell) of each modality
-        given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
-        latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
-        ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
-        ``model.best_epoch_`` is the epoch whose weights the model has; -1 for the last.
-
-        Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
-        CPU they are then bit-equal.
-
-        Parameters
-        ----------
-        max_epochs
-            Most passes through the training cells; None for about 4,000 steps in all, but no
-            fewer than 20 epochs and no more than 400.
-        accelerator, devices
-            Where to train; see :class:`scvi.train.Trainer`.
-        train_size, validation_size, shuffle_set_split
-            How cells are split; see :class:`scvi.dataloaders.DataSplitter`.
-        batch_size
-            Cells per step.
-        early_stopping
-            Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
-            and to return to the weights of its best epoch. It is watched once the weight of the
-            KL has reached 1, and only where there are validation cells.
-        write_obsm
-            Whether to end with :meth:`embed`.
-        datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
-        plan_kwargs
-            Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
-            runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
-            first tenth of ``max_epochs``.
-        **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
-
-        Raises
-        ------
-        ValueError
-            If the model has no data, or ``max_epochs`` or ``batch_size`` is below 1.
-        """
-        if self.adata is None:
-            raise ValueError(
-                "This model was loaded without data. Load it with load(dir_path, mdata) to train."
-            )
-        check_positive(batch_size=batch_size)
-        split: dict[str, Any] = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
-        }
-        sizes = Splitter(self.adata_manager, **split, **(datasplitter_kwargs or {}))
-        steps_per_epoch = -(-sizes.n_train // batch_size)
-        if max_epochs is None:
-            max_epochs = _default_max_epochs(steps_per_epoch)
-        check_positive(max_epochs=max_epochs)
-        tenth = max(1, max_epochs // 10)
-        plan = {
-            "lr": 1e-3,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "n_epochs_kl_warmup": tenth,
-            **(plan_kwargs or {}),
-        }
-        trainer = {
-            "check_val_every_n_epoch": 1,
-            "log_every_n_steps": min(10, steps_per_epoch),
-            "early_stopping_monitor": "validation_loss",
-            "early_stopping_mode": "min",
-            "early_stopping_patience": max(10, tenth),
-            "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
-            **trainer_kwargs,
-        }
-        early_stopping = early_stopping and sizes.n_val > 0
-        if early_stopping:
-            best = BestEpoch(
-                trainer["early_stopping_monitor"],
-                trainer["early_stopping_mode"],
-                trainer["early_stopping_warmup_epochs"],
-            )
-            trainer["callbacks"] = [*(trainer.get("callbacks") or []), best]
-        if self.module.screened:
-            trainer["callbacks"] = [
-                *(trainer.get("callbacks") or []),
-                BeforeTraining(self._screen),
-            ]
-        self.module.train()  # loading and an earlier training leave it in evaluation mode
-        with self.adata_manager.keep_aligned():
-            super().train(
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                **split,
-                early_stopping=early_stopping,
-                datasplitter_kwargs=datasplitter_kwargs,
-                plan_kwargs=plan,
-                **trainer,
-            )
-        self.trained_on_ = fingerprint(self.adata.obs_names)
-        # as text: callbacks and loggers may not be saved
-        used = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
-        used |= {**(datasplitter_kwargs or {}), **plan, **trainer_kwargs}
-        self.train_params_ = {name: repr(value) for name, value in used.items()}
-        self.best_epoch_ = best.epoch if early_stopping else -1
-        if self.screening_ is not None:
-            self._weigh_experts()
-            self._learn_faint(self.screening_)
-        if write_obsm:
-            self.embed()
-
-
-def _default_max_epochs(steps_per_epoch: int) -> int:
-    """Epochs that make about 4,000 steps, at least 20 and at most 400."""
-    return int(np.clip(round(4000 / steps_per_epoch), 20, 400))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Literal, Self
+from uuid import uuid4
 
 import mudata
 import numpy as np
@@ -15,7 +17,7 @@ import pandas as pd
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from scvenn.data import AlignedManager, Keys, check_mudata, fields_of
+from scvenn.data import AlignedManager, Registry, check_mudata, fields_of
 
 
 class SavingMixin(BaseModelClass):
@@ -24,13 +26,21 @@ class SavingMixin(BaseModelClass):
     # which cells, in which order, the positions of training and held-out cells refer to
     trained_on_: str | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        if self.adata is not None:  # which copies itself, but not by `deepcopy`
+            memo[id(self.adata)] = self.adata.copy()
+        state = {name: value for name, value in self.__dict__.items() if name != "trainer"}
+        new.__dict__.update(copy.deepcopy(state, memo))
+        new.id = str(uuid4())
+        return new
+
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
         """Feature names of each modality, in the order of the model's own arrays."""
-        fields = self.registry_["field_registries"]
-        return {
-            m: fields[Keys.x(m)]["state_registry"][Keys.COLUMN_NAMES]
-            for m in self.module.modalities
-        }
+        found = Registry(self.registry_)
+        return {m: found.features(m) for m in found.modalities}
 
     def save(
         self,
@@ -122,6 +132,7 @@ class SavingMixin(BaseModelClass):
         model: Any = super().load(
             str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
         )
+        model.module.float()  # whatever PyTorch's default is
         if adata is not None and adata is not False:
             model._adata = adata
             model._adata_manager = _manager_like(model.registry_, adata)
@@ -129,6 +140,7 @@ class SavingMixin(BaseModelClass):
             if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
                 # positions in the training data mean nothing in this one
                 model.train_indices = model.validation_indices = model.test_indices = None
+                model.earlier_train_indices_ = ()
                 model.trained_on_ = None
         return model
 
@@ -136,9 +148,8 @@ class SavingMixin(BaseModelClass):
 def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
     """A manager of data that is read as the registry of a saved model says."""
     check_mudata(mdata, may_be_view=False)
-    modalities = registry["field_registries"][Keys.OBSERVED]["state_registry"]["modalities"]
-    described = {key: registry[key] for key in ("model_name", "setup_method_name", "setup_args")}
-    manager = AlignedManager(fields_of(modalities, **registry["setup_args"]), described)
+    found = Registry(registry)
+    manager = AlignedManager(fields_of(found.modalities, **found.arguments), found.described)
     manager.register_fields(mdata, registry)
     return manager
 

@@ -1,177 +1,304 @@
-"""What training adds to scvi-tools' runner: a richer history, and a return to the best epoch."""
+"""Training: the split of the cells, what is learned from the training cells alone, and the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, cast
+import logging
+from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from scvi.dataloaders import DataSplitter
-from scvi.train import TrainingPlan
-from torch import Tensor
-from torch.nn import Module
-from torch.optim import Adam, Optimizer
+from mudata import MuData
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from scvenn.data import AlignedManager, Cells
+from scvenn.models.runner import (
+    BeforeTraining,
+    HistoryPlan,
+    KeptEpoch,
+    Runner,
+    Splitter,
+    single_precision,
+    step,
+)
+from scvenn.models.saving import fingerprint
+from scvenn.network import SharedPrivateVAE, check_positive
+from scvenn.readouts import learn_weak_effects, screen_features, weigh_experts
+from scvenn.screening import Screening
+
+logger = logging.getLogger("scvi.scvenn")
+
+# Lightning's names of float32 networks, with or without steps in half precision.
+_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
-class HistoryPlan(TrainingPlan):
-    """scvi-tools' plan with a richer history that costs little.
+class TrainingMixin(UnsupervisedTrainingMixin):
+    """Training of :class:`~scvenn.SharedPrivateModel`."""
 
-    It also records what concerns some cells of a minibatch only, and logs once an epoch: logging
-    each minibatch takes a fifth of a step of a small model.
-    """
+    _training_plan_cls = HistoryPlan
+    _data_splitter_cls = Splitter
+    _train_runner_cls = Runner
 
-    def get_optimizer_creator(self) -> Callable[[Iterable[Tensor]], Optimizer]:
-        """Adam in its fused form: one pass over the parameters instead of a dozen."""
-        if self.optimizer_name != "Adam":
-            return super().get_optimizer_creator()
-        return lambda parameters: Adam(
-            parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+    adata: MuData
+    adata_manager: AlignedManager
+    module: SharedPrivateVAE
+    screening_: dict[str, Screening] | None = None
+    is_trained_: bool
+    train_params_: dict[str, str] | None = None
+    best_epoch_: int = -1
+    # which cells, in which order, the positions of training and held-out cells refer to
+    trained_on_: str | None = None
+    # positions of cells that an earlier training, with another split, was on
+    earlier_train_indices_: Any = ()
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        early_stopping: bool = True,
+        write_obsm: bool = True,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train with scvi-tools' runner, then write the embeddings.
+
+        ``model.history`` holds, per epoch and for training and validation cells, the loss, the KL
+        of the shared and private latents, and the log-likelihood (nats per cell) of each modality
+        given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
+        latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
+        ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
+        ``model.best_epoch_`` is the epoch whose weights the model has, counted over all trainings
+        as in the history; -1 for the last.
+
+        What likelihoods and screening take from the data, they take from training cells only.
+
+        After Ctrl-C, or an error in a callback, the model has the weights of the best epoch so far
+        (without early stopping: of the last that finished) and is as usable as any other, but no
+        embeddings were written and, in a model that screens, the experts have equal weights.
+
+        Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
+        CPU they are then bit-equal.
+
+        Parameters
+        ----------
+        max_epochs
+            Most passes through the training cells; None for about 4,000 steps in all, but no
+            fewer than 20 epochs and no more than 400.
+        accelerator, devices
+            Where to train; see :class:`scvi.train.Trainer`.
+        train_size, validation_size, shuffle_set_split
+            How cells are split; see :class:`scvi.dataloaders.DataSplitter`. Without a
+            ``train_size``, 0.9 of the cells are trained on. A model that is trained again keeps
+            its split, unless another one is asked for; :meth:`evaluate` then refuses cells that
+            were trained on in either.
+        batch_size
+            Cells per step.
+        early_stopping
+            Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
+            and to return to the weights of its best epoch. It is watched once the weight of the
+            KL has reached 1, and only where there are validation cells.
+        write_obsm
+            Whether to end with :meth:`embed`.
+        datasplitter_kwargs
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+        plan_kwargs
+            Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
+            runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
+            first tenth of ``max_epochs``.
+        **trainer_kwargs
+            Further arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        ValueError
+            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; a model that
+            screens is asked for another split than its first; or the loss is not finite. The model
+            then has the weights of the best epoch so far.
+        KeyboardInterrupt
+            After Ctrl-C.
+        """
+        if self.adata is None:
+            raise ValueError(
+                "This model was loaded without data. Load it with load(dir_path, mdata) to train."
+            )
+        self._find_cells_by_name(labels=True)
+        check_positive(batch_size=batch_size)
+        precision = trainer_kwargs.get("precision")
+        if precision is not None and str(precision) not in _PRECISIONS:
+            raise ValueError(
+                f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
+                "are float32."
+            )
+        split: dict[str, Any] = {
+            "train_size": 0.9 if train_size is None else train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+        }
+        options = {**(datasplitter_kwargs or {})}
+        used: dict[str, str] = {}
+        splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
+        by_default = train_size is None and validation_size is None and shuffle_set_split
+        if self._keeps_split(splitter, by_default and "external_indexing" not in options):
+            parts = self.train_indices, self.validation_indices, self.test_indices
+            options["external_indexing"] = [np.asarray(part) for part in parts]
+            splitter = Splitter(self.adata_manager, batch_size=batch_size, **options)
+            used = {name: (self.train_params_ or {}).get(name, "not recorded") for name in split}
+        steps_per_epoch = -(-splitter.n_train // batch_size)
+        if max_epochs is None:
+            max_epochs = _default_max_epochs(steps_per_epoch)
+        check_positive(max_epochs=max_epochs)
+        tenth = max(1, max_epochs // 10)
+        plan = {
+            "lr": 1e-3,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "n_epochs_kl_warmup": tenth,
+            **(plan_kwargs or {}),
+        }
+        trainer = {
+            "check_val_every_n_epoch": 1,
+            "log_every_n_steps": min(10, steps_per_epoch),
+            "early_stopping_monitor": "validation_loss",
+            "early_stopping_mode": "min",
+            "early_stopping_patience": max(10, tenth),
+            "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
+            **trainer_kwargs,
+        }
+        early_stopping = early_stopping and splitter.n_val > 0
+        kept = KeptEpoch(
+            trainer["early_stopping_monitor"] if early_stopping else None,
+            trainer["early_stopping_mode"],
+            trainer["early_stopping_warmup_epochs"],
+        )
+        trainer["callbacks"] = [BeforeTraining(self._prepare), *(trainer.get("callbacks") or [])]
+        # as text: callbacks and loggers may not be saved
+        arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
+        arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
+        arguments |= {**plan, **trainer_kwargs}
+        used = {name: repr(value) for name, value in arguments.items()} | used
+        self.module.train()  # loading and an earlier training leave it in evaluation mode
+        with single_precision(self.module):
+            try:
+                with self.adata_manager.keep_aligned():
+                    super().train(
+                        max_epochs=max_epochs,
+                        accelerator=accelerator,
+                        devices=devices,
+                        **split,
+                        batch_size=batch_size,
+                        early_stopping=early_stopping,
+                        datasplitter_kwargs=options,
+                        plan_kwargs=plan,
+                        kept=kept,
+                        **trainer,
+                    )
+            finally:
+                if kept.n_finished:
+                    self.train_params_ = used
+            self._finish(write_obsm)
+
+    def _keeps_split(self, splitter: Splitter, by_default: bool) -> bool:
+        """Whether a training goes on with the training and held-out cells of the one before.
+
+        Parameters
+        ----------
+        splitter
+            The split that was asked for.
+        by_default
+            Whether nothing particular was asked for.
+        """
+        if not self.is_trained_ or self.trained_on_ != fingerprint(self.adata.obs_names):
+            return False
+        split = [self.train_indices, self.validation_indices, self.test_indices]
+        if by_default or splitter.gives(split):
+            return True
+        if self.screening_ is not None:
+            raise ValueError(
+                "train() was asked for another split of the cells than that of the first training, "
+                "whose training cells decided which features are shared. Leave out train_size, "
+                "validation_size, shuffle_set_split and external_indexing to train on with the "
+                "same cells, or train a new model."
+            )
+        logger.warning(
+            "Another split of the cells than in the training before: cells that were trained on "
+            "then may be validation cells now, which makes validation_loss too good. evaluate() "
+            "refuses them."
+        )
+        return False
+
+    def _prepare(self, train: np.ndarray) -> None:
+        """Start from the training cells: their statistics, and which of their features are shared.
+
+        Networks that have learned something keep what they started from.
+
+        Parameters
+        ----------
+        train
+            Positions of the training cells; no other cell is read.
+        """
+        if self.is_trained_:
+            return
+        cells = Cells(self.adata_manager, np.sort(train))
+        before = {name: value.clone() for name, value in self.module.state_dict().items()}
+        outcome = "The model was not trained."
+        try:
+            with step("summarising the training cells", outcome):
+                self.module.set_stats(self.adata_manager.learn_statistics(cells.rows))
+            if self.module.screened:
+                with step("screening the features", outcome):
+                    screening = screen_features(self.module, cells)
+                self._restrict(screening)
+        except BaseException:
+            self.module.load_state_dict(before)
+            raise
+
+    def _restrict(self, screening: dict[str, Screening]) -> None:
+        """Keep ``shared`` to the features that screening selected."""
+        for m, found in screening.items():
+            self.module.restrict(m, reads=found.related, predicts=found.shared)
+        self.screening_ = screening
+
+    def _finish(self, write_obsm: bool) -> None:
+        """What follows when the networks no longer change; they are usable without it."""
+        outcome = "The networks are trained; embeddings were not written: call model.embed()."
+        try:
+            if self.screening_ is not None:
+                try:
+                    with step("weighing the experts", outcome):
+                        weigh_experts(self.module, self._part("validation"))
+                    with step("estimating weak effects", outcome):
+                        learn_weak_effects(self.module, self._part("train"), self.screening_)
+                except BaseException:
+                    self._forget_estimates()
+                    raise
+            if write_obsm:
+                with step("embedding the cells", outcome):
+                    self.embed()
+        except KeyboardInterrupt:
+            logger.warning("Interrupted after training. %s", outcome)
+            raise
+
+    def _part(self, name: str) -> Cells:
+        """Cells of a part of the split, ``"train"`` or ``"validation"``."""
+        rows = getattr(self, f"{name}_indices")
+        return Cells(self.adata_manager, np.asarray([] if rows is None else rows, dtype=int))
+
+    def _forget_estimates(self) -> None:
+        """Back to equal weights of experts and to no weak effects, as before any training."""
+        n, nothing = len(self.module.modalities), (np.zeros(()), np.zeros(()))
+        self.module.set_learned_after_training(
+            expert_weights=np.full(n, 1 / n),
+            weak_effects=dict.fromkeys(self.module.modalities, nothing)
+            if self.module.screened
+            else None,
         )
 
-    def initialize_train_metrics(self) -> None:
-        """Start counting the training cells of an epoch."""
-        self.train_metrics = _Means()
 
-    def initialize_val_metrics(self) -> None:
-        """Start counting the validation cells of an epoch."""
-        self.val_metrics = _Means()
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Score a minibatch of training cells, whose gradient is to be followed."""
-        if "kl_weight" in self.loss_kwargs:
-            self.loss_kwargs["kl_weight"] = self.kl_weight
-        return self._counted(batch, self.train_metrics)
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Score a minibatch of validation cells."""
-        self._counted(batch, self.val_metrics)
-
-    def _counted(self, batch: dict[str, Tensor], means: _Means) -> Tensor:
-        """Loss of a minibatch, after counting its cells; logging waits for the epoch's end."""
-        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        with torch.inference_mode():
-            (reconstruction,) = output.reconstruction_loss.values()
-            (kl,) = output.kl_local.values()
-            means.add(
-                {
-                    "loss": output.loss.expand_as(kl),
-                    "elbo": reconstruction + kl,
-                    "reconstruction_loss": reconstruction,
-                    "kl_local": kl,
-                    **output.extra_metrics,
-                }
-            )
-        return output.loss
-
-    def on_train_epoch_end(self) -> None:
-        """Record the means over the training cells."""
-        extra = {"kl_weight": self.loss_kwargs.get("kl_weight", 1.0)}
-        self._record(self.train_metrics, "train", extra)
-
-    def on_validation_epoch_end(self) -> None:
-        """Record the means over the validation cells."""
-        self._record(self.val_metrics, "validation")
-
-    def _record(self, means: _Means, mode: str, extra: Mapping[str, float] | None = None) -> None:
-        totals = means.totals
-        if totals is not None and not self.trainer.sanity_checking:
-            if self.use_sync_dist:
-                totals = self.all_gather(totals).sum(0)
-            averages = totals[0] / totals[1]  # NaN for what concerns no cell
-            values = dict(zip(means.names, averages, strict=True))
-            # the loss is shown by the progress bar, and scvi-tools calls it by its mode first
-            self.log(f"{mode}_loss", values.pop("loss"), prog_bar=mode == "train")
-            # The rest goes past Lightning's bookkeeping, which takes longer than a small step.
-            self.trainer.callback_metrics.update({f"{k}_{mode}": v for k, v in values.items()})
-            numbers = dict(zip(means.names, averages.tolist(), strict=True))
-            numbers = {f"{k}_{mode}": numbers[k] for k in values}
-            for logger in self.trainer.loggers:
-                logger.log_metrics(
-                    {**numbers, **(extra or {}), "epoch": self.current_epoch}, step=self.global_step
-                )
-        means.reset()
-
-
-class _Means:
-    """Sums over the cells of an epoch, and how many cells each is over."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all cells."""
-        self.names: list[str] = []
-        self.totals: Tensor | None = None  # (2, number of names)
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add a minibatch: for each name a tensor (B,), NaN for cells it does not concern."""
-        stacked = torch.stack(list(values.values()))  # (names, B)
-        totals = torch.stack([stacked.nansum(1), (~stacked.isnan()).sum(1)])
-        self.names = list(values)
-        self.totals = totals if self.totals is None else self.totals + totals
-
-
-class Splitter(DataSplitter):
-    """scvi-tools' splitter, for which Lightning need not have validation cells."""
-
-    def val_dataloader(self) -> Any:
-        """Loader of the validation cells; none where there are no such cells."""
-        loader = super().val_dataloader()
-        return [] if loader is None else loader
-
-
-class BestEpoch(Callback):
-    """Return to the weights of the best epoch: by the time training stops, they are long past.
-
-    Parameters
-    ----------
-    monitor
-        Name of the record to watch.
-    mode
-        Whether less (``"min"``) or more (``"max"``) is better.
-    warmup_epochs
-        Epochs at the start that do not count.
-    """
-
-    def __init__(self, monitor: str, mode: Literal["min", "max"], warmup_epochs: int) -> None:
-        self.monitor = monitor
-        self.sign = 1 if mode == "min" else -1
-        self.warmup_epochs = warmup_epochs
-        self.best = torch.inf
-        self.epoch = -1  # the last one, where none was better
-        self.weights: dict[str, torch.Tensor] | None = None
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights if no epoch was better."""
-        if trainer.sanity_checking or trainer.current_epoch < self.warmup_epochs:
-            return
-        value = self.sign * float(trainer.callback_metrics[self.monitor])
-        if value < self.best:
-            self.best, self.epoch = value, trainer.current_epoch
-            state = cast(Module, pl_module.module).state_dict()
-            self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the best weights back."""
-        if self.weights is not None:
-            cast(Module, pl_module.module).load_state_dict(self.weights)
-
-
-class BeforeTraining(Callback):
-    """Do something with the training cells before there is an optimiser.
-
-    Parameters
-    ----------
-    action
-        Takes the positions of the training cells.
-    """
-
-    def __init__(self, action: Callable[[np.ndarray], None]) -> None:
-        self.action = action
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Do it; the networks may still change their shape."""
-        self.action(np.asarray(cast(DataSplitter, trainer.datamodule).train_idx))  # type: ignore[attr-defined]
+def _default_max_epochs(steps_per_epoch: int) -> int:
+    """Epochs that make about 4,000 steps, at least 20 and at most 400."""
+    return int(np.clip(round(4000 / steps_per_epoch), 20, 400))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from scvenn.likelihoods import Likelihood, Parts
+from scvenn.likelihoods import FeatureStats, Likelihood, Parts
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.layers import AbsentPrivate, Decoder, decoder_layers, hidden_layers
@@ -83,6 +83,10 @@ class Branch(nn.Module):
         n_raw = likelihood.n_outputs * n_features
         self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
         self.absent = AbsentPrivate(design.absent_private, n_private)
+
+    def set_stats(self, stats: FeatureStats) -> None:
+        """Start from the statistics of other cells, before anything is learned."""
+        self.likelihood.set_stats(stats)
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
@@ -209,6 +213,11 @@ class ScreenedBranch(Branch):
         self.shared_hidden = hidden_layers(n_features, **self._encoding)
         self.register_buffer("features", torch.arange(n_features))
         self.cross_decoder = CrossDecoder(likelihood.start(), design.n_shared, **self._decoding)
+
+    def set_stats(self, stats: FeatureStats) -> None:
+        """The same; baselines follow, and predicted features with :meth:`restrict`."""
+        super().set_stats(stats)
+        self.cross_decoder.baseline.data.copy_(self.likelihood.start())
 
     def restrict(self, reads: Bool[np.ndarray, " D"], predicts: Bool[np.ndarray, " D"]) -> None:
         """Start anew with networks for the features that concern ``shared``; see the VAE's."""

@@ -236,11 +236,11 @@ def draw_from_prior(
         The covariates of all of them, as a minibatch of one cell.
     """
     minibatch = network.read({key: value.expand(n, -1) for key, value in tensors.items()}, [])
-    device = minibatch.covariates.device
-    shared = torch.randn(n, network.n_shared, device=device)
+    like = {"device": minibatch.covariates.device, "dtype": minibatch.covariates.dtype}
+    shared = torch.randn(n, network.n_shared, **like)
     drawn = {}
     for m in network.modalities:
-        private = torch.randn(n, network.n_private[m], device=device)
+        private = torch.randn(n, network.n_private[m], **like)
         raw = _raw(network, m, shared, private, minibatch.covariates)
         likelihood = network.likelihood(m)
         library = likelihood.library_.expand(n, 1)

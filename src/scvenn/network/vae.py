@@ -132,6 +132,11 @@ class SharedPrivateVAE(BaseModuleClass):
         """The likelihood of a modality."""
         return self.branch(modality).likelihood
 
+    def set_stats(self, stats: Mapping[str, FeatureStats]) -> None:
+        """Start from the statistics of other cells of each modality, before anything is learned."""
+        for m, found in stats.items():
+            self.branch(m).set_stats(found)
+
     # ----------------------------------------------------------------- reading a minibatch
 
     def read(

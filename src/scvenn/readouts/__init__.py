@@ -3,7 +3,8 @@
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
 ``shared_features`` (before and after training), ``evaluation``, ``interpretation``,
 ``differential`` (of latents and features); ``page`` and ``report`` (all on a page);
-``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and call these functions).
+``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and call
+these functions).
 """
 
 from scvenn.readouts.cell_methods import ReadoutsMixin

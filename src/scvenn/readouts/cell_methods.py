@@ -36,6 +36,7 @@ class ReadoutsMixin:
     screening_: dict[str, Screening] | None
     versions_: dict[str, str]
     train_indices: Any
+    earlier_train_indices_: Any
 
     @property
     def modalities(self) -> list[str]:
@@ -582,7 +583,8 @@ class ReadoutsMixin:
         """Names of all cells that the model was ever trained on, as far as they are known."""
         if self.adata is None or self.train_indices is None:
             return pd.Index([])
-        return self.adata.obs_names[self.train_indices]
+        ever = np.union1d(self.train_indices, self.earlier_train_indices_).astype(int)
+        return self.adata.obs_names[ever]
 
     def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
         """A column of labels as text; missing where not known, as in the set-up."""
