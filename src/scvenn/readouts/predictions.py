@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from scvenn.data.checks import some
 from scvenn.data.keys import Keys
 from scvenn.data.registration import ColumnField
-from scvenn.screening.features import Screening
+from scvenn.screening import Screening
 
 
 class ReadoutsMixin:

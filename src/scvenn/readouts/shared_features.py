@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scvi
 import torch
-from scipy.sparse import issparse
 
 from scvenn.data.checks import some
 from scvenn.data.keys import Keys
 from scvenn.data.registration import AlignedManager
 from scvenn.readouts.predictions import ReadoutsMixin, _numpy
-from scvenn.screening.features import Screening, screen
-from scvenn.screening.reliability import trust
-from scvenn.screening.weak_effects import faint_slopes, whitening
+from scvenn.screening import (
+    DiscreteValues,
+    ExtremeValueError,
+    RealValues,
+    Screening,
+    Values,
+    as_csr,
+    reliability_weights,
+    screen,
+    weak_effects,
+    whitening,
+)
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -106,10 +115,17 @@ class SharedFeaturesMixin(ReadoutsMixin):
             values = self._linear(m, cells)
             covariates = self._covariates(cells)
             sources = [self._linear(o, cells) for o in others]
-            found = screen(values, sources, rng, covariates=covariates)
-            if self.module.n_classes:  # the label head reads `shared`, too
-                labels = screen(values, [self._labels(cells)], rng, covariates=covariates)
-                found = found._replace(related=found.related | labels.related)
+            try:
+                found = screen(values, sources, rng, covariates=covariates)
+                if self.module.n_classes:  # the label head reads `shared`, too
+                    labels = screen(values, [self._labels(cells)], rng, covariates=covariates)
+                    found = found._replace(related=found.related | labels.related)
+            except ValueError as error:  # LinAlgError is one
+                raise ValueError(
+                    f"Screening of modality {m!r} by {some(others)} failed in {len(cells)} "
+                    f"training cells: {error} Look for constant features and extreme values in "
+                    "these modalities and in continuous covariates, or train with screen=False."
+                ) from error
             screening[m] = found
             self.module.restrict(m, reads=found.related, predicts=found.shared)
             n_shared, n_features = found.shared.sum(), len(found.shared)
@@ -135,7 +151,7 @@ class SharedFeaturesMixin(ReadoutsMixin):
         readings = [
             self._embed(self.adata, [m], cells, None, "Embeddings")[0] for m in self.modalities
         ]  # (N, K) each
-        self.module.expert_weights.copy_(torch.as_tensor(trust(np.stack(readings))))
+        self.module.expert_weights.copy_(torch.as_tensor(reliability_weights(np.stack(readings))))
 
     def _learn_faint(self, screening: dict[str, Screening]) -> None:
         """Learn from training cells what ``shared`` tells of features that are not called shared.
@@ -153,11 +169,11 @@ class SharedFeaturesMixin(ReadoutsMixin):
             map_ = whitening(shared - centre)
             directions = (shared - centre) @ map_
             loader = self._minibatches(self.adata, {m}, cells, None, "Faint relations")
-            scores = (
+            gradients = (
                 (directions[part], _numpy(self.module.score(t, m, torch.as_tensor(shared[part]))))
                 for part, t in loader
             )
-            slopes = faint_slopes(scores, candidates)
+            slopes = weak_effects(gradients, candidates)
             self.module.cross_decoders[i].remember(centre, map_ @ slopes)
 
     def _others(self, modality: str, cells: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -174,18 +190,29 @@ class SharedFeaturesMixin(ReadoutsMixin):
         tensors = {key: torch.as_tensor(value) for key, value in values.items()}
         return self.module.covariates(tensors).numpy()
 
-    def _labels(self, cells: np.ndarray) -> np.ndarray:
-        """Which class some cells have, (cells, classes); NaN where it is not known."""
+    def _labels(self, cells: np.ndarray) -> Values:
+        """Which class some cells have, (cells, classes); not observed where it is unknown."""
         codes = self.adata_manager.get_from_registry(Keys.LABELS)[cells]  # (cells, 1)
-        return np.where(codes < 0, np.nan, codes == np.arange(self.module.n_classes))
+        return DiscreteValues(codes == np.arange(self.module.n_classes), codes[:, 0] >= 0)
 
-    def _linear(self, modality: str, cells: np.ndarray) -> Any:
-        """Values of some cells on which linear regression makes sense; NaN where not observed."""
+    def _linear(self, modality: str, cells: np.ndarray) -> Values:
+        """Values of some cells on the regression scale; the likelihood decides on their form."""
         matrix = self.adata_manager.get_from_registry(Keys.x(modality))[cells]
-        library = np.asarray(matrix.sum(1)).reshape(-1, 1)
-        values = self.module.likelihood(modality).linear_scale(matrix, library)
         i = self.modalities.index(modality)
         observed = self.adata_manager.get_from_registry(Keys.OBSERVED)[cells, i]
-        if not issparse(values):
-            values = np.where(observed[:, None], values, np.nan)
-        return values
+        likelihood = self.module.likelihood(modality)
+        try:
+            if likelihood.discrete:
+                counts = as_csr(matrix)
+                library = np.asarray(counts.sum(1)).reshape(-1, 1)
+                return DiscreteValues(likelihood.linear_scale(counts, library), observed)
+            # real values have no library size
+            to_scale = partial(likelihood.linear_scale, library=np.ones((1, 1)))
+            return RealValues(matrix, observed, to_scale=to_scale)
+        except ExtremeValueError as error:
+            raise ValueError(
+                f"Screening of modality {modality!r}: expected values with a finite variance, "
+                f"found {error.value:g} (on the scale of the regression) in feature "
+                f"{self._feature_names(modality)[error.feature]!r}. Remove or clip it, or train "
+                "with screen=False."
+            ) from error
