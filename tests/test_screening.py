@@ -1,4 +1,7 @@
-"""Which features are shared: known answers, and nothing read that must not be."""
+"""Which features are shared: known answers, in any storage, with modalities absent or not."""
+
+import tracemalloc
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -7,24 +10,29 @@ import scipy.sparse as sp
 import scvi
 import torch
 from anndata import AnnData
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mudata import MuData
 from sklearn.metrics import r2_score
 
 import scvenn
-from scvenn.screening.features import (
+from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, screen
+from scvenn.screening.features import threshold
+from scvenn.screening.regression import (
     _PENALTIES,
-    _basis,
-    _operators,
-    _principal_components,
+    LeastSquares,
+    Ridge,
+    covariate_basis,
     gram,
-    least_squares_r2,
-    ridge_r2,
-    screen,
-    threshold,
+    principal_components,
 )
 from tests.conftest import MODELS, QUIET, three_modalities
+
+
+def screened(target, sources, seed=0, form=RealValues, **kwargs):
+    """Screening of arrays, all of one form."""
+    sources = [form(source) for source in sources]
+    return screen(form(target), sources, np.random.default_rng(seed), **kwargs)
 
 
 def left_out_in_turn(fit_and_predict, covariates, y):
@@ -50,7 +58,7 @@ def few_cells():
 
 def test_the_short_cut_of_ridge_regression_equals_leaving_out_each_cell(few_cells):
     x, y, batch = few_cells
-    kernel = gram(x)
+    kernel = gram(RealValues(x))
     scores = []
     for penalty in _PENALTIES:
 
@@ -65,13 +73,14 @@ def test_the_short_cut_of_ridge_regression_equals_leaving_out_each_cell(few_cell
             return kernel[i, rest] @ solved[:n] + columns[i] @ solved[n:]
 
         scores.append(left_out_in_turn(fit_and_predict, batch, y))
-    basis = _basis(25, batch, slice(25))
-    found = ridge_r2(_operators([kernel], basis), basis, y)
+    ridge = Ridge.on([RealValues(x)], covariate_basis(25, batch))
+    ridge.operators = ridge.operators[: len(_PENALTIES)]  # without those of squares
+    found = ridge.r2(RealValues(y), np.arange(25))
     np.testing.assert_allclose(found, np.max(scores, axis=0), rtol=1e-3)
 
 
-@pytest.mark.parametrize("matrix", [np.asarray, sp.csr_matrix])
-def test_the_short_cut_of_least_squares_equals_leaving_out_each_cell(few_cells, matrix):
+@pytest.mark.parametrize("form", [RealValues, DiscreteValues])
+def test_the_short_cut_of_least_squares_equals_leaving_out_each_cell(few_cells, form):
     x, y, batch = few_cells
     y = np.round(y * 2)  # with zeros
 
@@ -80,9 +89,22 @@ def test_the_short_cut_of_least_squares_equals_leaving_out_each_cell(few_cells, 
         return both[i] @ np.linalg.lstsq(both[rest], y[rest], rcond=None)[0]
 
     expected = left_out_in_turn(fit_and_predict, batch, y)
-    basis = _basis(25, batch, slice(25))
+    basis = covariate_basis(25, batch)
     whole = np.linalg.qr(np.hstack([basis, x]))[0]
-    np.testing.assert_allclose(least_squares_r2([whole], basis, matrix(y)), expected, rtol=1e-6)
+    found = LeastSquares([whole], basis).r2(form(y), np.arange(25))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("regression", [Ridge, LeastSquares])
+def test_another_order_pairs_other_cells(few_cells, regression):
+    x, y, batch = few_cells
+    basis = covariate_basis(25, batch)
+    rng = [np.random.default_rng(0)] if regression is LeastSquares else []
+    fit = regression.on([RealValues(x)], basis, *rng)
+    order = np.random.default_rng(1).permutation(25)
+    np.testing.assert_allclose(
+        fit.r2(RealValues(y), order), fit.r2(RealValues(y[order]), np.arange(25)), atol=1e-4
+    )
 
 
 def test_a_cell_alone_in_its_batch_is_left_out():
@@ -91,7 +113,7 @@ def test_a_cell_alone_in_its_batch_is_left_out():
     y = x + 0.1 * rng.normal(size=x.shape)
     batch = np.eye(2)[[0] * 59 + [1]]
     y[59] = 1e3
-    found = screen(y, [x], np.random.default_rng(0), covariates=batch)
+    found = screened(y, [x], covariates=batch)
     assert (found.score > 0.9).all()
 
 
@@ -104,33 +126,33 @@ def test_inner_products_are_those_of_standardised_features(seed):
     varying = x[:, x.std(0) > 0]
     z = (varying - varying.mean(0)) / varying.std(0)
     expected = z @ z.T / z.shape[1]
-    np.testing.assert_allclose(gram(x), expected, atol=1e-5)
-    np.testing.assert_allclose(gram(sp.csr_matrix(x)), expected, atol=1e-5)
-    assert np.diag(gram(x)).mean() == pytest.approx(1, rel=1e-5)
+    for form in (RealValues, DiscreteValues):
+        np.testing.assert_allclose(gram(form(x)), expected, atol=1e-5)
+        assert np.diag(gram(form(x))).mean() == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize("matrix", [np.asarray, sp.csr_matrix])
-def test_principal_components_are_those_of_what_covariates_leave(matrix):
+@pytest.mark.parametrize("form", [RealValues, DiscreteValues])
+def test_principal_components_are_those_of_what_covariates_leave(form):
     rng = np.random.default_rng(0)
     x = rng.poisson(1, (40, 12)).astype(float)
     batch = np.eye(2)[rng.integers(2, size=40)]
-    basis = _basis(40, batch, slice(40))
-    found = _principal_components(matrix(x), basis, 3, rng)
-    z = x if matrix is sp.csr_matrix else (x - x.mean(0)) / x.std(0)
+    basis = covariate_basis(40, batch)
+    found = principal_components(form(x), basis, 3, rng)
+    z = x if form is DiscreteValues else (x - x.mean(0)) / x.std(0)
     left = np.linalg.svd(z - basis @ basis.T @ z, full_matrices=False)[0][:, :3]
     np.testing.assert_allclose(np.abs(found.T @ left), np.eye(3), atol=1e-6)
 
 
-def test_what_many_sparse_features_tell_a_little_of_is_found():
-    """A programme that shifts the rate of every peak by little; no peak alone tells much."""
+def test_a_relation_spread_over_many_sparse_features_is_found():
+    """A programme that shifts the rate of every peak by little; no single peak predicts much."""
     rng = np.random.default_rng(0)
     z = rng.normal(size=(4000, 1))
     genes = rng.poisson(np.exp(0.5 * z * rng.normal(size=20)))
     peaks = rng.random((4000, 600)) < 0.03 * np.exp(0.5 * z * rng.normal(size=600))
     genes, peaks = (sp.csr_matrix(x.astype(np.float32)) for x in (genes, peaks))
-    assert screen(peaks, [genes], np.random.default_rng(0)).shared.mean() > 0.3
+    assert screened(peaks, [genes], form=DiscreteValues).shared.mean() > 0.3
     other = peaks[rng.permutation(4000)]
-    assert screen(other, [genes], np.random.default_rng(0)).shared.mean() < 0.05
+    assert screened(other, [genes], form=DiscreteValues).shared.mean() < 0.05
 
 
 def test_missing_entries_count_as_the_mean():
@@ -138,7 +160,7 @@ def test_missing_entries_count_as_the_mean():
     x[2, 1] = np.nan
     filled = x.copy()
     filled[2, 1] = np.nanmean(x[:, 1])
-    np.testing.assert_allclose(gram(x), gram(filled), atol=1e-5)
+    np.testing.assert_allclose(gram(RealValues(x)), gram(RealValues(filled)), atol=1e-5)
 
 
 @pytest.mark.parametrize("n_private", [20, 300])
@@ -146,7 +168,7 @@ def test_missing_entries_count_as_the_mean():
 def test_shared_features_are_found_and_private_ones_are_not(n_private, seed):
     mdata = scvenn.datasets.simulate_gp(400, n_private_features=(n_private, 50), seed=seed)
     for target, source in (("view1", "view2"), ("view2", "view1")):
-        found = screen(mdata[target].X, [mdata[source].X], np.random.default_rng(0))
+        found = screened(mdata[target].X, [mdata[source].X])
         shared = mdata[target].var["shared"].to_numpy()
         assert found.shared[shared].all()
         # the private ones hang together: a chance relation of their latent is one of them all
@@ -161,25 +183,25 @@ def test_shared_features_are_found_in_counts_and_peaks(likelihood):
     )
     x = {m: sp.csr_matrix(mdata[m].X).log1p() for m in mdata.mod}
     for target, source in (("rna", "other"), ("other", "rna")):
-        found = screen(x[target], [x[source]], np.random.default_rng(0))
+        found = screened(x[target], [x[source]], form=DiscreteValues)
         shared = mdata[target].var["shared"].to_numpy()
         assert found.shared[shared].mean() > 0.7
         assert found.shared[~shared].mean() < 0.15
 
 
 def test_a_relation_without_a_linear_part_is_found():
-    """One view knows z, the other z² and |z|: no feature is correlated with any other's."""
+    """One view is of z, the other of z² and |z|: no feature is correlated with any other's."""
     rng = np.random.default_rng(0)
     z = rng.uniform(-2, 2, (800, 2))
     odd = np.hstack([z, np.sin(z), z**3]) + 0.1 * rng.normal(size=(800, 6))
     even = np.hstack([z**2, np.abs(z), np.cos(z)]) + 0.1 * rng.normal(size=(800, 6))
     noise = rng.normal(size=(2, 800, 30))
     source, target = np.hstack([odd, noise[0]]), np.hstack([even, noise[1]])
-    found = screen(target, [source], np.random.default_rng(0))
+    found = screened(target, [source])
     assert found.shared[:6].all()
     assert found.shared[6:].mean() < 0.1
-    back = screen(source, [target], np.random.default_rng(0))
-    assert not back.shared[:6].any()  # z² does not tell the sign of z
+    back = screened(source, [target])
+    assert not back.shared[:6].any()  # z² does not predict the sign of z
     assert back.related[:6].all()
     assert back.related[6:].mean() < 0.1
 
@@ -188,7 +210,7 @@ def test_among_unrelated_modalities_next_to_nothing_is_called_shared():
     called = []
     for seed in range(10):
         x, y = np.random.default_rng(seed).normal(size=(2, 200, 40))
-        called.append(screen(y, [x], np.random.default_rng(seed)).shared.sum())
+        called.append(screened(y, [x], seed).shared.sum())
     assert np.mean(called) < 1
 
 
@@ -197,7 +219,7 @@ def test_a_feature_is_shared_if_any_of_the_others_predicts_it():
     x, y = rng.normal(size=(2, 300, 5))
     target = np.hstack([x[:, :2], y[:, :2], rng.normal(size=(300, 6))])
     target += 0.3 * rng.normal(size=target.shape)
-    found = screen(target, [x, y], np.random.default_rng(0))
+    found = screened(target, [x, y])
     assert found.shared[:4].all()
     assert not found.shared[4:].any()
 
@@ -208,8 +230,8 @@ def test_what_covariates_explain_is_not_shared():
     batch = np.eye(3)[rng.integers(3, size=400)]
     x, y = (batch @ rng.normal(size=(3, 20)) + rng.normal(size=(400, 20)) for _ in range(2))
     y[:, 0] += x[:, 0] - batch @ batch.T @ x[:, 0] / batch.sum(0).mean()
-    assert screen(y, [x], np.random.default_rng(0)).shared.mean() > 0.8
-    found = screen(y, [x], np.random.default_rng(0), covariates=batch)
+    assert screened(y, [x]).shared.mean() > 0.8
+    found = screened(y, [x], covariates=batch)
     assert found.shared[0]
     assert found.shared[1:].mean() < 0.1
 
@@ -218,18 +240,198 @@ def test_missing_values_of_the_target_do_not_matter():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 5))
     y = x + 0.3 * rng.normal(size=x.shape)
-    whole = screen(y, [x], np.random.default_rng(0)).score
+    whole = screened(y, [x]).score
     y[rng.random(y.shape) < 0.2] = np.nan
-    np.testing.assert_allclose(screen(y, [x], np.random.default_rng(0)).score, whole, atol=0.1)
+    np.testing.assert_allclose(screened(y, [x]).score, whole, atol=0.1)
 
 
 def test_a_constant_feature_has_no_score_and_is_not_shared():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))
     y = np.hstack([x, np.ones((50, 1))])
-    found = screen(y, [x], rng)
-    assert np.isnan(found.score[3])
-    assert not found.shared[3]
+    for form in (RealValues, DiscreteValues):
+        found = screened(y, [x], form=form)
+        assert np.isnan(found.score[3])
+        assert np.isfinite(found.score[:3]).all()
+        assert not found.shared[3]
+
+
+@given(seed=st.integers(0, 1000), exponent=st.integers(-12, 12))
+def test_units_of_real_values_do_not_matter(seed, exponent):
+    x, y = np.random.default_rng(seed).normal(size=(2, 40, 4))
+    y[:, 0] += x[:, 0]
+    units = 10.0 ** (exponent * np.array([1, 0, -1, 1]))
+    plain, other = screened(y, [x]), screened(y * units, [x * units[::-1]])
+    np.testing.assert_allclose(plain.score, other.score, atol=1e-4)
+
+
+# ----------------------------------------------------------------- storage and absent modalities
+
+
+def counts(rng, n, n_features, z):
+    return rng.poisson(np.exp(0.7 * np.outer(z, rng.normal(size=n_features)))).astype(float)
+
+
+def zeros_and_ones(rng, n, n_features, z):
+    return np.minimum(counts(rng, n, n_features, z), 1)
+
+
+def real(rng, n, n_features, z):
+    """Multiples of 1/32, which half precision holds exactly; a third of them 0."""
+    x = np.outer(z, rng.normal(size=n_features)) + rng.normal(size=(n, n_features))
+    return np.round(x * 32) / 32 * (rng.random(x.shape) < 0.7)
+
+
+KINDS = {counts: DiscreteValues, zeros_and_ones: DiscreteValues, real: RealValues}
+STORAGES = {
+    "csr": sp.csr_matrix,
+    "csc": sp.csc_matrix,
+    "coo": sp.coo_matrix,
+    "csr_array": sp.csr_array,
+    "float16": lambda x: x.astype(np.float16),
+    "float32": lambda x: x.astype(np.float32),
+    "fortran": np.asfortranarray,
+}
+
+
+def sample(rng, kinds, n=60):
+    """Values with 5 % NaN, and which cells have them; the first modality is complete."""
+    z = rng.normal(size=n)
+    x = [kind(rng, n, rng.integers(3, 9), z) for kind in kinds]
+    for values in x:
+        values[rng.random(values.shape) < 0.05] = np.nan
+    observed = rng.random((len(kinds), n)) < 0.7
+    observed[0] = True
+    return x, observed
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 2**16), kinds=st.lists(st.sampled_from([*KINDS]), min_size=2, max_size=4)
+)
+def test_storage_does_not_matter(seed, kinds):
+    x, observed = sample(np.random.default_rng(seed), kinds)
+
+    def found(store, absent):
+        forms = []
+        for kind, values, rows in zip(kinds, x, observed, strict=True):
+            values = np.where(rows[:, None], values, absent)
+            forms.append(KINDS[kind](store(values), rows))
+        return screen(forms[0], forms[1:], np.random.default_rng(0))
+
+    reference = found(np.asarray, np.nan)
+    # rows of absent cells are not read
+    for storage, absent in product(STORAGES.values(), (0, 7)):
+        other = found(storage, absent)
+        np.testing.assert_array_equal(other.shared, reference.shared)
+        np.testing.assert_array_equal(other.related, reference.related)
+        np.testing.assert_allclose(other.score, reference.score, atol=1e-4)
+
+
+@given(seed=st.integers(0, 2**16), kind=st.sampled_from([*KINDS]))
+def test_what_was_not_observed_counts_as_the_mean(seed, kind):
+    rng = np.random.default_rng(seed)
+    (_, x), (_, observed) = sample(rng, [kind, kind], n=30)
+    observed[:2] = True
+    x[0], x[1] = 1, 0  # no feature is constant or never observed
+    known = observed[:, None] & ~np.isnan(x)
+    mean = np.nanmean(np.where(known, x, np.nan), axis=0)
+    filled = np.where(known, x, mean)
+    standardised = (filled - filled.mean(0)) / filled.std(0)
+    values = KINDS[kind](x, observed)
+    expected = standardised if kind is real else filled
+    left, right = rng.normal(size=(30, 2)), rng.normal(size=(x.shape[1], 2))
+    for found, exact in (
+        (values.times(right), expected @ right),
+        (values.transposed_times(left), expected.T @ left),
+        (values.squared_sums(left), np.square(expected).T @ left),
+    ):
+        np.testing.assert_allclose(found, exact, atol=1e-9)
+    (block,) = values.blocks()
+    np.testing.assert_allclose(block.standardised, standardised, atol=1e-9)
+    if not known.all():
+        np.testing.assert_array_equal(block.observed, known)
+    # without the absent cells, nothing is left of them
+    (block,) = values.rows(observed).blocks()
+    (alone,) = KINDS[kind](x[observed]).blocks()
+    np.testing.assert_array_equal(block.standardised, alone.standardised)
+
+
+@pytest.mark.parametrize("n_modalities", [3, 4])
+@pytest.mark.parametrize("make", [counts, real])
+def test_a_modality_absent_at_one_site_shares_nothing_with_a_site_effect(make, n_modalities):
+    """All features of the target differ between sites, and one source is there at one site only."""
+    form, n_called = KINDS[make], []
+    nothing = np.zeros(600)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        site = np.arange(600) < 300
+        target = make(rng, 600, 60, 2.0 * site)
+        sources = [form(make(rng, 600, 60, nothing), site)]
+        sources += [form(make(rng, 600, 30, nothing)) for _ in range(n_modalities - 2)]
+        order = rng.permutation(600)
+        sources = [source.rows(order) for source in sources]
+        n_called.append(screen(form(target[order]), sources, rng).shared.sum())
+    assert np.mean(n_called) <= 1.5
+
+
+@pytest.mark.parametrize("storage", STORAGES.values(), ids=STORAGES)
+@pytest.mark.parametrize("make", list(KINDS))
+def test_a_shared_feature_is_found_where_a_modality_is_absent_in_some_cells(make, storage):
+    rng = np.random.default_rng(0)
+    z, nothing = rng.normal(size=600), np.zeros(600)
+    form, observed = KINDS[make], rng.random(600) < 0.6
+    target, source, other = (make(rng, 600, 20, nothing) for _ in range(3))
+    target[:, :2], source[:, :2] = make(rng, 600, 2, 2 * z), make(rng, 600, 2, 2 * z)
+    sources = [form(storage(source), observed), form(storage(other))]
+    found = screen(form(storage(target)), sources, np.random.default_rng(0))
+    assert found.shared[:2].all()
+    assert found.shared[2:].sum() <= 1
+
+
+def test_a_sparse_matrix_holds_each_entry_once():
+    repeated = sp.coo_matrix(([1, 2, 3, 0], ([0, 0, 1, 1], [1, 1, 0, 1])), shape=(2, 2))
+    unsorted = sp.csr_matrix((np.array([3, 1]), np.array([1, 0]), np.array([0, 2, 2])), (2, 2))
+    for matrix in (repeated, unsorted):
+        data = matrix.data.copy()
+        csr, dense = as_csr(matrix), as_csr(matrix.toarray())
+        for part in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(csr, part), getattr(dense, part))
+        np.testing.assert_array_equal(matrix.data, data)  # a copy was changed
+
+
+def test_wide_sparse_counts_are_never_dense():
+    n, n_features = 200, 100_000
+    x = sp.random(n, n_features, 0.002, format="csr", random_state=0)
+    source = DiscreteValues(np.random.default_rng(0).poisson(1, (n, 10)))
+    tracemalloc.start()
+    screen(DiscreteValues(x), [source], np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * n_features * 8 * 0.7
+
+
+@pytest.mark.parametrize("form", [RealValues, DiscreteValues])
+def test_an_extreme_value_is_named(form):
+    x = np.random.default_rng(0).poisson(1, (20, 5)).astype(float)
+    x[3, 2] = -1e200
+    with pytest.raises(ExtremeValueError, match=r"found -1e\+200 in feature 2") as error:
+        form(x)
+    assert (error.value.feature, error.value.value) == (2, -1e200)
+
+
+def test_covariates_that_are_not_finite_are_refused():
+    x = np.random.default_rng(0).normal(size=(20, 5))
+    with pytest.raises(ValueError, match="finite covariates"):
+        screened(x, [x], covariates=np.full((20, 1), np.inf))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+@pytest.mark.parametrize("form", [RealValues, DiscreteValues])
+def test_next_to_no_cells_share_nothing(n, form):
+    x = np.random.default_rng(0).poisson(1, (n, 5))
+    found = screened(x, [x], form=form)
+    assert not found.shared.any()
 
 
 @pytest.mark.parametrize(
@@ -380,6 +582,24 @@ def test_nothing_in_common_warns():
     mdata = scvenn.datasets.simulate_counts(200, n_features=20, n_shared_features=0)
     with pytest.warns(UserWarning, match="No feature of modality '.*' is predicted by"):
         scvenn.MMVAEpp(mdata, screen=True).train(1, **QUIET)
+
+
+def test_errors_in_screening_name_the_modality(small, monkeypatch):
+    def fails(*args, **kwargs):
+        raise np.linalg.LinAlgError("Singular matrix.")
+
+    monkeypatch.setattr("scvenn.readouts.shared_features.screen", fails)
+    with pytest.raises(ValueError, match=r"'rna'.*Singular matrix.*screen=False") as error:
+        scvenn.MMVAEpp(small, screen=True).train(1, **QUIET)
+    assert type(error.value) is ValueError
+
+
+def test_a_value_beyond_single_precision_is_an_error_that_names_its_modality():
+    rng = np.random.default_rng(0)
+    views = {m: AnnData(rng.normal(size=(60, 12))) for m in ("one", "two")}
+    views["one"].X[0, 3] = 1e39
+    with pytest.raises(ValueError, match="'one'"):
+        scvenn.MMVAEpp(MuData(views), screen=True).train(1, **QUIET)
 
 
 def test_a_model_that_does_not_screen_has_no_scores(small):

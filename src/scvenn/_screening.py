@@ -1,5 +1,5 @@
-"""The name under which models saved by scvenn 0.1 hold what screening found."""
+"""The name under which models saved by scvenn 0.1 hold the result of screening."""
 
-from scvenn.screening.features import Screening
+from scvenn.screening import Screening
 
 __all__ = ["Screening"]

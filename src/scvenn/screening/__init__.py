@@ -1,1 +1,33 @@
-"""Which features are shared: arrays in, numbers out."""
+"""Which features are shared, and what follows from it: arrays in, numbers out.
+
+In reading order: ``values`` (what a regression reads of a modality, whatever its storage),
+``regression`` (leave-one-out R² of two regressions on other modalities), ``features`` (which
+features these predict better than by chance), ``reliability`` (how much each modality's embedding
+counts), ``weak_effects`` (effects of ``shared`` on features that screening did not select).
+
+Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimensions of ``shared``.
+"""
+
+from scvenn.screening.features import Screening, screen
+from scvenn.screening.reliability import reliability_weights
+from scvenn.screening.values import (
+    DiscreteValues,
+    ExtremeValueError,
+    RealValues,
+    Values,
+    as_csr,
+)
+from scvenn.screening.weak_effects import weak_effects, whitening
+
+__all__ = [
+    "DiscreteValues",
+    "ExtremeValueError",
+    "RealValues",
+    "Screening",
+    "Values",
+    "as_csr",
+    "reliability_weights",
+    "screen",
+    "weak_effects",
+    "whitening",
+]

@@ -1,4 +1,4 @@
-"""How much each modality's own reading of ``shared`` is worth, judged by where they disagree.
+"""How reliable each modality's embedding of ``shared`` is, estimated from where they disagree.
 
 Shapes: ``M`` modalities, ``N`` cells, ``K`` dimensions of ``shared``.
 """
@@ -9,17 +9,17 @@ from itertools import permutations
 
 import numpy as np
 
-# Errors are told apart down to this part of the variance of a reading.
+# Smallest variance of an error, as a part of the variance of an embedding.
 _LEAST_ERROR = 0.01
-# Cells needed for a difference between modalities to count by half.
+# Number of cells at which the prior, equal errors, and the data count alike.
 _PRIOR_CELLS = 50
 
 
-def trust(readings: np.ndarray) -> np.ndarray:
-    r"""Weights with which readings of the same latent are best averaged.
+def reliability_weights(embeddings: np.ndarray) -> np.ndarray:
+    r"""Weights with which embeddings of the same latent are best averaged.
 
-    Each reading is taken for the latent and an error of its own, :math:`a_m = s + e_m`. Errors that
-    have nothing to do with each other show in the difference of two readings, and the best weight
+    Each embedding is modelled as the latent and an error of its own, :math:`a_m = s + e_m`. Errors
+    that are independent of each other show in the difference of two embeddings, and the best weight
     is 1 over the variance of the error (the best linear unbiased estimate of s):
 
     .. math::
@@ -29,25 +29,25 @@ def trust(readings: np.ndarray) -> np.ndarray:
             \operatorname{cov}(a_{mk}, a_{mk} - a_{ok})}
             {\tfrac12 \sum_k [\operatorname{var}(a_{mk}) + \operatorname{var}(a_{ok})]}
 
-    over the cells that have both modalities; no :math:`\epsilon_m` is taken for less than 0.01. Few
-    cells tell little: each pair is taken to have 50 cells more, in which both err alike. A modality
-    that shares no cells with another one weighs as the others do on average.
+    over the cells that have both modalities; :math:`\epsilon_m` is at least 0.01. Against the noise
+    of few cells, each pair gets 50 prior cells, in which both errors are equal. A modality that has
+    no cells in common with another one gets the mean weight of the others.
 
     Parameters
     ----------
-    readings
-        Of each modality, (M, N, K), in cells that were not trained on: what a wide modality has
-        learned by heart looks like truth in the others. Rows of cells that lack it are NaN.
+    embeddings
+        Of each modality, (M, N, K), in cells that were not trained on: in training cells, a wide
+        modality looks more reliable than it is. Rows of cells that lack it are NaN.
 
     Returns
     -------
     Weights (M,) whose sum is 1.
     """
-    n_modalities = len(readings)
-    observed = ~np.isnan(readings).any(2)  # (M, N)
+    n_modalities = len(embeddings)
+    observed = ~np.isnan(embeddings).any(2)  # (M, N)
     errors = np.full((n_modalities, n_modalities), np.nan)
     for m, o in permutations(range(n_modalities), 2):
-        both = readings[[m, o]][:, observed[m] & observed[o]].astype(np.float64)  # (2, n, K)
+        both = embeddings[[m, o]][:, observed[m] & observed[o]].astype(np.float64)  # (2, n, K)
         if both.shape[1] < 2:
             continue
         own, other = both - both.mean(1, keepdims=True)

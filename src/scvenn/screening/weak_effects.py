@@ -1,8 +1,9 @@
-"""What can be told of features of which screening cannot tell that anything can be told.
+"""Weak effects of ``shared`` on features that screening did not select.
 
-Of thousands of sparse features, each may be related to other modalities, and none of them for sure.
-All together they say how strong such relations are as a rule; this is the prior with which the
-relation of each is then estimated. It takes one Newton step from "no relation".
+Each of thousands of sparse features may be weakly related to the other modalities, and none of them
+significantly. How strong such effects are on average can be estimated from all of them together.
+This is the prior with which the effect on each is then estimated, by one Newton step from no
+effect.
 
 Shapes: ``N`` cells, ``K`` dimensions of ``shared``, ``R`` parameters of features.
 """
@@ -14,21 +15,21 @@ from typing import Any
 
 import numpy as np
 
-# Directions of `shared` with less than this part of the largest variance are not used.
+# Directions of `shared` with less than this part of the largest variance are left out.
 _LEAST_VARIANCE = 1e-6
 
 
 def whitening(latent: np.ndarray) -> np.ndarray:
-    """A map (K, directions) to uncorrelated directions of variance 1, from centred latents."""
+    """Map (K, directions) from centred latents (N, K) to uncorrelated directions of variance 1."""
     variance, directions = np.linalg.eigh(latent.T @ latent / len(latent))
     used = variance > _LEAST_VARIANCE * variance.max()
     return directions[:, used] / np.sqrt(variance[used])
 
 
-def faint_slopes(
-    scores: Iterable[tuple[np.ndarray, np.ndarray]], candidates: np.ndarray
+def weak_effects(
+    gradients: Iterable[tuple[np.ndarray, np.ndarray]], candidates: np.ndarray
 ) -> np.ndarray:
-    r"""How parameters move with directions of a latent, by one step of empirical Bayes.
+    r"""Slopes of parameters on directions of a latent, by one step of empirical Bayes.
 
     .. math::
 
@@ -36,24 +37,24 @@ def faint_slopes(
         S_j = \sum_i w_i g_{ij}, \quad H_j = \sum_i g_{ij}^2, \qquad
         \tau^2 = \frac{\max(0, \sum_j (|S_j|^2 / H_j - K))}{K \sum_j H_j}
 
-    With no relation at all, :math:`|S_j|^2 / H_j` is K on average. What it is above K, over all
-    candidates, gives the variance of slopes; 0 where it is not.
+    Without any effect, :math:`|S_j|^2 / H_j` is K on average. The excess over K, summed over all
+    candidates, estimates the variance :math:`\tau^2` of slopes; all are 0 if there is no excess.
 
     Parameters
     ----------
-    scores
+    gradients
         For some cells at a time, the directions w, (n, K), of variance 1 and uncorrelated, and the
         gradients g of the log-likelihood with respect to the parameters, (n, R).
     candidates
-        Which parameters these are; boolean, (R,).
+        Which parameters get a slope; boolean, (R,).
 
     Returns
     -------
-    Slopes b, (K, R); 0 for others than candidates.
+    Slopes b, (K, R); 0 for parameters that are no candidates.
     """
     total: Any = 0.0
     squares: Any = 0.0
-    for directions, gradient in scores:
+    for directions, gradient in gradients:
         total = total + directions.T @ gradient  # (K, R)
         squares = squares + np.square(gradient).sum(0)  # (R,)
     of_candidates = candidates & (squares > 0)

@@ -1,4 +1,4 @@
-"""Slopes of features whose relation to `shared` is too faint to be screened."""
+"""Slopes of features whose relation to `shared` is too weak for screening to select them."""
 
 import mudata
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import scvenn
-from scvenn.screening.weak_effects import faint_slopes, whitening
+from scvenn.screening import weak_effects, whitening
 from tests.conftest import QUIET, data_file
 
 N, K, R = 2000, 5, 400
@@ -26,10 +26,10 @@ def gradients(effect, seed=0):
 def found(latent, gradient, candidates=None, parts=3):
     candidates = np.full(R, True) if candidates is None else candidates
     both = zip(np.array_split(latent, parts), np.array_split(gradient, parts), strict=True)
-    return faint_slopes(both, candidates)
+    return weak_effects(both, candidates)
 
 
-def test_faint_slopes_are_found_with_less_error_than_by_least_squares():
+def test_weak_effects_are_found_with_less_error_than_by_least_squares():
     """Each explains 0.5 % of a variance, of which no single one could be sure."""
     latent, slopes, gradient = gradients(0.03)
     estimate = found(latent, gradient)
@@ -82,9 +82,9 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(small, n_shared=3, n_private=2)
     model.train(3, **QUIET)
-    for m in model.modalities:
+    for m, decoder in zip(model.modalities, model.module.cross_decoders, strict=True):
         shared = model.screening_[m].shared
-        assert not model.module.branch(m).cross_decoder.slope[:, shared].any()
+        assert not decoder.slope[:, shared].any()
     model.save("model")
     loaded = scvenn.MMVAEpp.load("model", small)
     np.testing.assert_array_equal(
@@ -96,7 +96,7 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
 def test_slopes_are_part_of_cross_view_predictions_only(small):
     model = scvenn.MMVAEpp(small, n_shared=3, n_private=2)
     model.train(1, **QUIET)
-    decoder = model.module.branch("atac").cross_decoder
+    decoder = model.module.cross_decoders[model.modalities.index("atac")]
     decoder.slope.zero_()
     before = [model.predict(m, "atac", return_numpy=True) for m in model.modalities]
     decoder.slope[:, 0] = torch.tensor([1.0, -2.0, 0.5])
@@ -108,8 +108,8 @@ def test_slopes_are_part_of_cross_view_predictions_only(small):
 
 
 @pytest.mark.slow
-def test_faint_features_of_snareseq_are_predicted():
-    """Genes and peaks that screening does not call shared: nearly nothing without slopes."""
+def test_weak_effects_improve_predictions_of_snareseq():
+    """Of genes and peaks that screening does not call shared."""
     mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::4].copy()
     for m in mdata.mod:
         seen = np.asarray((mdata[m].X > 0).sum(0)).ravel()
@@ -122,14 +122,14 @@ def test_faint_features_of_snareseq_are_predicted():
     for source, target in (("atac", "rna"), ("rna", "atac")):
         truth = mdata[target].X[cells].toarray()
         truth = np.log1p(1e3 * truth / truth.sum(1, keepdims=True))
-        faint = ~model.screening_[target].shared & (truth.std(0) > 0)
-        decoder = model.module.branch(target).cross_decoder
+        weak = ~model.screening_[target].shared & (truth.std(0) > 0)
+        decoder = model.module.cross_decoders[model.modalities.index(target)]
         correlation = []
         for part in (1.0, 0.0):
             decoder.slope *= part
             options = {"indices": cells, "library_size": 1e3, "return_numpy": True}
             predicted = np.log1p(model.predict(source, target, **options))
-            found = scvenn.metrics.pearson(truth[:, faint], predicted[:, faint])
+            found = scvenn.metrics.pearson(truth[:, weak], predicted[:, weak])
             correlation.append(np.nan_to_num(found).mean())
-        assert faint.sum() > 1000
+        assert weak.sum() > 1000
         assert correlation[0] > correlation[1] + 0.003

@@ -1,0 +1,218 @@
+r"""How well some modalities predict the features of another one: leave-one-out R² of two fits.
+
+- :class:`Ridge` regression on all features, and on their squares: it finds a few predictive
+  features among many that are not. In its dual form, on a sample of cells, with the inner products
+  K of the cells over the features, orthonormal covariates C that are not penalised,
+  :math:`M = (K + \alpha I)^{-1}` and :math:`G = M - M C (C^\top M C)^{-1} C^\top M`, the
+  residuals of all cells, each left out in turn, are :math:`r_i = (G y)_i / G_{ii}`.
+- :class:`LeastSquares` on a few principal components: it finds relations to which many features
+  contribute a little each, such as peaks of which a cell shows few. With an orthonormal basis Q of
+  components and covariates and :math:`h_i = \sum_k Q_{ik}^2`, the residuals are
+  :math:`r_i = (y - Q Q^\top y)_i / (1 - h_i)`.
+
+R² compares with the covariates alone, left out in the same way.
+
+Shapes: ``n`` cells, ``D`` features of the target, ``r`` columns of a basis.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+from scipy.linalg import inv
+
+from scvenn.screening.values import Values
+
+# Ridge penalties, relative to the mean inner product of a cell with itself.
+_PENALTIES = (0.03, 0.3, 3.0)
+# Numbers of principal components of each source.
+_COMPONENTS = (10, 30)
+# To find these: further directions, and steps of the iteration.
+_SPARE_DIRECTIONS = 10
+_ITERATIONS = 5
+# A cell that covariates explain by themselves, such as the only one of its batch, is not scored.
+_LEAST_LEFT_OUT = 1e-6
+# Variance that covariates leave of a feature, relative to its size, below which it is constant.
+_LEAST_VARIANCE = 1e-9
+
+
+class Regression(ABC):
+    """A regression on the other modalities, ready for any target."""
+
+    @abstractmethod
+    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
+        """Leave-one-out R² of each feature, (D,); NaN where covariates leave no variance.
+
+        Parameters
+        ----------
+        target
+            Values of the same cells, (n, D).
+        order
+            Which cell of the target is paired with each cell of the regression, (n,): their order,
+            or for chance scores a shuffled one.
+        """
+
+
+class Ridge(Regression):
+    """Ridge regression on all features and on their squares; R² is that of the best penalty.
+
+    Entries of the target that were not observed are not scored.
+
+    Parameters
+    ----------
+    operators
+        Matrices (n, n) that turn a feature into its leave-one-out residuals.
+    basis
+        Orthonormal covariates, (n, r).
+    """
+
+    def __init__(self, operators: Sequence[np.ndarray], basis: np.ndarray) -> None:
+        self.operators = operators
+        self.basis = basis
+
+    @classmethod
+    def on(cls, sources: Sequence[Values], basis: np.ndarray) -> Ridge:
+        """Regression on these modalities, which weigh alike."""
+        kernels = [np.mean([gram(source) for source in sources], axis=0)]  # (n, n) each
+        # squares find a relation that has no linear part, such as that of z and z²
+        squares = [square for source in sources if (square := source.squares()) is not None]
+        if squares:
+            kernels.append(np.mean([gram(square) for square in squares], axis=0))
+        scored = _left_out(basis) > _LEAST_LEFT_OUT
+        operators = []
+        for kernel, penalty in product(kernels, _PENALTIES):
+            inverse = inv(kernel + penalty * np.eye(len(kernel)))
+            of_basis = inverse @ basis
+            inverse -= of_basis @ np.linalg.solve(basis.T @ of_basis, of_basis.T)
+            # the rows of cells that are not scored become 0
+            scale = np.where(scored, np.diag(inverse), np.inf)
+            operators.append((inverse / scale[:, None]).astype(np.float32))
+        return cls(operators, basis)
+
+    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
+        left_out = _left_out(self.basis)
+        scale = np.where(left_out > _LEAST_LEFT_OUT, left_out, np.inf)[:, None]
+        best = np.empty(target.shape[1])
+        for features, values, measured in target.blocks():
+            y = values[order]
+            observed = None if measured is None else measured[order]
+            left_over = (y - self.basis @ (self.basis.T @ y)) / scale
+            total = _squared_sum(left_over, observed)
+            y = y.astype(np.float32)
+            rest = [_squared_sum(operator @ y, observed) for operator in self.operators]
+            best[features] = _r2(np.min(rest, axis=0), total, len(y))
+        return best
+
+
+class LeastSquares(Regression):
+    """Least squares on principal components; R² is that of the best number of components.
+
+    Entries of the target that were not observed count as the mean of their feature.
+
+    Parameters
+    ----------
+    bases
+        Orthonormal columns that span covariates and components, (n, r) each.
+    basis
+        Orthonormal covariates, (n, r).
+    """
+
+    def __init__(self, bases: Sequence[np.ndarray], basis: np.ndarray) -> None:
+        self.bases = bases
+        self.basis = basis
+
+    @classmethod
+    def on(
+        cls, sources: Sequence[Values], basis: np.ndarray, rng: np.random.Generator
+    ) -> LeastSquares:
+        """Regression on as many components of each of these modalities."""
+        n, rank = basis.shape
+        # fewer columns than cells: else nothing is left over of any cell
+        most = min(max(_COMPONENTS), (n - rank - 1) // len(sources))
+        components = [principal_components(source, basis, most, rng) for source in sources]
+        bases = [
+            np.linalg.qr(np.hstack([basis, *(c[:, :k] for c in components)]))[0]
+            for k in _COMPONENTS
+        ]
+        return cls(bases, basis)
+
+    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
+        # With weights w = 1 / (1 - h)², the sum of squared residuals is multiplied out, so that no
+        # residual of a sparse target is held: wᵀy² - 2 (Qᵀy)ᵀ QᵀWy + (Qᵀy)ᵀ QᵀWQ (Qᵀy).
+        # The rows of the bases are put in order, which are fewer numbers than those of the target.
+        to_target = np.argsort(order)
+        every = [q[to_target] for q in (self.basis, *self.bases)]
+        left_out = np.array([_left_out(q) for q in every])
+        scored = left_out.min(0) > _LEAST_LEFT_OUT
+        weights = np.where(scored, 1 / np.square(np.where(scored, left_out, 1)), 0)  # (bases, n)
+        own = target.squared_sums(weights.T)  # (D, bases)
+        sums = []
+        for q, w, size in zip(every, weights, own.T, strict=True):
+            weighted = q * w[:, None]
+            both = target.transposed_times(np.hstack([q, weighted]))  # (D, 2r)
+            fit, cross = np.hsplit(both, 2)
+            sums.append(size - 2 * (fit * cross).sum(1) + (fit @ (q.T @ weighted) * fit).sum(1))
+        total, *rest = sums
+        return _r2(np.min(rest, axis=0), total, own[:, 0])
+
+
+def covariate_basis(n: int, covariates: np.ndarray | None) -> np.ndarray:
+    """Orthonormal columns (n, r) that span a constant and covariates (n, V)."""
+    columns = np.ones((n, 1)) if covariates is None else np.hstack([np.ones((n, 1)), covariates])
+    left, size, _ = np.linalg.svd(columns, full_matrices=False)
+    return left[:, size > 1e-8 * size[0]]
+
+
+def gram(values: Values) -> np.ndarray:
+    """Inner products of cells over standardised features, (n, n), with a mean diagonal of 1."""
+    products = np.zeros((values.shape[0],) * 2)
+    for _, block, _ in values.blocks():
+        z = block.astype(np.float32)
+        products += z @ z.T
+    mean = np.trace(products) / len(products)
+    return products / mean if mean > 0 else products
+
+
+def principal_components(
+    values: Values, basis: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
+    """About the first k principal components of what the basis leaves over, (n, k).
+
+    Found by iterating a random subspace (Halko et al., SIAM Rev 2011), which reads the values a
+    dozen times in all.
+    """
+    n, n_features = values.shape
+    k = min(k, n - basis.shape[1] - 1, n_features)
+    if k < 1:
+        return np.zeros((n, 0))
+
+    def left_over(span: np.ndarray) -> np.ndarray:
+        return span - basis @ (basis.T @ span)
+
+    width = min(k + _SPARE_DIRECTIONS, n, n_features)
+    span = left_over(values.times(rng.standard_normal((n_features, width))))  # (n, width)
+    for _ in range(_ITERATIONS):
+        span = left_over(values.times(values.transposed_times(np.linalg.qr(span)[0])))
+    span = np.linalg.qr(span)[0]
+    directions, size, _ = np.linalg.svd(values.transposed_times(span).T, full_matrices=False)
+    return (span @ directions)[:, :k][:, size[:k] > 1e-6 * size.max()]
+
+
+def _left_out(basis: np.ndarray) -> np.ndarray:
+    """How much of a cell's own value its fit by the basis leaves, from 0 to 1, (n,)."""
+    return 1 - np.square(basis).sum(1)
+
+
+def _squared_sum(residuals: np.ndarray, observed: np.ndarray | None) -> np.ndarray:
+    """Sum of squares over the observed cells, (features,)."""
+    squares = np.square(residuals)
+    return squares.sum(0) if observed is None else np.where(observed, squares, 0).sum(0)
+
+
+def _r2(rest: np.ndarray, total: np.ndarray, size: np.ndarray | float) -> np.ndarray:
+    """R², (D,); NaN where the total is next to nothing, relative to the size of the feature."""
+    varies = total > _LEAST_VARIANCE * size
+    return np.where(varies, 1 - rest / np.where(varies, total, 1), np.nan)

@@ -1,0 +1,333 @@
+"""The values of one modality as a regression reads them, whatever their storage.
+
+There are two forms. Which one applies follows from the likelihood, never from the storage:
+
+- :class:`DiscreteValues`, for counts and 0/1 values: zero stays zero on the regression scale, so
+  they are held as a CSR matrix. They enter principal components as they are, since standardised
+  rare features would be mostly noise, and they have no squares.
+- :class:`RealValues`: held as they are stored, made dense for a few features at a time,
+  standardised, and with squares.
+
+An entry that was not observed counts as the mean of its feature over the observed entries. Not
+observed are NaN, and all entries of a cell that lacks the modality.
+
+Shapes: ``n`` cells, ``D`` features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+Matrix = Any  # an array or a sparse matrix
+
+# Entries that are dense at a time.
+_BLOCK_ENTRIES = 2**21
+# A standard deviation below this part of the mean is rounding: the feature counts as constant.
+_LEAST_VARIATION = 1e-6
+
+
+class ExtremeValueError(ValueError):
+    """A feature has no finite mean and variance.
+
+    Parameters
+    ----------
+    feature
+        Its position.
+    value
+        Its largest value in magnitude, on the regression scale.
+    """
+
+    def __init__(self, feature: int, value: float) -> None:
+        super().__init__(
+            f"expected values with a finite variance, found {value:g} in feature {feature} "
+            "(counted from 0). Remove or clip it."
+        )
+        self.feature = feature
+        self.value = value
+
+
+class Block(NamedTuple):
+    """Some features of all cells, dense."""
+
+    features: slice
+    standardised: np.ndarray  # (n, features); 0 where not observed and for constant features
+    observed: np.ndarray | None  # boolean, (n, features); None where every entry was observed
+
+
+class Values(ABC):
+    """Values of one modality on a scale on which linear regression makes sense."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """All features, some at a time, standardised."""
+
+    @abstractmethod
+    def times(self, right: np.ndarray) -> np.ndarray:
+        """Product of the values with a matrix (D, k); (n, k)."""
+
+    @abstractmethod
+    def transposed_times(self, left: np.ndarray) -> np.ndarray:
+        """Product of the transposed values with a matrix (n, k); (D, k)."""
+
+    @abstractmethod
+    def squared_sums(self, weights: np.ndarray) -> np.ndarray:
+        """Sums over cells of squared values with weights (n, k); (D, k)."""
+
+    @abstractmethod
+    def rows(self, rows: Any) -> Values:
+        """The values of some cells, chosen by any index; means are those of these cells."""
+
+    @abstractmethod
+    def squares(self) -> Values | None:
+        """Squared deviations from the mean; None where they add nothing."""
+
+    def _slices(self) -> Iterator[slice]:
+        n, n_features = self.shape
+        width = max(1, _BLOCK_ENTRIES // max(1, n))
+        for start in range(0, n_features, width):
+            yield slice(start, min(start + width, n_features))
+
+
+class DiscreteValues(Values):
+    """Counts or 0/1 values, on a scale on which zero stays zero.
+
+    The rows of cells that lack the modality are held empty. That they count as the mean is a
+    product of rank one, added to each result, so that nothing becomes dense.
+
+    Parameters
+    ----------
+    matrix
+        Values, (n, D), in any storage; NaN where an entry was not observed.
+    observed
+        Which cells have the modality; boolean, (n,). Rows of others are not read.
+
+    Raises
+    ------
+    ExtremeValueError
+        If a feature has no finite mean and variance.
+    """
+
+    def __init__(self, matrix: Matrix, observed: np.ndarray | None = None) -> None:
+        csr = as_csr(matrix)
+        n, n_features = self.shape = csr.shape
+        self._present = _present(n, observed)
+        csr = _only_rows(csr, self._present)
+        values, features = csr.data, csr.indices
+        missing = np.isnan(values)
+        n_present = np.count_nonzero(self._present)
+
+        def sums(where: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+            return np.bincount(where, weights, minlength=n_features)  # (D,)
+
+        total = sums(features[~missing], values[~missing])
+        self._mean = total / np.maximum(1, n_present - sums(features[missing]))
+        values[missing] = self._mean[features[missing]]
+        self._values = csr
+        self._missing = None  # stored entries that were NaN: sparse and boolean, (n, D)
+        if missing.any():
+            self._missing = sp.csr_matrix((missing, features, csr.indptr), shape=self.shape)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = sums(features, np.square(values - self._mean[features]))
+            squares += (n_present - sums(features)) * np.square(self._mean)  # of zeros
+        self._scale = _scale(self._mean, squares / max(1, n), lambda j: values[features == j])
+
+    def blocks(self) -> Iterator[Block]:
+        by_feature = self._values.tocsc()
+        missing = None if self._missing is None else self._missing.tocsc()
+        for block in self._slices():
+            values = by_feature[:, block].toarray(order="C")
+            values -= self._mean[block]
+            values /= self._scale[block]
+            values[~self._present] = 0
+            observed = None
+            if missing is not None or not self._present.all():
+                observed = np.repeat(self._present[:, None], values.shape[1], axis=1)
+                if missing is not None:
+                    observed &= ~missing[:, block].toarray(order="C")
+            yield Block(block, values, observed)
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        return self._values @ right + np.outer(~self._present, self._mean @ right)
+
+    def transposed_times(self, left: np.ndarray) -> np.ndarray:
+        return self._values.T @ left + np.outer(self._mean, left[~self._present].sum(0))
+
+    def squared_sums(self, weights: np.ndarray) -> np.ndarray:
+        of_absent = np.outer(np.square(self._mean), weights[~self._present].sum(0))
+        return self._values.power(2).T @ weights + of_absent
+
+    def rows(self, rows: Any) -> DiscreteValues:
+        values = self._values
+        if self._missing is not None:
+            values = values.copy()
+            values.data[self._missing.data] = np.nan
+        return DiscreteValues(values[rows], self._present[rows])
+
+    def squares(self) -> None:
+        """None: the square of 0/1 is itself, and that of the logarithm of a count says no more."""
+
+
+class RealValues(Values):
+    """Real values, standardised.
+
+    Parameters
+    ----------
+    matrix
+        Values, (n, D), in any storage; NaN where an entry was not observed.
+    observed
+        Which cells have the modality; boolean, (n,). Rows of others are not read.
+    to_scale
+        Turns values (n, some features) into those of the regression scale.
+
+    Raises
+    ------
+    ExtremeValueError
+        If a feature has no finite mean and variance.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        observed: np.ndarray | None = None,
+        *,
+        to_scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> None:
+        self._matrix = sp.csc_matrix(matrix) if sp.issparse(matrix) else np.asarray(matrix)
+        self._to_scale = to_scale
+        self._set_moments(self._matrix.shape, _present(self._matrix.shape[0], observed))
+
+    def _set_moments(self, shape: tuple[int, int], present: np.ndarray) -> None:
+        self.shape = shape
+        self._present = present
+        self._mean, self._scale = np.zeros(shape[1]), np.ones(shape[1])
+        self._complete = np.full(shape[1], True)  # features of which every entry was observed
+        for block in self._slices():
+            values = self._on_scale(block)
+            missing = np.isnan(values)
+            values[missing] = 0
+            known = np.maximum(1, shape[0] - np.count_nonzero(missing, axis=0))
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = values.sum(0) / known
+                squares = np.square(np.where(missing, 0, values - mean)).sum(0)
+            self._mean[block] = mean
+            variance = squares / max(1, shape[0])
+            self._scale[block] = _scale(mean, variance, values.T.__getitem__, block.start)
+            self._complete[block] = ~missing.any(0)
+
+    def _on_scale(self, block: slice) -> np.ndarray:
+        """Some features on the regression scale, (n, features); NaN where not observed."""
+        columns: Matrix = self._matrix[:, block]
+        columns = columns.toarray() if sp.issparse(columns) else columns
+        # always row by row in memory: the layout decides on the last bits of a product
+        values = np.ascontiguousarray(self._to_scale(columns.astype(np.float64)))
+        values[~self._present] = np.nan
+        return values
+
+    def _standardised(self, block: slice) -> np.ndarray:
+        """Some features with mean 0 and variance 1, (n, features); NaN where not observed."""
+        values = self._on_scale(block)
+        values -= self._mean[block]
+        values /= self._scale[block]
+        return values
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self._slices():
+            values = self._standardised(block)
+            observed = None
+            if not self._complete[block].all():
+                observed = ~np.isnan(values)
+                values[~observed] = 0
+            yield Block(block, values, observed)
+
+    def times(self, right: np.ndarray) -> np.ndarray:
+        product = np.zeros((self.shape[0], right.shape[1]))
+        for block, values, _ in self.blocks():
+            product += values @ right[block]
+        return product
+
+    def transposed_times(self, left: np.ndarray) -> np.ndarray:
+        return self._of_blocks(lambda values: values.T @ left, left.shape[1])
+
+    def squared_sums(self, weights: np.ndarray) -> np.ndarray:
+        return self._of_blocks(lambda values: np.square(values).T @ weights, weights.shape[1])
+
+    def _of_blocks(self, of: Callable[[np.ndarray], np.ndarray], width: int) -> np.ndarray:
+        result = np.empty((self.shape[1], width))
+        for block, values, _ in self.blocks():
+            result[block] = of(values)
+        return result
+
+    def rows(self, rows: Any) -> RealValues:
+        return RealValues(self._matrix[rows], self._present[rows], to_scale=self._to_scale)
+
+    def squares(self) -> Values:
+        return _Squares(self)
+
+
+class _Squares(RealValues):
+    """Squares of standardised values, themselves standardised."""
+
+    def __init__(self, values: RealValues) -> None:
+        self._of = values
+        self._set_moments(values.shape, values._present)
+
+    def _on_scale(self, block: slice) -> np.ndarray:
+        return np.square(self._of._standardised(block))
+
+    def rows(self, rows: Any) -> RealValues:
+        return _Squares(self._of.rows(rows))
+
+
+def as_csr(matrix: Matrix) -> sp.csr_matrix:
+    """A copy in double precision that stores each entry that is not zero once, in order.
+
+    Integers and half-precision numbers keep their values.
+    """
+    if sp.issparse(matrix):
+        csr = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+        return csr
+    dense = np.asarray(matrix)
+    stored = dense != 0  # so is NaN
+    csr = sp.csr_matrix(stored, dtype=np.float64)
+    csr.data = dense[stored].astype(np.float64)
+    return csr
+
+
+def _present(n: int, observed: np.ndarray | None) -> np.ndarray:
+    return np.full(n, True) if observed is None else np.asarray(observed, dtype=bool)
+
+
+def _only_rows(csr: sp.csr_matrix, present: np.ndarray) -> sp.csr_matrix:
+    """The matrix with empty rows in place of those that are not present."""
+    if present.all():
+        return csr
+    sizes = np.diff(csr.indptr)
+    kept = np.repeat(present, sizes)
+    ends = np.concatenate([[0], np.cumsum(np.where(present, sizes, 0))])
+    return sp.csr_matrix((csr.data[kept], csr.indices[kept], ends), shape=csr.shape)
+
+
+def _scale(
+    mean: np.ndarray, variance: np.ndarray, column: Callable[[int], np.ndarray], first: int = 0
+) -> np.ndarray:
+    """Standard deviations; infinite for constant features, which become 0 where divided by it.
+
+    ``column`` gives the values of a feature whose moments overflow, for the error; the first of
+    these features has position ``first``.
+    """
+    overflows = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(variance)))
+    if len(overflows):
+        values = column(overflows[0])
+        extreme = values[np.argmax(np.abs(values))]
+        raise ExtremeValueError(first + int(overflows[0]), float(extreme))
+    scale = np.sqrt(variance)
+    return np.where(scale <= _LEAST_VARIATION * np.abs(mean), np.inf, scale)
