@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -21,7 +22,8 @@ from click.testing import CliRunner
 import scvenn
 from scvenn.cli import main
 from scvenn.cli.files import MODELS, columns_as_they_are
-from scvenn.cli.options import Option, signature_defaults
+from scvenn.cli.options import likelihoods, options
+from scvenn.likelihoods import LIKELIHOODS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
@@ -85,35 +87,97 @@ def test_every_option_is_explained(name):
             assert option.help, option.name
 
 
-FUNCTIONS = {
-    "data/setup.py": ("setup_mudata", scvenn.MMVAEpp.setup_mudata),
-    "models/base.py": ("train", scvenn.MMVAEpp.train),
-    "models/published.py": ("paper_setting", scvenn.paper_setting),
-}
-
-
-@pytest.mark.parametrize("file", FUNCTIONS)
-def test_defaults_read_from_the_source_are_those_of_the_signature(file):
-    name, function = FUNCTIONS[file]
-    found = signature_defaults(file, name)
-    parameters = inspect.signature(function).parameters
-    expected = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
-    expected.pop("model", None)  # a class
-    assert found == expected
-
-
-def test_options_mirror_arguments_of_the_library_and_show_their_defaults():
-    arguments = {}
+def of_the_library():
+    """Options of ``train`` that stand for arguments of the library, with their defaults there."""
+    defaults = {}
     owners = (scvenn.paper_setting, scvenn.MMVAEpp.setup_mudata, scvenn.MMVAEpp.train)
     for function in (*owners, scvenn.MMVAEpp.__init__):
-        arguments |= inspect.signature(function).parameters
-    context = click.Context(main.commands["train"])
-    for option in main.commands["train"].params:
-        if isinstance(option, Option) and option.argument:
-            default = arguments[option.argument].default
-            if default is not None and not isinstance(default, bool):
-                _, text = option.get_help_record(context)
-                assert f"[default: {default}" in text, option.name
+        defaults |= {k: p.default for k, p in inspect.signature(function).parameters.items()}
+    sections = main.commands["train"].sections
+    for title in ("Data", "Model", "Training"):
+        for option in sections[title]:
+            if option.name not in ("model_class", "paper_setting", "seed"):
+                yield option, defaults[option.name]
+
+
+@pytest.mark.parametrize(("option", "default"), [*of_the_library()], ids=str)
+def test_the_help_of_an_option_ends_with_the_default_of_the_library(option, default):
+    _, _, shown = option.help.rpartition(" Default: ")
+    if option.is_flag:
+        assert default in (None, False) or shown == f"{option.opts[0]}."
+    elif default is not None:
+        assert shown == f"{default}."
+
+
+def test_defaults_of_options_that_the_library_has_no_argument_for(data):
+    training = {option.name: option for option in main.commands["train"].sections["Training"]}
+    assert training["seed"].help.endswith(" Default: 0.")
+    result = json.loads(run("train", data, "--out", "out.h5mu", "--json", *QUICK).stdout)
+    assert (result["model"], result["seed"]) == (MODELS[0], 0)
+
+
+def test_likelihoods_are_listed_in_the_order_of_their_table_with_what_they_are_for():
+    expected = []
+    for name, cls in LIKELIHOODS.items():
+        summary = getattr(cls, "summary", None)
+        expected.append(f"{name} ({summary})" if summary else name)
+    assert likelihoods() == ", ".join(expected)
+    (option,) = (o for o in main.commands["train"].params if o.name == "likelihoods")
+    assert ", ".join(expected) in option.help
+
+
+TABLE = """
+--flag: A flag.
+--on/--off: On or off.
+--size INTEGER (n_size): A number,
+    described in two lines.
+--column COLUMN...: Texts.
+--weight auto|MODALITY=NUMBER: Numbers.
+"""
+
+
+def parsed(*arguments):
+    """Values of the options of ``TABLE``."""
+    command = click.Command("parse", params=options(TABLE), callback=lambda **values: values)
+    return command.main(list(arguments), standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--flag"], {"flag": True}),
+        (["--on"], {"on": True}),
+        (["--off"], {"on": False}),
+        (["--size", "3"], {"n_size": 3}),
+        (["--column", "a", "--column", "b=1"], {"column": ["a", "b=1"]}),
+        (["--weight", "AUTO"], {"weight": "auto"}),
+        (["--weight", "rna=2", "--weight", "a=0.5"], {"weight": {"rna": 2.0, "a": 0.5}}),
+    ],
+)
+def test_values_are_what_the_placeholder_describes_and_none_if_not_given(arguments, expected):
+    nothing = dict.fromkeys(["flag", "on", "n_size", "column", "weight"])
+    assert parsed(*arguments) == nothing | expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--size", "x"],
+        ["--weight", "2"],
+        ["--weight", "rna=x"],
+        ["--weight", "=2"],
+        ["--weight", "auto", "--weight", "rna=2"],
+        ["--weight", "rna=1", "--weight", "rna=2"],
+    ],
+)
+def test_values_that_no_placeholder_describes_are_refused(arguments):
+    with pytest.raises(click.BadParameter):
+        parsed(*arguments)
+
+
+def test_descriptions_of_two_lines_become_one():
+    described = {option.name: option.help for option in options(TABLE)}
+    assert described["n_size"] == "A number, described in two lines."
 
 
 def test_models_can_be_chosen_by_name():
@@ -293,6 +357,10 @@ def test_data_sets_are_listed_with_the_files_they_are_read_from(monkeypatch, tmp
     told = run("datasets").stdout
     assert all(name in told for name in scvenn.datasets.__all__)
     assert str(tmp_path / "cll.h5mu") in told
+    rows = json.loads(run("datasets", "list", "--json").stdout)["datasets"]
+    assert {"cll": str(tmp_path / "cll.h5mu")}.items() <= {
+        r["name"]: r["where"] for r in rows
+    }.items()
 
 
 def test_a_data_set_is_written_to_a_file(monkeypatch):
@@ -334,11 +402,11 @@ def refused(*arguments, code=1):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", "celltype"], "labels_key is --labels COLUMN"),
+        (["--labels", "celltype"], "On the command line, labels_key is --labels COLUMN."),
         (["--labels", "celltype"], "Searched mdata.obs ('cell_type', 'batch')"),
         (["--modality", "rna", "--modality", "adt"], "mdata.mod has ['rna', 'atac']"),
         (["--layer", "atac=counts"], "layer 'counts' not found"),
-        (["--likelihood", "rna=negbin"], "likelihoods is --likelihood MODALITY=NAME"),
+        (["--likelihood", "rna=negbin"], "likelihoods is --likelihood auto|MODALITY=NAME"),
         (["--likelihood", "rna=beta"], "layers is --layer MODALITY=LAYER, likelihoods is"),
         (["--n-shared", "0"], "n_shared is --n-shared INTEGER"),
         (["--accelerator", "abacus"], "accelerator is --accelerator NAME"),
@@ -359,12 +427,20 @@ def test_data_that_does_not_fit_is_refused_in_the_words_of_the_command_line(
         (["--out", "in.h5mu"], "in.h5mu already exists. Pass --overwrite"),
         (["--out", "out.h5mu", "--save", "folder"], "folder already exists"),
         (["--out", "out.h5mu", "--report", "x.pdf"], "does not end with .html"),
-        (["--out", "out.h5mu", "--layer", "counts"], "expected MODALITY=VALUE"),
+        (["--out", "x.h5mu", "--save", "x.h5mu"], "x.h5mu is the path of --out, too"),
+        (["--out", "x.h5mu", "--save", "folder/../x.h5mu"], "is the path of --out, too"),
+        (["--out", "out.h5mu", "--layer", "counts"], "expected MODALITY=LAYER"),
         (["--out", "out.h5mu", "--layer", "rna=a", "--layer", "rna=b"], "once for each modality"),
-        (["--out", "out.h5mu", "--n-private", "3", "--n-private", "rna=b"], "not a valid integer"),
-        (["--out", "out.h5mu", "--modality-weights", "3"], "or 'auto'"),
-        (["--out", "out.h5mu", "--label-weight", "much"], "not a valid float"),
-        (["--out", "out.h5mu", "--model", "totalvi"], "'mmvaepp', 'mmvae', 'mvae', 'mopoevae'"),
+        (
+            ["--out", "out.h5mu", "--n-private", "3", "--n-private", "rna=b"],
+            "expected INTEGER or MODALITY=INTEGER",
+        ),
+        (["--out", "out.h5mu", "--modality-weights", "3"], "expected auto or MODALITY=NUMBER"),
+        (["--out", "out.h5mu", "--label-weight", "much"], "expected auto or NUMBER"),
+        (
+            ["--out", "out.h5mu", "--model", "totalvi"],
+            "expected MMVAEpp or MMVAE or MVAE or MoPoEVAE",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_is_done(data, arguments, message):
@@ -416,6 +492,52 @@ def test_nothing_is_left_of_a_result_that_could_not_be_written(data, monkeypatch
 def test_what_is_there_is_replaced_when_asked_for(trained):
     run("train", trained, "--out", trained, "--save", "model", "--overwrite", *QUICK)
     assert "X_shared" in mudata.read_h5mu(trained).obsm
+
+
+# ------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupt(self, *_, **__):
+    """Press Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_training_writes_nothing_and_exits_with_130(data, monkeypatch):
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", interrupt)
+    outputs = ["--out", "out.h5mu", "--save", "model", "--report", "r.html"]
+    message = refused("train", data, *outputs, code=130)
+    assert message.endswith("Interrupted. Nothing was written.")
+
+
+def test_an_interrupted_command_names_the_results_that_are_complete(data, monkeypatch):
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "report", interrupt)
+    outputs = ["--out", "out.h5mu", "--save", "model", "--report", "r.html"]
+    result = run("train", data, *outputs, *QUICK, code=130)
+    assert result.stderr.splitlines()[-1] == "Interrupted. Only out.h5mu, model was written."
+    assert "X_shared" in mudata.read_h5mu("out.h5mu").obsm
+    assert scvenn.MMVAEpp.load("model").is_trained
+    assert sorted(os.listdir()) == ["in.h5mu", "model", "out.h5mu"]
+
+
+def test_an_interrupted_command_leaves_the_file_that_it_was_to_replace(trained, monkeypatch):
+    def write(self, path):
+        Path(path).write_text("half")
+        interrupt(self)
+
+    before = Path("out.h5mu").read_bytes()
+    monkeypatch.setattr(mudata.MuData, "write", write)
+    refused("embed", "model", trained, "--out", "out.h5mu", "--overwrite", code=130)
+    assert Path("out.h5mu").read_bytes() == before
+
+
+def test_debug_shows_where_a_command_was_interrupted(data, monkeypatch):
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", interrupt)
+    stderr = run("train", data, "--out", "out.h5mu", "--debug", code=130).stderr
+    assert "Traceback" in stderr
+    assert stderr.endswith("Interrupted. Nothing was written.\n")
+
+
+# ------------------------------------------------------------------------------- debugging
 
 
 def test_debug_shows_where_an_error_happened(data):

@@ -1,29 +1,61 @@
-"""What commands read and write: data, models, and results that are whole or not there.
+"""Files and folders: where results go; data and models that are read.
 
-scvenn itself is imported where it is needed and nowhere else, so that ``--help`` does not wait.
+scvenn itself is imported inside functions only, so that ``--help`` does not wait for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from scvenn._whole_files import draft
-
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
 
-# a file or folder to read
 H5MU = click.Path(exists=True, dir_okay=False, path_type=Path)
 SAVED = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
+class Output(click.Option):
+    """An option for the path of a result: a file with one of some suffixes, or a folder."""
+
+    def __init__(self, name: str, what: str, *suffixes: str, required: bool = False) -> None:
+        super().__init__(
+            [name],
+            type=click.Path(file_okay=bool(suffixes), dir_okay=not suffixes, path_type=Path),
+            metavar="FILE" if suffixes else "FOLDER",
+            required=required,
+            help=f"Write {what} to this {f'{suffixes[0]} file' if suffixes else 'folder'}.",
+        )
+        self.suffixes = suffixes
+
+
+def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
+    """Check up front that results can be written and replace neither each other nor a file."""
+    outputs: dict[Path, Output] = {}
+    for output, path in paths.items():
+        other = outputs.setdefault(path.resolve(), output)
+        if output.suffixes and not path.name.endswith(output.suffixes):
+            problem = f"{path} does not end with {' or '.join(output.suffixes)}."
+        elif not path.parent.is_dir():
+            problem = f"the folder {path.parent} does not exist. Create it first."
+        elif not os.access(path.parent, os.W_OK):
+            problem = f"no permission to write to the folder {path.parent}."
+        elif path.exists() and not overwrite:
+            problem = f"{path} already exists. Pass --overwrite to replace it."
+        elif other is not output:
+            problem = f"{path} is the path of {other.opts[0]}, too. Give each result its own."
+        else:
+            continue
+        raise click.BadParameter(problem, param=output)
+
+
 def library() -> Any:
-    """The package, whose import takes seconds; of all libraries only it tells what it does."""
+    """The package, imported; of what libraries log as information, only its own is shown."""
     import scvi  # noqa: F401  it and Lightning set their levels when they are imported
 
     import scvenn
@@ -35,9 +67,9 @@ def library() -> Any:
 
 
 def load(folder: Path, mdata: Any = False) -> Any:
-    """The model in a folder, whichever class it is of."""
+    """Load the model in a folder, whichever its class."""
     scvenn = library()
-    from scvenn.models.saving import class_of
+    from scvenn.models import class_of
 
     name = class_of(folder)
     if name not in (*MODELS, "SharedPrivateModel"):
@@ -46,7 +78,7 @@ def load(folder: Path, mdata: Any = False) -> Any:
 
 
 def read_h5mu(path: Path) -> Any:
-    """Read a MuData; if the file is none, say what it is instead."""
+    """Read a MuData; of another file, the error states what it holds."""
     import h5py
     import mudata
 
@@ -55,43 +87,35 @@ def read_h5mu(path: Path) -> Any:
             groups = set(file)
     except OSError as error:
         raise ValueError(
-            f"{path} is not an HDF5 file, or was cut off ({error}). Expected a MuData, as "
-            "Python's mdata.write('data.h5mu') makes it."
+            f"{path} is not an HDF5 file, or was cut off ({error}); expected a MuData (.h5mu)."
         ) from error
     if "mod" not in groups:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(
             f"{path} holds {kind}; expected a MuData with two or more modalities of the same "
-            "cells. Put them together in Python: mudata.MuData({'rna': anndata.read_h5ad("
-            "'rna.h5ad'), 'atac': anndata.read_h5ad('atac.h5ad')}).write('data.h5mu')."
+            "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu'), of "
+            "AnnData that anndata.read_h5ad returns."
         )
     click.echo(f"reading {path}", err=True)
-    with columns_as_they_are():
-        return mudata.read_h5mu(path)
+    return mudata.read_h5mu(path)
 
 
-def write_h5mu(mdata: Any, path: Path) -> None:
-    """Write a MuData: the whole file or none."""
-    with columns_as_they_are(), draft(path) as unfinished:
-        mdata.write(unfinished)
-
-
-@contextmanager
-def columns_as_they_are() -> Iterator[None]:
-    """Keep mudata from copying columns of the modalities' tables to its own."""
+def columns_as_they_are() -> AbstractContextManager[Any]:
+    """Keep mudata 0.3 from copying columns of the modalities' tables to its own; 0.4 never does."""
     import mudata
 
-    # 0.3 does so unless it is told not to; 0.4 never does
-    if hasattr(mudata, "set_options"):
-        with mudata.set_options(pull_on_update=False):
-            yield
-    else:
-        yield
+    options = getattr(mudata, "set_options", None)
+    return options(pull_on_update=False) if options else nullcontext()
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:
-    """Shapes of what the model wrote to ``.obsm``."""
+    """Shapes of the embeddings that a model wrote to ``.obsm``."""
     from scvenn.data import Keys
 
     keys = [Keys.shared(), *(Keys.private(m) for m in model.modalities if m in mdata.mod)]
     return {key: list(mdata.obsm[key].shape) for key in keys}
+
+
+def shape_lines(shapes: Mapping[str, list[int]]) -> list[str]:
+    """Shapes of matrices as text."""
+    return [f"{name:20} {rows} x {columns}" for name, (rows, columns) in shapes.items()]

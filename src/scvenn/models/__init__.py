@@ -7,6 +7,7 @@ In reading order: ``published`` (a docstring and an objective each), ``base`` (t
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.latent_sizes import LatentSizes, choose_latent_sizes
 from scvenn.models.published import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
+from scvenn.models.saving import class_of
 
 __all__ = [
     "MMVAE",
@@ -16,5 +17,6 @@ __all__ = [
     "MoPoEVAE",
     "SharedPrivateModel",
     "choose_latent_sizes",
+    "class_of",
     "paper_setting",
 ]

@@ -1,0 +1,121 @@
+"""Commands: they return a result, which is written and printed here; errors become one message."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from scvenn._whole_files import draft
+from scvenn.cli.files import Output, check_outputs, columns_as_they_are
+from scvenn.cli.options import options
+
+OVERWRITE = "--overwrite: Replace results that already exist."
+FLAGS = """
+--json: Print the result as JSON.
+--debug: Show the traceback of an error, and all warnings.
+"""
+
+
+class Result(NamedTuple):
+    """What a command returns: text for people, data for programs, and how to write its outputs."""
+
+    text: str
+    data: dict[str, Any]
+    write: Mapping[str, Callable[[Path], None]] = {}  # by name of the output
+
+
+class Command(click.Command):
+    """A command whose function returns a :class:`Result`.
+
+    Only the result goes to stdout; what libraries print goes to stderr. Errors about the data, the
+    model or the machine become one message and the exit code 1, Ctrl-C one line and the code 130.
+
+    ``outputs`` are written in their order. ``sections`` are tables of further options by heading
+    in the help: of those that were given, the function gets one dictionary for each table, named
+    by the heading in lower case.
+    """
+
+    def __init__(
+        self, *, outputs: Sequence[Output] = (), sections: Mapping[str, str] = {}, **attributes: Any
+    ) -> None:
+        super().__init__(**attributes)
+        self.outputs = outputs
+        self.sections = {"Output": [*outputs, *options(OVERWRITE + FLAGS if outputs else FLAGS)]}
+        self.sections |= {title: options(table) for title, table in sections.items()}
+        self.options = [option for group in self.sections.values() for option in group]
+        self.params += self.options
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command, then write and print its result."""
+        given = {
+            title: {o.name: value for o in group if (value := ctx.params.pop(o.name)) is not None}
+            for title, group in self.sections.items()
+        }
+        output = given.pop("Output")
+        paths = {option: output[option.name] for option in self.outputs if option.name in output}
+        check_outputs(paths, overwrite="overwrite" in output)
+        ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
+        debug = "debug" in output
+        written: list[str] = []
+        try:
+            with redirect_stdout(sys.stderr), warnings.catch_warnings(), columns_as_they_are():
+                show_messages(debug)
+                result: Result = super().invoke(ctx)
+                for option, path in paths.items():
+                    # a model writes its folder file by file, each of them whole
+                    with draft(path) if option.suffixes else nullcontext(path) as unfinished:
+                        result.write[option.name](unfinished)
+                    written.append(str(path))
+        except KeyboardInterrupt:
+            kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
+            click.echo(f"{traceback.format_exc() if debug else ''}Interrupted. {kept}", err=True)
+            ctx.exit(130)  # as shells have it
+        except Exception as error:
+            # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
+            of_lightning = type(error).__name__ == "MisconfigurationException"
+            if debug or not (of_lightning or isinstance(error, ValueError | TypeError | OSError)):
+                raise
+            raise click.ClickException(f"{error}{self._named_options(str(error))}") from error
+        if "json" in output:
+            data = result.data | {option.name: paths.get(option) for option in self.outputs}
+            click.echo(json.dumps(data, indent=2, default=str, allow_nan=False))
+        else:
+            files = [f"{option.name:6} {path}" for option, path in paths.items()]
+            click.echo("\n".join([result.text, *([""] if files else []), *files]))
+
+    def _named_options(self, message: str) -> str:
+        """Options for the arguments that an error message of the library names."""
+        named = [
+            f"{option.name} is {option.opts[0]} {option.metavar or ''}".rstrip()
+            for option in self.options
+            if re.search(rf"\b{option.name}=", message)
+        ]
+        return f"\nOn the command line, {', '.join(named)}." if named else ""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options to the help, section by section."""
+        last = {"Output": [*self.sections["Output"], self.get_help_option(ctx)]}
+        for title, group in (self.sections | last).items():
+            with formatter.section(title):
+                formatter.write_dl([r for o in group if o and (r := o.get_help_record(ctx))])
+
+
+def show_messages(debug: bool) -> None:
+    """Show messages of scvenn on stderr, without colours, and others only with ``debug``."""
+    logger = logging.getLogger("scvi")
+    if not logger.handlers:  # else scvi-tools adds a coloured one, unreadable in a log file
+        logger.addHandler(logging.StreamHandler(sys.stderr))
+    if not debug:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"scvenn\b")
+        warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
