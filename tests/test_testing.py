@@ -77,7 +77,6 @@ class Geometric(Likelihood):
     effect = LOG_FOLD_CHANGE
     sparse_on_regression_scale = True
     squares_inform = False
-    standardised_in_screening = False
 
     @staticmethod
     def in_domain(values):

@@ -20,7 +20,7 @@ from scvenn.data.matrices import Matrix
 from scvenn.data.registry import Registry
 
 # What a user may pass for cells: positions, a boolean mask, or names.
-Indices = Sequence[int] | Sequence[bool] | Sequence[str] | np.ndarray | pd.Series | slice
+Indices = Any  # Sequence[int | bool | str] | np.ndarray | pd.Series | slice
 
 
 class Cells:

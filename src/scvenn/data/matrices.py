@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 from scvenn.data.checks import quoted
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats, inferred_likelihoods
 
-# CSR or dense, of float32
-Matrix = sp.csr_matrix | np.ndarray
+# CSR or dense, of float32 (scipy has no types that mypy could check)
+Matrix = Any
 
 # Values that are looked at in one go: bounds the memory of checks and statistics.
 _CHUNK = 10_000_000

@@ -131,13 +131,11 @@ class Likelihood(nn.Module):
     effect
         How means of two groups are compared.
     sparse_on_regression_scale
-        Whether 0 is 0 on the regression scale, so that sparse values stay sparse.
+        Whether 0 is 0 on the regression scale, so that values stay sparse. Screening then neither
+        standardises nor squares them: standardised rare features would be mostly noise.
     squares_inform
         Whether squares of values on that scale add to what the values themselves predict: not of 0
         and 1, and little of counts, most of which are 0 and 1.
-    standardised_in_screening
-        Whether features are of different units on that scale. If so, each is divided by its
-        standard deviation before principal components are taken.
     """
 
     name: str
@@ -152,7 +150,6 @@ class Likelihood(nn.Module):
     effect: Effect = DIFFERENCE
     sparse_on_regression_scale: bool = False
     squares_inform: bool = True
-    standardised_in_screening: bool = True
 
     mean_: Tensor
     scale_: Tensor

@@ -26,7 +26,6 @@ class _Counts(Likelihood):
     effect = LOG_FOLD_CHANGE
     sparse_on_regression_scale = True
     squares_inform = False
-    standardised_in_screening = False
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:

@@ -32,7 +32,6 @@ class Bernoulli(Likelihood):
     effect = DIFFERENCE_OF_FRACTIONS
     sparse_on_regression_scale = True
     squares_inform = False
-    standardised_in_screening = False
 
     @staticmethod
     def in_domain(values: np.ndarray) -> np.ndarray:

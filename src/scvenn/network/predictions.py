@@ -122,7 +122,9 @@ def predict(
     z_private = private.get(target, shared.new_zeros(len(shared), network.n_private[target]))
     covariates = network.covariates({**tensors, **(replaced or {})})
     branch = network.branch(target)
-    raw = branch.predict(shared, z_private, same_view, covariates)
+    # a cell without any source gets the prior's mean here, and NaN below
+    latents = shared.nan_to_num(0.0), z_private.nan_to_num(0.0)
+    raw = branch.predict(*latents, same_view, covariates)
     library = view.library
     if library_size is not None:
         library = torch.full_like(library, library_size)
@@ -184,15 +186,15 @@ def slopes(
 
     Returns
     -------
-    Shape (K, D). The prediction is the logarithm of the mean for counts; for all others it is the
-    output of the decoder: standard deviations of the feature, or logits.
+    Shape (K, D). What is predicted is the likelihood's ``linear_predictor``: the logarithm of the
+    mean for counts, standard deviations of the feature, or logits.
     """
     likelihood, covariates = network.likelihood(modality), network.covariates(tensors)
 
     def predicted(latent: Tensor) -> Tensor:
         of_shared, of_private = (latent, None) if private is None else (shared, latent)
         raw = _raw(network, modality, of_shared, of_private, covariates)
-        return likelihood.mean(raw, raw.new_ones(1)).log() if likelihood.of_counts else raw
+        return likelihood.linear_predictor(raw)
 
     moved = shared if private is None else private  # (B, K)
     # one direction at a time: all at once would hold K arrays of cells by features
@@ -236,11 +238,11 @@ def draw_from_prior(
         The covariates of all of them, as a minibatch of one cell.
     """
     minibatch = network.read({key: value.expand(n, -1) for key, value in tensors.items()}, [])
-    like = {"device": minibatch.covariates.device, "dtype": minibatch.covariates.dtype}
-    shared = torch.randn(n, network.n_shared, **like)
+    like = minibatch.covariates
+    shared = torch.randn(n, network.n_shared, device=like.device, dtype=like.dtype)
     drawn = {}
     for m in network.modalities:
-        private = torch.randn(n, network.n_private[m], **like)
+        private = torch.randn(n, network.n_private[m], device=like.device, dtype=like.dtype)
         raw = _raw(network, m, shared, private, minibatch.covariates)
         likelihood = network.likelihood(m)
         library = likelihood.library_.expand(n, 1)

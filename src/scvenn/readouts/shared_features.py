@@ -100,13 +100,15 @@ def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
     matrix, observed = cells.matrix(modality), cells.observed(modality)
     likelihood = net.likelihood(modality)
     try:
-        if likelihood.discrete:
+        if likelihood.sparse_on_regression_scale:
             counts = as_csr(matrix)
             scaled = likelihood.regression_scale(counts, row_sums(counts))
             return DiscreteValues(scaled, observed)
         # real values have no library size
         to_scale = partial(likelihood.regression_scale, library=np.ones((1, 1)))
-        return RealValues(matrix, observed, to_scale=to_scale)
+        return RealValues(
+            matrix, observed, to_scale=to_scale, with_squares=likelihood.squares_inform
+        )
     except ExtremeValueError as error:
         raise ValueError(
             f"Screening of modality {modality!r}: expected values with a finite variance, found "

@@ -185,6 +185,8 @@ class RealValues(Values):
         Which cells have the modality; boolean, (n,). Rows of others are not read.
     to_scale
         Turns values (n, some features) into those of the regression scale.
+    with_squares
+        Whether squares of values add to what the values themselves predict.
 
     Raises
     ------
@@ -198,9 +200,11 @@ class RealValues(Values):
         observed: np.ndarray | None = None,
         *,
         to_scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        with_squares: bool = True,
     ) -> None:
         self._matrix = sp.csc_matrix(matrix) if sp.issparse(matrix) else np.asarray(matrix)
         self._to_scale = to_scale
+        self._with_squares = with_squares
         self._set_moments(self._matrix.shape, _present(self._matrix.shape[0], observed))
 
     def _set_moments(self, shape: tuple[int, int], present: np.ndarray) -> None:
@@ -265,10 +269,15 @@ class RealValues(Values):
         return result
 
     def rows(self, rows: Any) -> RealValues:
-        return RealValues(self._matrix[rows], self._present[rows], to_scale=self._to_scale)
+        return RealValues(
+            self._matrix[rows],
+            self._present[rows],
+            to_scale=self._to_scale,
+            with_squares=self._with_squares,
+        )
 
-    def squares(self) -> Values:
-        return _Squares(self)
+    def squares(self) -> Values | None:
+        return _Squares(self) if self._with_squares else None
 
 
 class _Squares(RealValues):

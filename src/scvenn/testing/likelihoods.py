@@ -128,7 +128,6 @@ def _declarations(case: _Case) -> None:
         "separable",
         "sparse_on_regression_scale",
         "squares_inform",
-        "standardised_in_screening",
     ):
         value = getattr(cls, attribute, None)
         require(isinstance(value, bool), f"{attribute} is {value!r}, neither True nor False.")
