@@ -5,14 +5,22 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import scvi
 from mudata import MuData
 from scvi.model.base import VAEMixin
 
-from scvenn.data import AlignedManager, SetUpMixin, check_mudata, fields_of
+from scvenn.data import (
+    AlignedManager,
+    Indices,
+    SetUpMixin,
+    check_mudata,
+    choose_rows,
+    fields_of,
+)
+from scvenn.models.refused import RefusingMixin
 from scvenn.models.saving import SavingMixin, fingerprint
 from scvenn.models.training import TrainingMixin
 from scvenn.network import Design, SharedPrivateVAE
@@ -24,6 +32,7 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 class SharedPrivateModel(
     SetUpMixin,
+    RefusingMixin,
     InterpretationMixin,
     TrainingMixin,
     VAEMixin,
@@ -205,20 +214,25 @@ class SharedPrivateModel(
         labels
             Whether labels are read, as training does.
         """
+        names = cast(MuData, self.adata).obs_names
         before = self.adata_manager.check_unchanged(labels=labels)
         if before is None or self.train_indices is None:
             return
         for part in ("train", "validation", "test", "earlier_train"):
             rows = getattr(self, f"{part}_indices_")
             if rows is not None:
-                now = self.adata.obs_names.get_indexer(before[np.asarray(rows, dtype=int)])
+                now = names.get_indexer(before[np.asarray(rows, dtype=int)])
                 setattr(self, f"{part}_indices_", now[now >= 0])
-        self.trained_on_ = fingerprint(self.adata.obs_names)
+        self.trained_on_ = fingerprint(names)
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         """For scvi-tools' methods: the data to read, checked."""
         self.module.eval()
         return self._manager_of(adata).adata
+
+    def _make_data_loader(self, adata: MuData, indices: Indices | None = None, **how: Any) -> Any:
+        """For scvi-tools' methods: a loader of cells, which may be a mask or names as well."""
+        return super()._make_data_loader(adata, choose_rows(adata, indices), **how)
 
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
         """For scvi-tools' methods: a manager of the model's own data, or of other data."""

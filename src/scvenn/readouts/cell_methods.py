@@ -558,7 +558,7 @@ class ReadoutsMixin:
         if indices is not None or cells.mdata is not self.adata or self.train_indices is None:
             return cells
         parts = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
-        held_out = next((part for part in parts if part is not None and len(part)), [])
+        held_out = next((part for part in parts if part is not None and len(part)), ())
         return cells.take(np.asarray(held_out, dtype=int))
 
     def _cells_to_score(

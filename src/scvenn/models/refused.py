@@ -1,0 +1,39 @@
+"""Methods that scvi-tools' base classes bring along and that make no sense here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# What to use instead of each.
+_INSTEAD = {
+    "convert_legacy_save": "load(), which reads the files of all releases of scvenn",
+    "deregister_manager": "del: scvenn keeps data no longer than models and you do",
+    "differential_abundance": "embed(), and a tool for neighbourhoods of cells on X_shared",
+    "get_aggregated_posterior": "get_shared_representation() or get_private_representation()",
+    "get_marginal_ll": "get_elbo(), which is a lower bound of it",
+    "register_manager": "setup_mudata()",
+    "transfer_fields": "any read-out with new data, such as predict('rna', 'atac', new_mdata)",
+    "update_setup_method_args": "setup_mudata()",
+}
+
+
+def _refusing(name: str, instead: str) -> Callable[..., None]:
+    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise TypeError(f"{name}() is not offered by scvenn's models. Use {instead}.")
+
+    refuse.__name__ = name
+    refuse.__doc__ = f"Not offered: use {instead}."
+    return refuse
+
+
+class RefusingMixin:
+    """Refuses what does not work, with what to use instead; completion does not show it."""
+
+    def __dir__(self) -> Iterable[str]:
+        """Names that work."""
+        return [name for name in super().__dir__() if name not in (*_INSTEAD, "setup_anndata")]
+
+
+for _name, _instead in _INSTEAD.items():
+    setattr(RefusingMixin, _name, _refusing(_name, _instead))
