@@ -120,10 +120,10 @@ def test_likelihoods_are_listed_in_the_order_of_their_table_with_what_they_are_f
     expected = []
     for name, cls in LIKELIHOODS.items():
         summary = getattr(cls, "summary", None)
-        expected.append(f"{name} ({summary})" if summary else name)
-    assert likelihoods() == ", ".join(expected)
+        expected.append(f"{name}: {summary}" if summary else name)
+    assert likelihoods() == "; ".join(expected)
     (option,) = (o for o in main.commands["train"].params if o.name == "likelihoods")
-    assert ", ".join(expected) in option.help
+    assert "; ".join(expected) in option.help
 
 
 TABLE = """
