@@ -120,10 +120,10 @@ def test_likelihoods_are_listed_in_the_order_of_their_table_with_what_they_are_f
     expected = []
     for name, cls in LIKELIHOODS.items():
         summary = getattr(cls, "summary", None)
-        expected.append(f"{name} ({summary})" if summary else name)
-    assert likelihoods() == ", ".join(expected)
+        expected.append(f"{name}: {summary}" if summary else name)
+    assert likelihoods() == "; ".join(expected)
     (option,) = (o for o in main.commands["train"].params if o.name == "likelihoods")
-    assert ", ".join(expected) in option.help
+    assert "; ".join(expected) in option.help
 
 
 TABLE = """
@@ -275,28 +275,28 @@ def test_the_json_of_train_names_files_versions_and_log_likelihoods(data):
     result = run(
         "train", data, "--out", "out.h5mu", "--save", "model", "--json", "--max-epochs", 12
     )
-    told = json.loads(result.stdout)
-    assert (told["out"], told["save"], told["report"]) == ("out.h5mu", "model", None)
-    assert told["versions"]["torch"] == version("torch")
-    assert told["obsm"] == {
+    reported = json.loads(result.stdout)
+    assert (reported["out"], reported["save"], reported["report"]) == ("out.h5mu", "model", None)
+    assert reported["versions"]["torch"] == version("torch")
+    assert reported["obsm"] == {
         "X_shared": [60, 10],
         "X_private_rna": [60, 10],
         "X_private_atac": [60, 10],
     }
     model = scvenn.MMVAEpp.load("model")
     history = model.history["log_likelihood_rna->atac_validation"]
-    kept = history.iloc[told["best_epoch"] - 1].item()
-    assert told["log_likelihood"]["rna->atac"]["validation"] == pytest.approx(kept)
+    kept = history.iloc[reported["best_epoch"] - 1].item()
+    assert reported["log_likelihood"]["rna->atac"]["validation"] == pytest.approx(kept)
 
 
-def test_the_epoch_that_is_told_is_the_one_whose_weights_are_kept(data):
-    told = json.loads(
+def test_the_epoch_in_the_result_is_the_one_whose_weights_are_kept(data):
+    reported = json.loads(
         run(
             "train", data, "--out", "o.h5mu", "--save", "model", "--json", "--max-epochs", 30
         ).stdout
     )
     losses = scvenn.MMVAEpp.load("model").history["validation_loss"].iloc[:, 0]
-    assert losses.iloc[3:].astype(float).argmin() + 3 == told["best_epoch"] - 1
+    assert losses.iloc[3:].astype(float).argmin() + 3 == reported["best_epoch"] - 1
 
 
 def test_all_cells_may_be_trained_on(data):
@@ -354,9 +354,9 @@ def test_the_file_that_train_wrote_can_be_evaluated(trained):
 def test_data_sets_are_listed_with_the_files_they_are_read_from(monkeypatch, tmp_path):
     monkeypatch.setenv("SCVENN_DATA", str(tmp_path))
     (tmp_path / "cll.h5mu").touch()
-    told = run("datasets").stdout
-    assert all(name in told for name in scvenn.datasets.__all__)
-    assert str(tmp_path / "cll.h5mu") in told
+    listing = run("datasets").stdout
+    assert all(name in listing for name in scvenn.datasets.__all__)
+    assert str(tmp_path / "cll.h5mu") in listing
     rows = json.loads(run("datasets", "list", "--json").stdout)["datasets"]
     assert {"cll": str(tmp_path / "cll.h5mu")}.items() <= {
         r["name"]: r["where"] for r in rows
@@ -454,9 +454,9 @@ def test_a_file_that_does_not_exist_is_a_wrong_command_line():
 
 def test_an_anndata_is_refused_with_the_way_to_a_mudata(small):
     small["rna"].write("rna.h5ad")
-    told = refused("train", "rna.h5ad", "--out", "out.h5mu")
-    assert "holds an AnnData of one modality" in told
-    assert "mudata.MuData({'rna':" in told
+    message = refused("train", "rna.h5ad", "--out", "out.h5mu")
+    assert "holds an AnnData of one modality" in message
+    assert "mudata.MuData({'rna':" in message
 
 
 def test_files_that_are_not_hdf5_or_were_cut_off_are_refused(data):
@@ -468,15 +468,15 @@ def test_files_that_are_not_hdf5_or_were_cut_off_are_refused(data):
 
 def test_a_folder_without_a_model_is_refused(data):
     Path("model").mkdir()
-    told = refused("embed", "model", data, "--out", "out.h5mu")
-    assert "No model found: model/model.pt does not exist" in told
+    message = refused("embed", "model", data, "--out", "out.h5mu")
+    assert "No model found: model/model.pt does not exist" in message
 
 
 def test_evaluate_refuses_cells_that_the_model_was_not_trained_on(trained):
     mdata = mudata.read_h5mu(trained)
     mdata[::-1].copy().write("reversed.h5mu")
-    told = refused("evaluate", "model", "reversed.h5mu")
-    assert "Load it with the data it was trained on, its cells in the same order" in told
+    message = refused("evaluate", "model", "reversed.h5mu")
+    assert "Load it with the data it was trained on, its cells in the same order" in message
 
 
 def test_nothing_is_left_of_a_result_that_could_not_be_written(data, monkeypatch):
@@ -485,8 +485,8 @@ def test_nothing_is_left_of_a_result_that_could_not_be_written(data, monkeypatch
         raise OSError("No space left on device")
 
     monkeypatch.setattr(mudata.MuData, "write", write)
-    told = refused("train", data, "--out", "out.h5mu", *QUICK)
-    assert "No space left on device" in told
+    message = refused("train", data, "--out", "out.h5mu", *QUICK)
+    assert "No space left on device" in message
 
 
 def test_what_is_there_is_replaced_when_asked_for(trained):

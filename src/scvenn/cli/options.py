@@ -92,5 +92,5 @@ def likelihoods() -> str:
         }
         if "name" in constants:
             summary = constants.get("summary")  # None until each class has one
-            texts.append(f"{constants['name']} ({summary})" if summary else constants["name"])
-    return ", ".join(texts)
+            texts.append(f"{constants['name']}: {summary}" if summary else constants["name"])
+    return "; ".join(texts)

@@ -17,8 +17,8 @@ from scvenn.cli.options import Arguments, likelihoods
 DATA = f"""
 --modality MODALITY... (modalities): Modality to use; repeat it for each. Default: all.
 --layer MODALITY=LAYER (layers): Layer to read instead of .X, such as rna=counts.
---likelihood auto|MODALITY=NAME (likelihoods): Distribution of the values: {likelihoods()}.
-    auto infers it from the values. Default: auto.
+--likelihood auto|MODALITY=NAME (likelihoods): Distribution of the values; auto infers it from
+    them. Names are {likelihoods()}. Default: auto.
 --labels COLUMN (labels_key): Column of obs with classes, such as cell types, for the shared latent
     to separate. Training is unsupervised without it.
 --unlabeled VALUE (unlabeled_category): Value of the labels that, as a missing one, means 'unknown'.
