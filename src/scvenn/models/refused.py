@@ -15,6 +15,10 @@ _INSTEAD = {
     "register_manager": "setup_mudata()",
     "transfer_fields": "any read-out with new data, such as predict('rna', 'atac', new_mdata)",
     "update_setup_method_args": "setup_mudata()",
+    "view_anndata_setup": "print(model) and model.registry['setup_args']",
+    "view_registry": "model.registry",
+    "view_setup_args": "load_registry(dir_path)['setup_args']",
+    "view_setup_method_args": "model.registry['setup_args']",
 }
 
 
