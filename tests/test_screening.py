@@ -142,6 +142,21 @@ def test_principal_components_are_those_of_what_covariates_leave(form):
     np.testing.assert_allclose(np.abs(found.T @ left), np.eye(3), atol=1e-6)
 
 
+def test_many_covariates_leave_components_of_few_features():
+    rng = np.random.default_rng(0)
+    basis = covariate_basis(60, np.eye(12)[rng.integers(12, size=60)])
+    found = principal_components(RealValues(rng.normal(size=(60, 6))), basis, 10, rng)
+    assert found.shape == (60, 4)
+
+
+def test_components_of_many_sources_are_fewer_than_cells():
+    rng = np.random.default_rng(0)
+    sources = [RealValues(rng.normal(size=(30, 40))) for _ in range(3)]
+    fit = LeastSquares.on(sources, covariate_basis(30, None), rng)
+    target = RealValues(rng.normal(size=(30, 5)))
+    assert np.isfinite(fit.r2(target, np.arange(30))).all()
+
+
 def test_a_relation_spread_over_many_sparse_features_is_found():
     """A programme that shifts the rate of every peak by little; no single peak predicts much."""
     rng = np.random.default_rng(0)
