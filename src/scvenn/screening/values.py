@@ -134,8 +134,8 @@ class DiscreteValues(Values):
         if missing.any():
             self._missing = sp.csr_matrix((missing, features, csr.indptr), shape=self.shape)
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = sums(features, np.square(values - self._mean[features]))
-            squares += (n_present - sums(features)) * np.square(self._mean)  # of zeros
+            of_zeros = (n_present - sums(features)) * np.square(self._mean)
+            squares = of_zeros + sums(features, np.square(values - self._mean[features]))
         self._scale = _scale(self._mean, squares / max(1, n), lambda j: values[features == j])
 
     def blocks(self) -> Iterator[Block]:
