@@ -183,7 +183,7 @@ class InterpretationMixin(ReadoutsMixin):
         """How well the other modalities predict each feature, and whether that is no accident.
 
         The score is the leave-one-out R² of a ridge regression on all features of the other
-        modalities and, if they are not sparse, their squares, in training cells; counts are on the
+        modalities and, if they are real-valued, their squares, in training cells; counts are on the
         scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
         reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
         called *related* if that holds of itself or its square, or if the labels of a supervised
