@@ -1,7 +1,8 @@
 """The published models, the class that they share, and how they are trained, saved and sized.
 
 In reading order: ``published`` (a docstring and an objective each), ``base`` (the constructor and
-``train``), ``training`` (what is added to scvi-tools' runner), ``saving``, ``latent_sizes``.
+``train``), ``training`` (what is added to scvi-tools' runner), ``divergence`` (what is said where
+the loss is not finite), ``saving``, ``latent_sizes``.
 """
 
 from scvenn.models.base import SharedPrivateModel
