@@ -1,4 +1,4 @@
-"""Construction, training, saving and loading."""
+"""Construction, saving and loading."""
 
 import importlib.metadata
 
@@ -9,20 +9,9 @@ import torch
 
 import scvenn
 from scvenn import Objective, SharedPrivateModel, Term
-from scvenn.models.base import _default_max_epochs
-from tests.conftest import MODELS, QUIET, shuffled, three_modalities
+from tests.conftest import MODELS, QUIET, three_modalities
 
 SMALL = {"n_shared": 3, "n_private": 2, "n_hidden": 16}
-
-
-def embeddings(model):
-    return {key: model.adata.obsm[key] for key in model.adata.obsm if key.startswith("X_")}
-
-
-def assert_same_bits(one, two):
-    assert set(one) == set(two)
-    for key in one:
-        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 def trained(cls, mdata, epochs=2, **kwargs):
@@ -30,146 +19,6 @@ def trained(cls, mdata, epochs=2, **kwargs):
     model = cls(mdata, **SMALL, **kwargs)
     model.train(epochs, **QUIET)
     return model
-
-
-# ------------------------------------------------------------------------------- training
-
-
-def test_every_model_trains_on_three_modalities(model_class, mdata):
-    """nb + normal + bernoulli, with missing cells and entries, batches and labels."""
-    model_class.setup_mudata(
-        mdata, labels_key="cell_type", unlabeled_category="type0", batch_key="batch"
-    )
-    model = trained(model_class, mdata, epochs=3, encode_covariates=True)
-    assert np.isfinite(model.history["elbo_train"].to_numpy(float)).all()
-    assert mdata.obsm["X_shared"].shape == (mdata.n_obs, 3)
-    assert np.isfinite(mdata.obsm["X_shared"]).all()
-
-
-def test_training_lowers_the_loss(model_class, mdata):
-    model = trained(model_class, mdata, epochs=15)
-    elbo = model.history["elbo_validation"].to_numpy(float).ravel()
-    assert elbo[-1] < elbo[0]
-
-
-def test_a_seed_gives_the_same_bits(model_class, incomplete):
-    one = embeddings(trained(model_class, incomplete.copy()))
-    assert_same_bits(one, embeddings(trained(model_class, incomplete.copy())))
-    scvi.settings.seed = 1
-    other = model_class(incomplete, **SMALL)
-    other.train(2, **QUIET)
-    assert not np.array_equal(one["X_shared"], incomplete.obsm["X_shared"])
-
-
-@pytest.mark.parametrize("modality", ["rna", "meth", "peaks"])
-def test_shuffling_the_rows_of_one_modality_changes_no_bit(model_class, mdata, modality):
-    other = shuffled(mdata, modality)
-    assert list(other[modality].obs_names) != list(mdata[modality].obs_names)
-    one, two = trained(model_class, mdata), trained(model_class, other)
-    assert_same_bits(embeddings(one), embeddings(two))
-    rows = mdata[modality].obs_names
-    np.testing.assert_array_equal(
-        mdata[modality].obsm["X_private"],
-        other[modality].obsm["X_private"][other[modality].obs_names.get_indexer(rows)],
-    )
-
-
-def test_the_history_holds_what_users_watch(model_class, mdata):
-    model_class.setup_mudata(mdata, labels_key="cell_type")
-    history = trained(model_class, mdata).history
-    for mode in ("train", "validation"):
-        expected = ["elbo", "kl_shared", "log_likelihood_labels", "accuracy_labels"]
-        for a in mdata.mod:
-            expected.append(f"kl_private_{a}")
-            expected += [f"log_likelihood_{a}->{b}" for b in mdata.mod]
-        for name in expected:
-            values = history[f"{name}_{mode}"].to_numpy(float)
-            assert len(values) == 2, name
-            assert np.isfinite(values).all(), name
-    assert "validation_loss" in history
-    assert "train_loss" in history
-
-
-def test_records_are_means_over_the_cells_they_concern():
-    """With all training cells in one minibatch the record is the plain mean."""
-    mdata = three_modalities(missing=0.4, n_obs=80)
-    scvi.settings.seed = 0
-    model = scvenn.MMVAE(mdata, **SMALL)
-    model.train(1, batch_size=7, train_size=0.5, plan_kwargs={"lr": 0.0}, **QUIET)
-    loader = model._make_data_loader(mdata, indices=model.validation_indices)
-    recorded = float(model.history["kl_private_rna_validation"].iloc[0, 0])
-    values = torch.cat([model.module(t)[2].extra_metrics["kl_private_rna"] for t in loader])
-    assert values.isnan().any()
-    assert recorded == pytest.approx(values.nanmean().item(), rel=1e-5)
-
-
-def test_a_record_that_concerns_no_cell_is_not_a_number():
-    """No validation cell has atac: nothing says how well it is predicted, least of all 0."""
-    mdata = scvenn.datasets.simulate_counts(80, n_features=20)
-    mdata.mod["atac"] = mdata["atac"][:60].copy()
-    model = scvenn.MMVAE(mdata, **SMALL)
-    split = {"external_indexing": [np.arange(60), np.arange(60, 80)]}
-    model.train(1, datasplitter_kwargs=split, **QUIET)
-    of_atac = model.history["log_likelihood_rna->atac_validation"].to_numpy(float)
-    assert np.isnan(of_atac).all()
-    assert np.isfinite(model.history["log_likelihood_rna->rna_validation"].to_numpy(float)).all()
-
-
-def test_the_warm_up_fits_the_epochs(small):
-    model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(40, early_stopping=False, **QUIET)
-    weights = model.history["kl_weight"].to_numpy(float).ravel()
-    np.testing.assert_allclose(weights, [0, 0.25, 0.5, 0.75] + 36 * [1])
-
-
-@pytest.mark.parametrize(("steps", "epochs"), [(1, 400), (7, 400), (72, 56), (7000, 20)])
-def test_default_epochs_make_about_four_thousand_steps(steps, epochs):
-    assert _default_max_epochs(steps) == epochs
-
-
-def test_training_without_validation_cells(small):
-    model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(2, train_size=1.0, **QUIET)
-    assert "elbo_train" in model.history
-
-
-def test_training_stops_early_after_the_warm_up(small):
-    model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(50, early_stopping_patience=1, plan_kwargs={"lr": 0.1}, **QUIET)
-    assert 5 < len(model.history["elbo_validation"]) < 50
-
-
-def test_training_returns_to_the_best_epoch(small):
-    """The embeddings are those of a run that ends at the epoch with the best validation loss."""
-    plan = {"lr": 0.05, "n_epochs_kl_warmup": 1}
-    scvi.settings.seed = 0
-    stopped = scvenn.MMVAEpp(small, **SMALL)
-    stopped.train(40, early_stopping_patience=5, plan_kwargs=plan, **QUIET)
-    losses = stopped.history["validation_loss"].to_numpy(float).ravel()
-    best = 1 + losses[1:].argmin()
-    assert best < len(losses) - 1
-    assert stopped.best_epoch_ == best
-    scvi.settings.seed = 0
-    exact = scvenn.MMVAEpp(small, **SMALL)
-    exact.train(int(best) + 1, early_stopping=False, plan_kwargs=plan, **QUIET)
-    np.testing.assert_array_equal(
-        stopped.get_shared_representation(), exact.get_shared_representation()
-    )
-
-
-def test_write_obsm_can_be_left_out(small):
-    model = scvenn.MMVAEpp(small, **SMALL)
-    model.train(1, write_obsm=False, **QUIET)
-    assert not [key for key in small.obsm if key.startswith("X_")]
-
-
-def test_an_objective_of_ones_own(small):
-    objective = Objective(
-        (Term(("rna",), ("rna", "atac")), Term(("atac",), ("atac",), ("atac",))), reduction="sum"
-    )
-    model = trained(SharedPrivateModel, small, objective=objective)
-    assert np.isfinite(model.get_shared_representation(from_modalities="rna")).all()
-    assert "log_likelihood_atac->rna_validation" in model.history
 
 
 # ------------------------------------------------------------------------------- construction
@@ -262,12 +111,6 @@ def test_an_objective_must_fit_the_data(small):
     objective = Objective((Term(("rna",), ("rna", "adt")),))
     with pytest.raises(ValueError, match=r"names \['adt'\]"):
         SharedPrivateModel(small, objective=objective)
-
-
-@pytest.mark.parametrize("arguments", [{"max_epochs": 0}, {"batch_size": 0}])
-def test_training_arguments_out_of_range_are_refused(small, arguments):
-    with pytest.raises(ValueError, match="expected an integer of at least 1"):
-        scvenn.MMVAEpp(small).train(**arguments)
 
 
 # ------------------------------------------------------------------------------- save and load

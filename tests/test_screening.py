@@ -548,10 +548,10 @@ def test_scores_and_networks_are_saved(trained):
 
 
 def test_training_further_keeps_what_was_screened(trained):
-    """Other training cells find other features; the networks of those learned stay."""
+    """The networks of the features that were learned stay."""
     table = trained.get_shared_scores()
     weight = trained.module.branches[0].cross_decoder.out.weight.clone()
-    trained.train(1, shuffle_set_split=False, **QUIET)
+    trained.train(1, **QUIET)
     pd.testing.assert_frame_equal(trained.get_shared_scores(), table)
     torch.testing.assert_close(
         trained.module.branches[0].cross_decoder.out.weight, weight, atol=0.1, rtol=0

@@ -160,7 +160,7 @@ class SharedPrivateModel(
             n_categories=found.n_categories,
             continuous=found.continuous,
             n_classes=len(found.classes),
-        )
+        ).float()  # whatever PyTorch's default is
         self._model_summary_string = (
             f"{type(self).__name__} of {', '.join(found.modalities)}: n_shared {design.n_shared}, "
             f"n_private {dict(design.n_private)}, n_hidden {n_hidden}, n_layers {n_layers}"

@@ -28,6 +28,9 @@ from scvenn.models.saving import fingerprint
 
 logger = logging.getLogger("scvi.scvenn")
 
+# Where each loss is looked at; elsewhere that would have the device wait for the host.
+_CHECKED_IN_EACH_STEP = ("cpu",)
+
 Weights = dict[str, Tensor]
 
 
@@ -71,8 +74,7 @@ class HistoryPlan(TrainingPlan):
     def _counted(self, batch: dict[str, Tensor], means: _Means) -> Tensor:
         """Loss of a minibatch, after counting its cells; logging waits for the epoch's end."""
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        # elsewhere, looking at each loss would have the device wait for the host
-        if output.loss.device.type == "cpu" and not output.loss.isfinite():
+        if output.loss.device.type in _CHECKED_IN_EACH_STEP and not output.loss.isfinite():
             self._stop(batch, output, means)
         with torch.inference_mode():
             (reconstruction,) = output.reconstruction_loss.values()

@@ -1,0 +1,713 @@
+"""Training: what it learns from, what it records, and how it ends."""
+
+import copy
+import os
+import pickle
+import signal
+
+import numpy as np
+import pytest
+import scvi
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+import scvenn
+from scvenn import Objective, SharedPrivateModel, Term
+from scvenn.models import training
+from scvenn.models.training import _default_max_epochs
+from scvenn.readouts import shared_features
+from tests.conftest import QUIET, shuffled, three_modalities
+from tests.test_model import SMALL, trained
+
+
+def embeddings(model):
+    return {key: model.adata.obsm[key] for key in model.adata.obsm if key.startswith("X_")}
+
+
+def assert_same_bits(one, two):
+    assert set(one) == set(two)
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+
+
+def test_every_model_trains_on_three_modalities(model_class, mdata):
+    """nb + normal + bernoulli, with missing cells and entries, batches and labels."""
+    model_class.setup_mudata(
+        mdata, labels_key="cell_type", unlabeled_category="type0", batch_key="batch"
+    )
+    model = trained(model_class, mdata, epochs=3, encode_covariates=True)
+    assert np.isfinite(model.history["elbo_train"].to_numpy(float)).all()
+    assert mdata.obsm["X_shared"].shape == (mdata.n_obs, 3)
+    assert np.isfinite(mdata.obsm["X_shared"]).all()
+
+
+def test_training_lowers_the_loss(model_class, mdata):
+    model = trained(model_class, mdata, epochs=15)
+    elbo = model.history["elbo_validation"].to_numpy(float).ravel()
+    assert elbo[-1] < elbo[0]
+
+
+def test_a_seed_gives_the_same_bits(model_class, incomplete):
+    one = embeddings(trained(model_class, incomplete.copy()))
+    assert_same_bits(one, embeddings(trained(model_class, incomplete.copy())))
+    scvi.settings.seed = 1
+    other = model_class(incomplete, **SMALL)
+    other.train(2, **QUIET)
+    assert not np.array_equal(one["X_shared"], incomplete.obsm["X_shared"])
+
+
+@pytest.mark.parametrize("modality", ["rna", "meth", "peaks"])
+def test_shuffling_the_rows_of_one_modality_changes_no_bit(model_class, mdata, modality):
+    other = shuffled(mdata, modality)
+    assert list(other[modality].obs_names) != list(mdata[modality].obs_names)
+    one, two = trained(model_class, mdata), trained(model_class, other)
+    assert_same_bits(embeddings(one), embeddings(two))
+    rows = mdata[modality].obs_names
+    np.testing.assert_array_equal(
+        mdata[modality].obsm["X_private"],
+        other[modality].obsm["X_private"][other[modality].obs_names.get_indexer(rows)],
+    )
+
+
+def test_the_history_holds_what_users_watch(model_class, mdata):
+    model_class.setup_mudata(mdata, labels_key="cell_type")
+    history = trained(model_class, mdata).history
+    for mode in ("train", "validation"):
+        expected = ["elbo", "kl_shared", "log_likelihood_labels", "accuracy_labels"]
+        for a in mdata.mod:
+            expected.append(f"kl_private_{a}")
+            expected += [f"log_likelihood_{a}->{b}" for b in mdata.mod]
+        for name in expected:
+            values = history[f"{name}_{mode}"].to_numpy(float)
+            assert len(values) == 2, name
+            assert np.isfinite(values).all(), name
+    assert "validation_loss" in history
+    assert "train_loss" in history
+
+
+def test_records_are_means_over_the_cells_they_concern():
+    """With all training cells in one minibatch the record is the plain mean."""
+    mdata = three_modalities(missing=0.4, n_obs=80)
+    scvi.settings.seed = 0
+    model = scvenn.MMVAE(mdata, **SMALL)
+    model.train(1, batch_size=7, train_size=0.5, plan_kwargs={"lr": 0.0}, **QUIET)
+    loader = model._make_data_loader(mdata, indices=model.validation_indices)
+    recorded = float(model.history["kl_private_rna_validation"].iloc[0, 0])
+    values = torch.cat([model.module(t)[2].extra_metrics["kl_private_rna"] for t in loader])
+    assert values.isnan().any()
+    assert recorded == pytest.approx(values.nanmean().item(), rel=1e-5)
+
+
+def test_a_record_that_concerns_no_cell_is_not_a_number():
+    """No validation cell has atac: nothing says how well it is predicted, least of all 0."""
+    mdata = scvenn.datasets.simulate_counts(80, n_features=20)
+    mdata.mod["atac"] = mdata["atac"][:60].copy()
+    model = scvenn.MMVAE(mdata, **SMALL)
+    split = {"external_indexing": [np.arange(60), np.arange(60, 80)]}
+    model.train(1, datasplitter_kwargs=split, **QUIET)
+    of_atac = model.history["log_likelihood_rna->atac_validation"].to_numpy(float)
+    assert np.isnan(of_atac).all()
+    assert np.isfinite(model.history["log_likelihood_rna->rna_validation"].to_numpy(float)).all()
+
+
+def test_the_warm_up_fits_the_epochs(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(40, early_stopping=False, **QUIET)
+    weights = model.history["kl_weight"].to_numpy(float).ravel()
+    np.testing.assert_allclose(weights, [0, 0.25, 0.5, 0.75] + 36 * [1])
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 400), (7, 400), (72, 56), (7000, 20)])
+def test_default_epochs_make_about_four_thousand_steps(steps, epochs):
+    assert _default_max_epochs(steps) == epochs
+
+
+def test_training_without_validation_cells(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(2, train_size=1.0, **QUIET)
+    assert "elbo_train" in model.history
+
+
+def test_training_stops_early_after_the_warm_up(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(50, early_stopping_patience=1, plan_kwargs={"lr": 0.1}, **QUIET)
+    assert 5 < len(model.history["elbo_validation"]) < 50
+
+
+def test_training_returns_to_the_best_epoch(small):
+    """The embeddings are those of a run that ends at the epoch with the best validation loss."""
+    plan = {"lr": 0.05, "n_epochs_kl_warmup": 1}
+    scvi.settings.seed = 0
+    stopped = scvenn.MMVAEpp(small, **SMALL)
+    stopped.train(40, early_stopping_patience=5, plan_kwargs=plan, **QUIET)
+    losses = stopped.history["validation_loss"].to_numpy(float).ravel()
+    best = 1 + losses[1:].argmin()
+    assert best < len(losses) - 1
+    assert stopped.best_epoch_ == best
+    scvi.settings.seed = 0
+    exact = scvenn.MMVAEpp(small, **SMALL)
+    exact.train(int(best) + 1, early_stopping=False, plan_kwargs=plan, **QUIET)
+    np.testing.assert_array_equal(
+        stopped.get_shared_representation(), exact.get_shared_representation()
+    )
+
+
+def test_write_obsm_can_be_left_out(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(1, write_obsm=False, **QUIET)
+    assert not [key for key in small.obsm if key.startswith("X_")]
+
+
+def test_an_objective_of_ones_own(small):
+    objective = Objective(
+        (Term(("rna",), ("rna", "atac")), Term(("atac",), ("atac",), ("atac",))), reduction="sum"
+    )
+    model = trained(SharedPrivateModel, small, objective=objective)
+    assert np.isfinite(model.get_shared_representation(from_modalities="rna")).all()
+    assert "log_likelihood_atac->rna_validation" in model.history
+
+
+@pytest.mark.parametrize("arguments", [{"max_epochs": 0}, {"batch_size": 0}])
+def test_training_arguments_out_of_range_are_refused(small, arguments):
+    with pytest.raises(ValueError, match="expected an integer of at least 1"):
+        scvenn.MMVAEpp(small).train(**arguments)
+
+
+# ------------------------------------------------------------------------------- the ends
+
+SCVENN = ("scvi.scvenn", "WARNING")
+
+
+class Raise(Callback):
+    """Raises an error at a hook of the third epoch."""
+
+    def __init__(self, error, hook="on_train_epoch_end", epoch=2):
+        self.error, self.epoch = error, epoch
+        setattr(self, hook, self.act)
+
+    def act(self, trainer, *args):
+        if trainer.current_epoch == self.epoch:
+            if self.error is KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGINT)  # as a user's Ctrl-C
+            raise self.error("stop")
+
+
+class Refuses(Logger):
+    """A logger that breaks in the third epoch."""
+
+    name = version = "refuses"
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        if metrics.get("epoch") == 2:
+            raise OSError("disk full")
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.module.state_dict().items()}
+
+
+def assert_same_weights(one, two, but=()):
+    assert set(one) == set(two)
+    for name in set(one) - set(but):
+        assert torch.equal(one[name], two[name]), name
+
+
+def said(caplog):
+    """What scvenn warned of in its log."""
+    return [r.getMessage() for r in caplog.records if (r.name, r.levelname) == SCVENN]
+
+
+def assert_usable(model, small):
+    """Trained, deterministic despite dropout, the same after saving, and trainable."""
+    assert model.is_trained_
+    assert not any(module.training for module in model.module.modules())
+    before = model.get_latent_representation()
+    np.testing.assert_array_equal(before, model.get_latent_representation())
+    model.save("model")
+    loaded = type(model).load("model", small)
+    np.testing.assert_array_equal(before, loaded.get_latent_representation())
+    assert loaded.best_epoch_ == model.best_epoch_
+    assert loaded.train_params_["max_epochs"] == "9"
+    assert not set(loaded.train_indices) & set(loaded.validation_indices)
+    loaded.evaluate()
+    assert len({len(records) for records in model.history.values()}) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_batch_end", "on_train_end"])
+def test_a_training_that_is_stopped_leaves_a_usable_model(small, error, hook, caplog, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    model = scvenn.MMVAEpp(small, **SMALL)
+    stop = Raise(error, hook, epoch=9 if hook == "on_train_end" else 2)
+    with pytest.raises(error):
+        model.train(9, callbacks=[stop], plan_kwargs={"n_epochs_kl_warmup": 0}, **QUIET)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "raised during training" not in capsys.readouterr().out  # as scvi-tools prints
+    n_finished = 9 if hook == "on_train_end" else 2
+    assert len(model.history["train_loss"]) == n_finished
+    losses = model.history["validation_loss"].to_numpy(float).ravel()
+    assert model.best_epoch_ == losses.argmin()
+    assert "X_shared" not in small.obsm
+    (line,) = said(caplog)
+    assert f"weights of epoch {model.best_epoch_}" in line
+    assert "call model.embed()" in line
+    assert_usable(model, small)
+
+
+def test_an_interrupted_training_returns_to_the_best_epoch_so_far(small):
+    """The weights are those of a training that ended there."""
+    plan = {"lr": 0.05, "n_epochs_kl_warmup": 0}
+    scvi.settings.seed = 0
+    stopped = scvenn.MMVAEpp(small, **SMALL)
+    stop = Raise(KeyboardInterrupt, epoch=12)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train(40, callbacks=[stop], plan_kwargs=plan, **QUIET)
+    assert 0 < stopped.best_epoch_ < 11
+    scvi.settings.seed = 0
+    exact = scvenn.MMVAEpp(small, **SMALL)
+    epochs = int(stopped.best_epoch_) + 1
+    exact.train(epochs, early_stopping=False, plan_kwargs=plan, **QUIET)
+    exact._forget_estimates()
+    assert_same_weights(weights(stopped), weights(exact))
+
+
+def test_without_early_stopping_the_last_finished_epoch_is_kept(small):
+    scvi.settings.seed = 0
+    stopped = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train(9, early_stopping=False, callbacks=[Raise(KeyboardInterrupt)], **QUIET)
+    assert stopped.best_epoch_ == -1
+    scvi.settings.seed = 0
+    exact = scvenn.MMVAE(small, **SMALL)
+    plan = {"n_epochs_kl_warmup": 1}  # as of nine epochs
+    exact.train(2, early_stopping=False, plan_kwargs=plan, **QUIET)
+    assert_same_weights(weights(stopped), weights(exact))
+
+
+def test_an_error_of_a_logger_leaves_a_usable_model(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(OSError, match="disk full"):
+        model.train(9, logger=Refuses(), **QUIET)
+    assert model.is_trained_
+    assert np.isfinite(model.get_shared_representation()).all()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_stopped_in_the_first_epoch_a_model_is_not_trained(small, error, caplog):
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(error):
+        model.train(9, train_size=1.0, callbacks=[Raise(error, epoch=0)], **QUIET)
+    assert not model.is_trained_
+    assert model.train_indices is None
+    assert not model.history
+    (line,) = said(caplog)
+    assert "No epoch was finished" in line
+    model.train(1, **QUIET)
+    assert_finite(model)
+
+
+def assert_finite(model):
+    assert np.isfinite(model.get_shared_representation()).all()
+
+
+def test_a_later_training_stopped_at_once_changes_nothing(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(3, **QUIET)
+    before, history, best = weights(model), len(model.history["train_loss"]), model.best_epoch_
+    with pytest.raises(KeyboardInterrupt):
+        model.train(9, callbacks=[Raise(KeyboardInterrupt, epoch=0)], **QUIET)
+    assert_same_weights(before, weights(model))
+    assert (len(model.history["train_loss"]), model.best_epoch_) == (history, best)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, np.linalg.LinAlgError])
+def test_screening_that_fails_leaves_the_model_as_it_was(small, error, monkeypatch):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    before = weights(model)
+    calls = []
+
+    def screen(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise error("not positive definite")
+        return real(*args, **kwargs)
+
+    real = shared_features.screen
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else ValueError
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_features, "screen", screen)
+        with pytest.raises(expected) as found:
+            model.train(2, **QUIET)
+    if expected is ValueError:
+        assert "screening" in str(found.value)
+        assert "not positive definite" in str(found.value)
+    assert model.screening_ is None
+    assert not model.is_trained_
+    assert_same_weights(before, weights(model))
+    model.train(2, **QUIET)
+    assert_finite(model)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, np.linalg.LinAlgError])
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [
+        ("_weigh_experts", "weighing the experts"),
+        ("_learn_faint", "estimating weak effects"),
+        ("embed", "embedding the cells"),
+    ],
+)
+def test_a_failure_after_training_keeps_the_networks(
+    small, error, method, named, monkeypatch, caplog
+):
+    def fail(self, *args):
+        raise error("not positive definite")
+
+    model = scvenn.MMVAEpp(small, **SMALL)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else ValueError
+    with monkeypatch.context() as patch:
+        patch.setattr(scvenn.MMVAEpp, method, fail)
+        with pytest.raises(expected) as found:
+            model.train(9, **QUIET)
+    text = said(caplog)[0] if error is KeyboardInterrupt else str(found.value)
+    assert (error is KeyboardInterrupt) or named in text
+    assert "The networks are trained" in text
+    assert_usable(model, small)
+
+
+# ------------------------------------------------------------------------------- divergence
+
+
+def test_a_diverged_training_is_one_error_and_writes_nothing(small):
+    model = scvenn.MMVAEpp(small, **SMALL, screen=False)
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"diverged in epoch \d") as found:
+        model.train(5, plan_kwargs={"lr": 1e6}, **QUIET)
+    for words in ("plan_kwargs={'lr': 100000}", "given", "feature", "cell", "modality"):
+        assert words in str(found.value)
+    assert "X_shared" not in small.obsm
+    assert all(value.isfinite().all() for value in weights(model).values())
+    if not model.is_trained_:
+        learned = {name for name, _ in model.module.named_parameters()}
+        assert_same_weights(before, weights(model), but=set(before) - learned)
+
+
+class Explode(Callback):
+    """Breaks the decoder of a modality in the fourth epoch."""
+
+    def __init__(self, modality):
+        self.modality = modality
+
+    def on_train_epoch_start(self, trainer, plan):
+        if trainer.current_epoch == 3:
+            i = plan.module.modalities.index(self.modality)
+            plan.module.decoders[i].out.bias.data.fill_(torch.nan)
+
+
+def test_a_training_that_diverges_later_keeps_the_epochs_before(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(ValueError, match=r"in epoch 3 .* modality 'rna' given") as found:
+        model.train(9, callbacks=[Explode("rna")], **QUIET)
+    assert f"weights of epoch {model.best_epoch_ % 3}" in str(found.value)
+    assert "'atac' given" not in str(found.value)
+    assert len(model.history["train_loss"]) == 3
+    assert "X_shared" not in small.obsm
+    assert_usable(model, small)
+
+
+@pytest.mark.parametrize("modality", ["rna", "meth"])
+def test_an_outlier_is_named(incomplete, modality):
+    adata = incomplete[modality]
+    adata.X[7, 3] = 5000.0
+    rest, cell = incomplete.obs_names, adata.obs_names[7]
+    split = {"external_indexing": [np.arange(len(rest)), np.array([], int)]}
+    model = scvenn.MMVAE(incomplete, **SMALL)
+    with pytest.raises(ValueError, match="diverged in epoch 3") as found:
+        model.train(9, datasplitter_kwargs=split, callbacks=[Explode(modality)], **QUIET)
+    named = f"modality {modality!r}, feature {str(adata.var_names[3])!r}, cell {str(cell)!r}"
+    assert "value of these cells is 5000, " in str(found.value)
+    assert named in str(found.value)
+
+
+def test_weights_that_are_not_finite_are_found_without_validation_cells(small):
+    class Break(Callback):
+        def on_train_batch_end(self, trainer, plan, *args):
+            if trainer.current_epoch == 1:
+                plan.module.decoders[1].out.bias.data[0] = torch.inf
+
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(ValueError, match=r"epoch 1 .* modality 'atac' given"):
+        model.train(2, train_size=1.0, callbacks=[Break()], **QUIET)
+    assert len(model.history["train_loss"]) == 1
+    assert_finite(model)
+
+
+def test_on_other_devices_the_end_of_the_epoch_finds_it(small, monkeypatch):
+    """As the check in the step is left out where it would have the device wait."""
+    monkeypatch.setattr(training, "_CHECKED_IN_EACH_STEP", ())
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(ValueError, match=r"epoch \d .* modality '\w+' given '\w+'"):
+        model.train(3, train_size=1.0, batch_size=60, plan_kwargs={"lr": 1e6}, **QUIET)
+    assert all(value.isfinite().all() for value in weights(model).values())
+
+
+# ------------------------------------------------------------------------------- read-outs
+
+
+def test_read_outs_have_no_dropout(incomplete):
+    model = trained(scvenn.MMVAEpp, incomplete, dropout_rate=0.5)
+
+    def read():
+        return [
+            model.get_latent_representation(),
+            model.predict("rna", "meth", return_numpy=True),
+            model.loadings("meth")["loading"].to_numpy(),
+            model.evaluate().select_dtypes("number").to_numpy(),
+        ]
+
+    for one in zip(*[(model.module.train(), read())[1] for _ in range(2)], strict=True):
+        np.testing.assert_array_equal(*one)
+
+
+@pytest.mark.filterwarnings("ignore:Trying to query inferred values from an untrained model")
+def test_a_read_out_in_a_callback_leaves_training_with_dropout(small):
+    class Reads(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            model.get_shared_representation()
+
+        def on_train_batch_start(self, trainer, plan, *args):
+            modes.append(plan.module.training)
+
+    modes = []
+    model = scvenn.MMVAE(small, **SMALL, dropout_rate=0.5)
+    model.train(3, callbacks=[Reads()], **QUIET)
+    assert all(modes)
+
+
+# ------------------------------------------------------------------------------- trained again
+
+
+def test_trained_again_a_model_holds_out_the_same_cells(small):
+    scvi.settings.seed = None
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(2, train_size=0.5, validation_size=0.3, **QUIET)
+    parts = [np.sort(i) for i in (model.train_indices, model.validation_indices)]
+    model.save("model")
+    again = scvenn.MMVAEpp.load("model", small)
+    for one in (model, again):
+        one.train(1, **QUIET)
+        one.train(1, train_size=0.5, validation_size=0.3, **QUIET)
+        np.testing.assert_array_equal(np.sort(one.train_indices), parts[0])
+        np.testing.assert_array_equal(np.sort(one.validation_indices), parts[1])
+        assert len(one.test_indices) == 12
+        assert one.train_params_["train_size"] == "0.5"
+        one.evaluate()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"train_size": 0.7},
+        {"datasplitter_kwargs": {"external_indexing": [np.arange(30), np.arange(30, 60)]}},
+        {"train_size": 0.5, "shuffle_set_split": False},
+    ],
+)
+def test_cells_of_an_earlier_split_are_never_scored(small, other, caplog):
+    scvi.settings.seed = 3
+    model = scvenn.MMVAE(small, **SMALL)
+    model.train(1, train_size=0.5, **QUIET)
+    first = set(model.train_indices)
+    scvi.settings.seed = 4
+    model.train(1, **other, **QUIET)
+    assert "Another split" in said(caplog)[0]
+    assert first & set(model.validation_indices)
+    model.save("model")
+    for one in (model, scvenn.MMVAE.load("model", small)):
+        with pytest.raises(ValueError, match="were trained on"):
+            one.evaluate()
+        with pytest.raises(ValueError, match="were trained on"):
+            one.evaluate(indices=sorted(first)[:5])
+
+
+def test_a_screened_model_refuses_another_split(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    model.train(1, train_size=0.5, **QUIET)
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"another split .* or train a new model"):
+        model.train(1, train_size=0.7, **QUIET)
+    assert_same_weights(before, weights(model))
+
+
+def test_screening_is_made_anew_if_no_epoch_was_finished(small):
+    scvi.settings.seed = None
+    model = scvenn.MMVAEpp(small, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(2, train_size=0.5, callbacks=[Raise(KeyboardInterrupt, epoch=0)], **QUIET)
+    first = model.screening_
+    model.train(2, train_size=0.7, **QUIET)
+    assert model.screening_ is not first
+    assert len(model.train_indices) == 42
+    assert_finite(model)
+
+
+def test_the_best_epoch_is_counted_over_all_trainings(small):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    plan = {"n_epochs_kl_warmup": 0}
+    model.train(3, plan_kwargs=plan, **QUIET)
+    model.train(4, plan_kwargs=plan, **QUIET)
+    losses = model.history["validation_loss"].to_numpy(float).ravel()
+    assert len(losses) == 7
+    assert model.best_epoch_ == 3 + losses[3:].argmin()
+
+
+# ------------------------------------------------------------------------------- training cells
+
+
+def other_cells(mdata, rows):
+    """The same data, but for what some cells hold: outliers, and values not measured."""
+    mdata = mdata.copy()
+    for m, adata in mdata.mod.items():
+        which = np.flatnonzero(np.isin(mdata.obs_names.get_indexer(adata.obs_names), rows))
+        x = adata.X.toarray() if hasattr(adata.X, "toarray") else adata.X.copy()
+        x[which] = 1 - x[which] if m == "peaks" else 1000 + 50 * x[which]
+        if m == "meth":
+            x[which[::2], 3:] = np.nan
+        adata.X = x if not hasattr(adata.X, "toarray") else type(adata.X)(x)
+    return mdata
+
+
+LIKELIHOODS = [
+    {"rna": "nb", "meth": "normal", "peaks": "bernoulli"},
+    {"rna": "nb_mixture", "meth": "normal", "peaks": "beta"},
+]
+
+
+@pytest.mark.parametrize("likelihoods", LIKELIHOODS, ids=["usual", "learned starts"])
+@pytest.mark.parametrize("cls", [scvenn.MMVAE, scvenn.MMVAEpp])
+def test_test_cells_change_no_weight(cls, likelihoods):
+    mdata = three_modalities(missing=0.2)
+    split = {"external_indexing": [np.arange(70), np.arange(70, 100), np.arange(100, 150)]}
+    found = []
+    for data in (mdata, other_cells(mdata, np.arange(100, 150))):
+        cls.setup_mudata(data, likelihoods=likelihoods)
+        scvi.settings.seed = 0
+        model = cls(data, **SMALL)
+        model.train(3, datasplitter_kwargs=split, **QUIET)
+        found.append(weights(model))
+    assert_same_weights(*found)
+
+
+def test_validation_cells_change_no_weight_but_those_of_experts():
+    """And, by way of these, the slopes that are estimated after training."""
+    mdata = three_modalities(missing=0.2)
+    split = {"external_indexing": [np.arange(100), np.arange(100, 150)]}
+    found = []
+    for data in (mdata, other_cells(mdata, np.arange(100, 150))):
+        scvi.settings.seed = 0
+        model = scvenn.MMVAEpp(data, **SMALL)
+        model.train(3, early_stopping=False, datasplitter_kwargs=split, **QUIET)
+        found.append(weights(model))
+    after = [name for name in found[0] if name.endswith(("expert_weights", "centre", "slope"))]
+    assert_same_weights(*found, but=after)
+
+
+def test_statistics_are_those_of_the_training_cells(incomplete):
+    model = trained(scvenn.MMVAEpp, incomplete, epochs=1)
+    names = incomplete["meth"].obs_names.intersection(incomplete.obs_names[model.train_indices])
+    values = incomplete["meth"][names].X
+    likelihood = model.module.likelihood("meth")
+    np.testing.assert_allclose(likelihood.mean_, np.nanmean(values, 0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(likelihood.scale_, np.nanstd(values, 0), rtol=1e-4)
+    before = weights(model)["likelihoods.1.mean_"]
+    model.train(1, **QUIET)
+    assert torch.equal(before, weights(model)["likelihoods.1.mean_"])
+
+
+def test_a_feature_that_no_training_cell_has_does_no_harm(incomplete):
+    rows = incomplete["meth"].obs_names.isin(incomplete.obs_names[:100])
+    incomplete["meth"].X[rows, 2] = np.nan
+    split = {"external_indexing": [np.arange(100), np.arange(100, 150)]}
+    model = scvenn.MMVAE(incomplete, **SMALL)
+    model.train(2, datasplitter_kwargs=split, **QUIET)
+    assert_finite(model)
+
+
+def test_a_modality_that_no_training_cell_has_is_refused(small):
+    small.mod["atac"] = small["atac"][40:].copy()
+    split = {"external_indexing": [np.arange(40), np.arange(40, 60)]}
+    with pytest.raises(ValueError, match=r"'atac' was measured in none of the training cells"):
+        scvenn.MMVAE(small, **SMALL).train(1, datasplitter_kwargs=split, **QUIET)
+
+
+# ------------------------------------------------------------------------------- platforms
+
+
+def test_a_default_of_double_precision_changes_nothing(small):
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            model = trained(scvenn.MMVAEpp, small)
+            model.save("model", overwrite=True)
+            loaded = scvenn.MMVAEpp.load("model", small)
+            found.append(loaded.predict("rna", "atac", return_numpy=True))
+            assert torch.get_default_dtype() == dtype
+            loaded.sample_prior(3)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == found[1].dtype
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", 64])
+def test_other_precisions_are_refused(small, precision):
+    with pytest.raises(ValueError, match="expected one of"):
+        scvenn.MMVAE(small, **SMALL).train(1, precision=precision, **QUIET)
+
+
+def test_half_precision_trains(incomplete):
+    model = scvenn.MMVAEpp(incomplete, **SMALL)
+    model.train(2, precision="bf16-mixed", **QUIET)
+    assert_finite(model)
+    assert weights(model)["encoders.0.shared.weight"].dtype == torch.float32
+
+
+def test_workers_give_the_same_bits(small, monkeypatch):
+    one = trained(scvenn.MMVAEpp, small.copy(), epochs=1).get_latent_representation()
+    monkeypatch.setattr(scvi.settings, "dl_num_workers", 2)
+    two = trained(scvenn.MMVAEpp, small.copy(), epochs=1).get_latent_representation()
+    np.testing.assert_array_equal(one, two)
+
+
+def test_what_spawned_workers_are_sent_is_whole(incomplete):
+    model = scvenn.MMVAE(incomplete, **SMALL)
+    dataset = model.adata_manager.create_torch_dataset()
+    sent = pickle.loads(pickle.dumps(dataset))
+    for key, values in dataset[[3, 1]].items():
+        np.testing.assert_array_equal(sent[[3, 1]][key], values)
+
+
+@pytest.mark.slow
+def test_spawned_workers_train(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    workers = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    model.train(1, train_size=1.0, datasplitter_kwargs=workers, **QUIET)
+    assert_finite(model)
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_deep_copy_is_a_model_of_its_own(small, epochs):
+    model = scvenn.MMVAEpp(small, **SMALL)
+    if epochs:
+        model.train(epochs, **QUIET)
+    other = copy.deepcopy(model)
+    assert other.adata is not small
+    before = weights(model)
+    assert_same_weights(before, weights(other))
+    other.train(1, **QUIET)
+    assert_same_weights(before, weights(model))
+    assert (model.is_trained_, other.is_trained_) == (epochs > 0, True)
+    assert ("X_shared" in small.obsm) == (epochs > 0)
