@@ -10,7 +10,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # In tests alone, the shapes in annotations of the networks are checked at every call.
-install_import_hook("scvenn.network", "beartype.beartype")
+install_import_hook("scvenn.network", "tests.shapes.check")
 # figures are drawn and not shown
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods
