@@ -9,8 +9,10 @@ import scvi
 import torch
 from jaxtyping import install_import_hook
 
+from tests import shapes
+
 # In tests alone, the shapes in annotations of the networks are checked at every call.
-install_import_hook("scvenn.network", "beartype.beartype")
+install_import_hook("scvenn.network", f"{shapes.__name__}.checked")
 # figures are drawn and not shown
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods

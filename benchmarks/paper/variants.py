@@ -14,8 +14,10 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from scvenn.network import _module, _screening, _shared_features, likelihoods
-from scvenn.network import coding as _coding
+from scvenn import likelihoods
+from scvenn.network import ScreenedBranch, SharedPrivateVAE
+from scvenn.readouts import shared_features as _shared_features
+from scvenn.screening import features as _screening
 
 # Arguments of the constructor and of `train`, for variants that are options.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -58,26 +60,30 @@ def _one_noise() -> Any:
 
 def _no_agreement() -> Any:
     """No same-view likelihood given `shared` alone."""
-    scored = _module.SharedPrivateVAE._log_likelihoods
+    over_decoders = SharedPrivateVAE._over_decoders
 
-    def changed(self: Any, raw: Any, views: Any) -> dict:
-        terms = self.objective.terms
-        return {
-            (t, m, from_shared): value
-            for (t, m, from_shared), value in scored(self, raw, views).items()
-            if not from_shared or t >= len(terms) or terms[t].is_cross_view(m)
+    def across(self: Any, m: str, scored: Any) -> Any:
+        rows = [r for r in scored.rows if self._plan.trained[m].cross_view[r]]
+        kept = [scored.rows.index(row) for row in rows]
+        return scored._replace(rows=rows, log_likelihood=scored.log_likelihood[kept])
+
+    def changed(self: Any, scores: Any) -> Tensor:
+        kept = {
+            m: [across(self, m, one) if one.from_shared else one for one in of_modality]
+            for m, of_modality in scores.items()
         }
+        return over_decoders(self, kept)
 
-    return patch.object(_module.SharedPrivateVAE, "_log_likelihoods", changed)
+    return patch.object(SharedPrivateVAE, "_over_decoders", changed)
 
 
 def _private_reads_all() -> Any:
     """The private encoder reads the values themselves."""
 
-    def changed(self: Any, modality: str, x: Tensor, *args: Any) -> Tensor:
+    def changed(self: Any, x: Tensor, *args: Any) -> Tensor:
         return x
 
-    return patch.object(_coding.SharedPrivateCoder, "_left_over", changed)
+    return patch.object(ScreenedBranch, "left_over", changed)
 
 
 def _alike() -> Any:
