@@ -8,7 +8,6 @@ import pytest
 import scvi
 import torch
 from jaxtyping import install_import_hook
-
 from tests import shapes
 
 # In tests alone, the shapes in annotations of the networks are checked at every call.

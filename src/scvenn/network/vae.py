@@ -325,8 +325,8 @@ class SharedPrivateVAE(BaseModuleClass):
             self._plan, scores, watched, shared.kl, kl_private, active, observed
         )
         if self.label_head is not None:
-            label, right = self.label_head.score(shared.z, minibatch.labels)  # (S, B) each
-            known = ~label.isnan()
+            label, right = self.label_head.score(shared.z, cast(Tensor, minibatch.labels))
+            known = ~label.isnan()  # (S, B)
             label_of_terms = torch.where(known, label, 0.0)[self.of_terms]  # (T, B)
             loss = loss - self.label_weight * over_terms(label_of_terms)
             history |= records.of_labels(self._plan, label, right, known & active)
