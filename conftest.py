@@ -6,10 +6,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import scvi
+import tests.shapes
 import torch
 from jaxtyping import install_import_hook
-
-import tests.shapes
 
 # In tests alone, the shapes in annotations of the networks are checked at every call.
 install_import_hook("scvenn.network", f"{tests.shapes.__name__}.check")
