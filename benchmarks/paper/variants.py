@@ -14,8 +14,9 @@ from unittest.mock import patch
 import numpy as np
 from torch import Tensor
 
-from scvenn.network import _module, _screening, _shared_features, likelihoods
-from scvenn.network import coding as _coding
+from scvenn import likelihoods, network, screening
+from scvenn.models import training
+from scvenn.readouts import shared_features
 
 # Arguments of the constructor and of `train`, for variants that are options.
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -37,13 +38,13 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def _found(**every: bool) -> Any:
     """Screening that calls every feature shared, or related."""
-    screen = _shared_features.screen
+    screen = shared_features.screen
 
-    def changed(*args: Any, **kwargs: Any) -> _screening.Screening:
+    def changed(*args: Any, **kwargs: Any) -> screening.Screening:
         found = screen(*args, **kwargs)
         return found._replace(**{name: np.full(len(found.score), True) for name in every})
 
-    return patch.object(_shared_features, "screen", changed)
+    return patch.object(shared_features, "screen", changed)
 
 
 def _one_noise() -> Any:
@@ -58,39 +59,43 @@ def _one_noise() -> Any:
 
 def _no_agreement() -> Any:
     """No same-view likelihood given `shared` alone."""
-    scored = _module.SharedPrivateVAE._log_likelihoods
+    over_decoders = network.SharedPrivateVAE._over_decoders
 
-    def changed(self: Any, raw: Any, views: Any) -> dict:
-        terms = self.objective.terms
-        return {
-            (t, m, from_shared): value
-            for (t, m, from_shared), value in scored(self, raw, views).items()
-            if not from_shared or t >= len(terms) or terms[t].is_cross_view(m)
-        }
+    def changed(self: Any, scores: Any) -> Tensor:
+        kept = {}
+        for m, scored in scores.items():
+            across = self._plan.trained[m].cross_view
+            kept[m] = []
+            for of in scored:
+                chosen = [i for i, row in enumerate(of.rows) if not of.from_shared or across[row]]
+                rows = [of.rows[i] for i in chosen]
+                kept[m].append(of._replace(rows=rows, log_likelihood=of.log_likelihood[chosen]))
+        return over_decoders(self, kept)
 
-    return patch.object(_module.SharedPrivateVAE, "_log_likelihoods", changed)
+    return patch.object(network.SharedPrivateVAE, "_over_decoders", changed)
 
 
 def _private_reads_all() -> Any:
     """The private encoder reads the values themselves."""
 
-    def changed(self: Any, modality: str, x: Tensor, *args: Any) -> Tensor:
+    def changed(self: Any, x: Tensor, *args: Any) -> Tensor:
         return x
 
-    return patch.object(_coding.SharedPrivateCoder, "_left_over", changed)
+    return patch.object(network.ScreenedBranch, "left_over", changed)
 
 
 def _alike() -> Any:
     """The embedding is the plain mean of what the modalities say."""
-    model = _shared_features.SharedFeaturesMixin
-    return patch.object(model, "_weigh_experts", lambda self: None)
+    return patch.object(training, "weigh_experts", lambda net, held_out: None)
 
 
 REPLACED: dict[str, Callable[[], Any]] = {
     "shared predicts every feature": lambda: _found(shared=True),
     "shared reads every feature": lambda: _found(related=True),
     "shared reads and predicts every feature": lambda: _found(shared=True, related=True),
-    "screening without squares": lambda: patch.object(_screening, "_squared", lambda matrix: None),
+    "screening without squares": lambda: patch.object(
+        screening.RealValues, "squares", lambda self: None
+    ),
     "one noise scale": _one_noise,
     "no same-view prediction from shared alone": _no_agreement,
     "private reads the values themselves": _private_reads_all,

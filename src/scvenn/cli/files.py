@@ -62,7 +62,8 @@ def library() -> Any:
 
     for name in ("scvi", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("scvi.scvenn").setLevel(logging.INFO)
+    for name, level in (("", logging.INFO), (".interrupts", logging.ERROR)):
+        logging.getLogger("scvi.scvenn" + name).setLevel(level)
     return scvenn
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "Parts",
     "Poisson",
     "ZeroInflatedNegativeBinomial",
+    "find_likelihood",
     "inferred_likelihoods",
 ]
 
@@ -63,6 +64,23 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
         NegativeBinomialMixture,
     )
 }
+
+
+def find_likelihood(name: str) -> type[Likelihood]:
+    """The likelihood of a name.
+
+    Raises
+    ------
+    ValueError
+        If ``LIKELIHOODS`` has none of that name.
+    """
+    if name not in LIKELIHOODS:
+        raise ValueError(
+            f"likelihood {name!r} not found; scvenn.likelihoods.LIKELIHOODS has "
+            f"{list(LIKELIHOODS)}. One of your own must be added to it before it is used, and "
+            "before a model that was trained with it is loaded."
+        )
+    return LIKELIHOODS[name]
 
 
 def inferred_likelihoods() -> list[str]:

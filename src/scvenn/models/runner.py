@@ -27,6 +27,8 @@ from scvenn.models.divergence import Diverged, broken_pairs
 from scvenn.models.saving import fingerprint
 
 logger = logging.getLogger("scvi.scvenn")
+# what is kept after Ctrl-C concerns those who go on with the model, and not the command line
+interrupts = logging.getLogger("scvi.scvenn.interrupts")
 
 # Where each loss is looked at; elsewhere that would have the device wait for the host.
 _CHECKED_IN_EACH_STEP = ("cpu",)
@@ -312,7 +314,7 @@ class Runner(TrainRunner):
             if not isinstance(stopped.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, on_interrupt or signal.default_int_handler)
-            logger.warning("Training was interrupted. %s", self.kept.summary)
+            interrupts.warning("Training was interrupted. %s", self.kept.summary)
             raise KeyboardInterrupt from None
         except BaseException as error:
             logger.warning("%s ended training. %s", type(error).__name__, self.kept.summary)

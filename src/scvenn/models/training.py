@@ -16,6 +16,7 @@ from scvenn.models.runner import (
     KeptEpoch,
     Runner,
     Splitter,
+    interrupts,
     single_precision,
     step,
 )
@@ -280,7 +281,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 with step("embedding the cells", outcome):
                     self.embed()
         except KeyboardInterrupt:
-            logger.warning("Interrupted after training. %s", outcome)
+            interrupts.warning("Interrupted after training. %s", outcome)
             raise
 
     def _part(self, name: str) -> Cells:

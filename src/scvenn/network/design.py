@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scvenn.data import Registry
-from scvenn.likelihoods import LIKELIHOODS
+from scvenn.likelihoods import find_likelihood
 from scvenn.objective import Objective
 
 # One count carries little information about its mean: an encoder must add up many, and dropout
@@ -157,8 +157,8 @@ def _dropout_rates(rate: float | None, screen: bool, found: Registry) -> dict[st
             raise ValueError(f"dropout_rate={rate!r}: expected 0 <= dropout_rate < 1.")
         return dict.fromkeys(found.modalities, rate)
     return {
-        m: _DROPOUT_OF_DISCRETE if screen and LIKELIHOODS[found.likelihood(m)].discrete else 0.0
-        for m in found.modalities
+        m: _DROPOUT_OF_DISCRETE if screen and find_likelihood(name).discrete else 0.0
+        for m, name in ((m, found.likelihood(m)) for m in found.modalities)
     }
 
 

@@ -18,7 +18,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
 from scvenn.data import Keys
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.likelihoods import FeatureStats, Likelihood, find_likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
 from scvenn.network.design import Design
@@ -111,7 +111,7 @@ class SharedPrivateVAE(BaseModuleClass):
         # a list, as a ModuleDict refuses names such as "type" or "a.b"
         self.branches = nn.ModuleList(
             kind(
-                LIKELIHOODS[name](stats[m], n_batches),
+                find_likelihood(name)(stats[m], n_batches),
                 design,
                 n_private=design.n_private[m],
                 dropout=design.dropout_rate[m],
