@@ -177,6 +177,8 @@ class AlignedManager(AnnDataManager):
         """
         if self.fingerprint is None:
             return None
+        before = self.fingerprint.cells
+        _refuse_renamed(before, self.adata.obs_names)
         changes = self.fingerprint.changes(
             self.adata, self.fields, self.found.states, labels=labels
         )
@@ -184,16 +186,17 @@ class AlignedManager(AnnDataManager):
             self._check_fits()
         if changes.fields:
             field = changes.fields[0]
-            gone = isinstance(field, ModalityField) and field.modality not in self.adata.mod
+            change = f"{field.where} was changed"
+            if isinstance(field, ModalityField):
+                if field.modality not in self.adata.mod:
+                    change = f"modality {field.modality!r} was removed"
             raise ValueError(
-                f"{field.where} was {'removed' if gone else 'changed'} after the model was set up, "
-                "and is no longer the data of the model. Put the former values back; or pass the "
-                "changed data as new data, mdata.copy(); or build a new model."
+                f"{change} after the model was set up: this is no longer the data of the model. "
+                "Put the former values back; or pass the changed data as new data, mdata.copy(); "
+                "or build a new model."
             )
         if not changes.cells:
             return None
-        before = self.fingerprint.cells
-        _refuse_renamed(before, self.adata.obs_names)
         self.fingerprint = Fingerprint(self.adata, self.fields, self.found.states)
         return before
 
@@ -243,6 +246,8 @@ class AlignedManager(AnnDataManager):
 
 def _refuse_renamed(before: pd.Index, now: pd.Index) -> None:
     """Raise where cells went and others came: which was which cannot be found out."""
+    if before is now or before.equals(now):
+        return
     gone, new = before.difference(now, sort=False), now.difference(before, sort=False)
     if len(gone) and len(new):
         raise ValueError(

@@ -142,7 +142,7 @@ def _has_sound_rows(csr: Any) -> bool:
     return (
         len(ends) == csr.shape[0] + 1
         and len(sizes) == 1
-        and 0 <= ends[0]
+        and ends[0] == 0
         and ends[-1] <= min(sizes)
         and bool((ends[1:] >= ends[:-1]).all())
     )
@@ -172,8 +172,8 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
         part = slice(start, start + _CHUNK)
         _check_finite(csr.data[part], values[part], modality, where)
     if values is csr.data:
-        as_stored = type(matrix) is sp.csr_matrix and matrix.data is values
-        return matrix if as_stored else csr
+        same_form = type(matrix) is sp.csr_matrix and len(matrix.data) == len(values)
+        return matrix if same_form and np.may_share_memory(matrix.data, values) else csr
     result = sp.csr_matrix((values, csr.indices, csr.indptr), shape=csr.shape, copy=False)
     result.has_canonical_format = True
     return result
