@@ -177,4 +177,4 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
 
 def fingerprint(obs_names: pd.Index) -> str:
     """What tells cells in one order from any others."""
-    return hashlib.sha256("\n".join(obs_names).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(str, obs_names)).encode()).hexdigest()
