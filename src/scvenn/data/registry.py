@@ -59,7 +59,8 @@ class Registry:
     def stats(self, modality: str) -> FeatureStats:
         """Summary of a modality's features."""
         state = self.state(Keys.x(modality))
-        return FeatureStats(state["mean"], state["scale"], state["library"])
+        # copies: networks that are trained write to what they are given
+        return FeatureStats(state["mean"].copy(), state["scale"].copy(), state["library"])
 
     # ----------------------------------------------------------------- columns of obs
 
