@@ -1,8 +1,10 @@
 """Every mistake in the data ends in one clear message."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy
 import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
@@ -153,6 +155,174 @@ def test_an_anndata_is_refused(small):
             call(small["rna"])
 
 
+@pytest.fixture(scope="module")
+def model():
+    mdata = scvenn.datasets.simulate_counts(60, n_features=12, n_types=2, n_batches=2)
+    model = scvenn.MMVAEpp(mdata, n_hidden=8, screen=False)
+    model.train(1, train_size=0.7, enable_progress_bar=False)
+    return model
+
+
+QUERIES = {
+    "predict": lambda model, x: model.predict("rna", "atac", x),
+    "get_normalized_expression": lambda model, x: model.get_normalized_expression("rna", x),
+    "get_shared_representation": lambda model, x: model.get_shared_representation(x),
+    "get_latent_representation": lambda model, x: model.get_latent_representation(x),
+    "embed": lambda model, x: model.embed(x),
+    "evaluate": lambda model, x: model.evaluate(x),
+    "sample_posterior": lambda model, x: model.sample_posterior("rna", "atac", x),
+    "write_predictions": lambda model, x: model.write_predictions("x.zarr", "rna", "atac", x),
+    "differential": lambda model, x: model.differential("cell_type", modality="rna", mdata=x),
+    "report": lambda model, x: model.report("r.html", mdata=x),
+    "write_contributions": lambda model, x: model.write_contributions(x),
+    "get_elbo": lambda model, x: model.get_elbo(x),
+}
+
+
+@pytest.mark.parametrize("call", list(QUERIES))
+def test_what_is_no_mudata_in_memory_is_refused_by_every_readout(model, call):
+    nested = MuData({"x": model.adata.copy(), "rna": model.adata["rna"].copy()})
+    refused = {
+        "Expected a MuData, found an AnnData. Put": model.adata["rna"],
+        "Expected a MuData, found DataFrame": pd.DataFrame(),
+        "modality 'x' is itself a MuData, expected an AnnData": nested,
+    }
+    for message, given in refused.items():
+        with pytest.raises(TypeError, match=message):
+            QUERIES[call](model, given)
+
+
+def test_an_anndata_cannot_be_loaded_with(model):
+    model.save("model")
+    with pytest.raises(TypeError, match="Expected a MuData, found an AnnData"):
+        scvenn.MMVAEpp.load("model", model.adata["rna"])
+
+
+def test_a_nested_mudata_is_refused(small):
+    with pytest.raises(TypeError, match=r"modality 'x' is itself a MuData.*side by side"):
+        setup(MuData({"x": small.copy(), "rna": small["rna"].copy()}))
+
+
+def test_one_backed_modality_is_named_with_a_remedy_that_works(small, model):
+    small["rna"].copy().write("rna.h5ad")
+    backed = anndata.read_h5ad("rna.h5ad", backed="r")
+    mdata = MuData({"rna": backed, "atac": small["atac"].copy()})
+    for call in (setup, lambda x: model.predict("atac", "rna", x)):
+        with pytest.raises(ValueError, match=r"modality 'rna' is backed by the file .*rna.h5ad"):
+            call(mdata)
+    mdata.mod["rna"] = mdata["rna"].to_memory()  # what the message says
+    setup(mdata)
+
+
+def test_dask_arrays_are_named_with_a_remedy(small):
+    array = pytest.importorskip("dask.array")
+    small["rna"].X = array.from_array(small["rna"].X.toarray())
+    with pytest.raises(TypeError, match=r"mdata\['rna'\].X = mdata\['rna'\].X.compute\(\)"):
+        setup(small)
+
+
+def with_numbers_as_names(mdata, modalities):
+    mod = {m: mdata[m].copy() for m in mdata.mod}
+    for m, adata in mod.items():
+        adata.obs_names = pd.Index(range(60)) if m in modalities else [str(i) for i in range(60)]
+    return mod
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_names_that_are_numbers_here_and_text_there_are_refused(small, model):
+    mod = with_numbers_as_names(small, ["rna"])
+    for call in (setup, lambda x: model.get_shared_representation(x)):
+        with pytest.raises(
+            ValueError, match=r"'rna' has 0 \(int\), 'atac' has '0' \(str\).*astype"
+        ):
+            call(MuData(mod))
+    mod["rna"].obs_names = mod["rna"].obs_names.astype(str)  # what the message says
+    setup(MuData(mod))
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_names_that_are_numbers_everywhere_are_names(small):
+    mdata = MuData(with_numbers_as_names(small, ["rna", "atac"]))
+    model = scvenn.MMVAEpp(mdata, n_hidden=8, screen=False)
+    model.train(1, train_size=0.7, enable_progress_bar=False)
+    assert len(model.evaluate())
+    assert list(model.predict("rna", "atac").index) == list(range(60))
+
+
+# ------------------------------------------------------------------------------- queries
+
+
+def renamed(model, names):
+    new = model.adata.copy()
+    new.mod["rna"].var_names = [names(name) for name in new["rna"].var_names]
+    new.update()
+    return new
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (str.upper, r"differ in upper and lower case, such as 'RNA_0' for 'rna_0'"),
+        (lambda v: f"{v}.1", r"behind the last dot, such as 'rna_0.1' for 'rna_0'"),
+        (lambda v: f"GRCh38_{v}", r"before the last underscore, such as 'GRCh38_rna_0' for"),
+        (lambda v: f"hg19__{v}", r"before the last underscore, such as 'hg19__rna_0' for 'rna_0'"),
+        (
+            lambda v: f"z{v}.z",
+            r"This data has 'zrna_0.z', 'zrna_1.z', .* Use the same names, or add",
+        ),
+        (
+            lambda v: v.replace("rna_3", "RNA_3"),
+            r"upper and lower case, such as 'RNA_3' for 'rna_3'",
+        ),
+    ],
+)
+def test_a_query_with_unknown_features_is_shown_the_names_of_both_sides(model, names, message):
+    with pytest.raises(ValueError, match=rf"modality 'rna': \d+ of the 12 .* 'rna_.*{message}"):
+        model.predict("rna", "atac", renamed(model, names))
+
+
+def test_a_query_without_features_is_refused(model):
+    new = MuData({"rna": model.adata["rna"][:, :0].copy(), "atac": model.adata["atac"].copy()})
+    with pytest.raises(ValueError, match="This data has no features"):
+        model.predict("rna", "atac", new)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: scanpy.pp.normalize_total(a),
+        lambda a: scanpy.pp.log1p(a),
+        lambda a: scanpy.pp.scale(a),
+    ],
+)
+def test_a_transformed_query_gets_a_remedy_that_a_query_has(model, change):
+    new = model.adata.copy()
+    change(new["rna"])
+    with pytest.raises(ValueError, match=r"'nb' needs .*found .* must hold them as they were") as e:
+        model.predict("rna", "atac", new)
+    assert "layers=" not in str(e.value)
+    assert "likelihoods=" not in str(e.value)
+
+
+def test_a_query_of_nearly_counts_is_to_be_rounded(model):
+    new = model.adata.copy()
+    x = new["rna"].X.toarray().astype(np.float64)
+    x[0, 0] = 7.0000007
+    new["rna"].X = x
+    with pytest.raises(ValueError, match=r"found 7.00000.*: mdata\['rna'\].X = np.round"):
+        model.predict("rna", "atac", new)
+    new["rna"].X = np.round(new["rna"].X)  # what the message says
+    model.predict("rna", "atac", new)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_query_may_have_few_cells_of_a_modality_or_none(model, n):
+    new = MuData({"rna": model.adata["rna"].copy(), "atac": model.adata["atac"][:n].copy()})
+    assert np.isfinite(model.predict("rna", "atac", new, return_numpy=True)).all()
+    found = model.get_private_representation("atac", new)
+    assert np.isfinite(found).all(1).sum() == n
+
+
 def test_anything_else_is_refused():
     with pytest.raises(TypeError, match="Expected a MuData, found DataFrame"):
         setup(pd.DataFrame())
@@ -187,7 +357,7 @@ def test_a_matrix_of_words_is_refused(small):
 def test_a_modality_without_matrix_is_refused(small):
     empty = AnnData(obs=small["rna"].obs.copy(), var=small["rna"].var.copy())
     mdata = MuData({"rna": empty, "atac": small["atac"].copy()})
-    with pytest.raises(ValueError, match=r"mdata\['rna'\].X is None. Pass layers"):
+    with pytest.raises(ValueError, match=r"mdata\['rna'\].X is None. Put the values there"):
         setup(mdata)
 
 

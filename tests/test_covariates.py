@@ -127,7 +127,7 @@ def test_without_batches_there_is_none_to_predict():
         ({"continuous_covariate_keys": ["donor"]}, "expected numbers, found '[abc]' in cell"),
         ({"continuous_covariate_keys": ["hole"]}, "1 of 120 cells have no value"),
         ({"categorical_covariate_keys": ["hole"]}, "1 of 120 cells have no value"),
-        ({"continuous_covariate_keys": ["infinite"]}, "1 of 120 cells have no value"),
+        ({"continuous_covariate_keys": ["infinite"]}, "found inf in cell 'cell0'; expected finite"),
     ],
 )
 def test_columns_that_cannot_be_used_are_refused(arguments, message):
@@ -136,6 +136,137 @@ def test_columns_that_cannot_be_used_are_refused(arguments, message):
     mdata.obs["infinite"] = [np.inf, *range(119)]
     with pytest.raises(ValueError, match=message):
         scvenn.MMVAEpp.setup_mudata(mdata, **arguments)
+
+
+RANGE = np.arange(120)
+NUMBERS = {
+    "integers": RANGE,
+    "small integers": RANGE.astype(np.int8),
+    "large integers": RANGE.astype(np.uint64) + 2**20,
+    "bool": RANGE % 2 == 0,
+    "half precision": (RANGE / 2).astype(np.float16),
+    "longdouble": RANGE.astype(np.longdouble),
+    "nullable integers": pd.array(RANGE, dtype="Int64"),
+    "nullable floats": pd.array(RANGE / 3, dtype="Float64"),
+    "nullable bool": pd.array(RANGE % 2 == 0, dtype="boolean"),
+    "categories of integers": pd.Categorical(RANGE),
+    "categories of text": pd.Categorical((RANGE / 4).astype(str)),
+    "text": (RANGE / 3).astype(str),
+    "string": pd.array((RANGE / 3).astype(str), dtype="string"),
+    "objects": RANGE.astype(object),
+}
+NO_NUMBERS = {
+    "nullable integers": (
+        pd.array([None, *range(119)], dtype="Int64"),
+        "1 of 120 cells have no va",
+    ),
+    "nullable floats": (pd.array([None, *range(119)], dtype="Float64"), "1 of 120 cells have no"),
+    "nullable bool": (pd.array([None] + [True] * 119, dtype="boolean"), "1 of 120 cells have no"),
+    "integer categories": (pd.Categorical([None, *range(119)]), "1 of 120 cells have no value"),
+    "dates": (pd.date_range("2020", periods=120), "expected numbers, found datetime64"),
+    "date categories": (pd.Categorical(pd.date_range("2020", periods=120)), "found datetime64"),
+    "dates as objects": (np.array(pd.date_range("2020", periods=120), object), "found datetime64"),
+    "durations": (pd.to_timedelta(RANGE, unit="D"), "found timedelta64.*such as days since the fi"),
+    "complex": (RANGE * 1j, "expected numbers, found complex128"),
+    "words": (["a"] * 120, "expected numbers, found 'a'.*belong to categorical_covariate_keys"),
+    "infinite": (np.where(RANGE == 3, -np.inf, RANGE), "found -inf in cell 'cell3'; expected fi"),
+    "large": (np.where(RANGE == 3, 1e39, RANGE), r"found 1e\+39 in cell 'cell3'.*at most 3.4e\+38"),
+    "intervals": (pd.cut(RANGE, 3), "expected numbers, found Interval"),
+}
+
+
+@pytest.mark.parametrize("name", list(NUMBERS))
+def test_numbers_of_any_type_are_standardised(name):
+    mdata = donors()
+    mdata.obs["x"] = pd.Series(NUMBERS[name], index=mdata.obs_names)
+    scvenn.MMVAEpp.setup_mudata(mdata, continuous_covariate_keys=["x"])
+    manager = scvenn.MMVAEpp._get_most_recent_anndata_manager(mdata)
+    found = manager.get_from_registry("continuous_x").ravel()
+    expected = np.asarray(NUMBERS[name]).astype(np.float64)
+    np.testing.assert_allclose(found, (expected - expected.mean()) / expected.std(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(NO_NUMBERS))
+def test_what_are_no_numbers_is_refused(name):
+    values, message = NO_NUMBERS[name]
+    mdata = donors()
+    mdata.obs["x"] = values if name == "intervals" else pd.Series(values, index=mdata.obs_names)
+    with pytest.raises(ValueError, match=f"continuous_covariate_keys='x': .*{message}"):
+        scvenn.MMVAEpp.setup_mudata(mdata, continuous_covariate_keys=["x"])
+
+
+@pytest.mark.parametrize("value", [1e39, np.inf])
+def test_numbers_beyond_single_precision_are_refused_in_new_data(model, value):
+    with pytest.raises(ValueError, match="'age': found .* in cell .*single precision"):
+        model.predict("rna", "atac", changed(model, "age", value))
+
+
+def test_numbers_beyond_single_precision_once_standardised_are_refused():
+    mdata = donors(40)
+    mdata.obs["x"] = np.linspace(0, 1e-30, 40)
+    scvenn.MMVAEpp.setup_mudata(mdata, continuous_covariate_keys=["x"])
+    model = scvenn.MMVAEpp(mdata, screen=False, n_hidden=8)
+    model.train(1, **QUIET)
+    assert np.isfinite(model.predict("rna", "atac", return_numpy=True)).all()
+    mdata = mdata.copy()
+    mdata.obs["x"] = 1e20
+    with pytest.raises(ValueError, match=r"'x': found 1e\+20 in cell .*in training its mean was"):
+        model.predict("rna", "atac", mdata)
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [0.1, 0, -3, 1e30, np.float32(0.1), 1 + 1e-9 * np.arange(60), True],
+    ids=["0.1", "0", "-3", "1e30", "float32", "nearly", "bool"],
+)
+def test_a_constant_number_has_scale_one_and_no_effect_in_any_data(small, constant):
+    small.obs["x"] = constant
+    scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+    model = scvenn.MMVAEpp(small, screen=False, n_hidden=8)
+    model.train(1, **QUIET)
+    assert model._found.state("continuous_x")["scale"] == 1
+    new = small.copy()
+    new.obs["x"] = 0.2
+    expected = model.predict("rna", "atac")
+    pd.testing.assert_frame_equal(model.predict("rna", "atac", new), expected)
+
+
+def test_a_number_that_is_constant_in_training_cells_alone_has_no_effect(small):
+    small.obs["x"] = np.where(np.arange(60) < 40, 0.1, 7)
+    scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+    model = scvenn.MMVAEpp(small, screen=False, n_hidden=8)
+    split = {"external_indexing": [np.arange(40), np.arange(40, 60), np.arange(0)]}
+    model.train(1, datasplitter_kwargs=split, **QUIET)
+    new = small.copy()
+    new.obs["x"] = 0.1
+    expected = model.predict("rna", "atac")
+    pd.testing.assert_frame_equal(model.predict("rna", "atac", new), expected)
+
+
+def test_a_number_that_hardly_varies_is_named(small, caplog):
+    small.obs["x"] = 1.7e9 + np.arange(60)
+    with caplog.at_level("WARNING", "scvi.scvenn"):
+        scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert "covariate 'x' varies by no more than a millionth of its mean" in line
+    small.obs["x"] -= 1.7e9  # what the message says
+    scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+    state = scvenn.MMVAEpp._get_most_recent_anndata_manager(small).found.state("continuous_x")
+    assert state["scale"] == pytest.approx(np.arange(60).std())
+
+
+@pytest.mark.parametrize("given", [1, 1.0, "1", np.int8(1), np.float32(1)])
+def test_categories_that_are_numbers_are_the_same_in_any_type(given):
+    mdata = donors(40)
+    mdata.obs["donor"] = [1, 2] * 20
+    scvenn.MMVAEpp.setup_mudata(mdata, categorical_covariate_keys=["donor"], batch_key="batch")
+    model = scvenn.MMVAEpp(mdata, screen=False, n_hidden=8)
+    assert model._found.state("categorical_donor")["categories"].tolist() == ["1", "2"]
+    new = mdata.copy()
+    new.obs["donor"] = given
+    model.train(1, **QUIET)
+    expected = model.predict("rna", "atac")[::2]
+    pd.testing.assert_frame_equal(model.predict("rna", "atac", new)[::2], expected, atol=1e-6)
 
 
 def test_a_category_that_was_never_seen_is_refused(model):

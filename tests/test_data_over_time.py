@@ -154,10 +154,9 @@ def test_changed_data_is_noticed_by_every_readout_and_by_training(model, name):
     change, message = CHANGES[name]
     change(model.adata)
     before = sorted(model.adata.obsm)
-    for call, readout in READOUTS.items():
+    for readout in READOUTS.values():
         with pytest.raises(ValueError, match=message):
             readout(model)
-            pytest.fail(f"{call} reads on")
     assert sorted(model.adata.obsm) == before
 
 

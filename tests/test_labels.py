@@ -86,6 +86,162 @@ def test_labels_of_paired_cells_are_transferred_to_the_others():
         assert right[alone].mean() > 0.75, m
 
 
+# ------------------------------------------------------------------------------- how they are read
+
+
+def classes(mdata, **arguments):
+    scvenn.MMVAEpp.setup_mudata(mdata, labels_key="kind", **arguments)
+    return scvenn.MMVAEpp._get_most_recent_anndata_manager(mdata).found.classes
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "NaN", "None", "none", "NA", "<NA>", "N/A", "NaT", "null", "", " "]
+)
+def test_labels_that_look_missing_get_a_warning_that_names_them(small, text):
+    small.obs["kind"] = ["a", "b", text] * 20
+    with pytest.warns(
+        UserWarning, match=rf"labels_key='kind': '{text}' is read as a class .* 20 c"
+    ):
+        assert classes(small) == sorted(["a", "b", text])
+    assert classes(small, unlabeled_category=text) == ["a", "b"]  # without a warning
+
+
+def test_missing_labels_turned_into_text_get_a_warning(small):
+    small.obs["kind"] = pd.Series(["a", "b", np.nan] * 20, index=small.obs_names).astype(str)
+    with pytest.warns(UserWarning, match="'nan' is read as a class"):
+        classes(small)
+
+
+def test_batches_and_groups_may_be_called_anything(small):
+    small.obs["kind"] = ["a", "NA"] * 30
+    scvenn.MMVAEpp.setup_mudata(small, batch_key="kind")
+
+
+def test_the_classes_that_were_read_are_logged(small, caplog):
+    small.obs["kind"] = [f"t{i}" for i in range(12)] * 4 + [None] * 12
+    with caplog.at_level("INFO", "scvi.scvenn"):
+        classes(small)
+    (line,) = [r.getMessage() for r in caplog.records if "labels" in r.getMessage()]
+    assert line.startswith("labels 'kind': 12 classes ('t0', 't1', 't10', 't11', 't2',")
+    assert line.endswith("'t9'), 48 of 60 cells labelled")
+
+
+COLUMNS = {
+    "bool": [True, False] * 30,
+    "nullable bool": pd.array([True, False, None] * 20, dtype="boolean"),
+    "nullable integers": pd.array([1, 2, None] * 20, dtype="Int64"),
+    "integers": [1, 2] * 30,
+    "floats": [1.0, 2.0, np.nan] * 20,
+    "text": ["x", "y", None] * 20,
+    "string": pd.array(["x", "y", None] * 20, dtype="string"),
+    "categories": pd.Categorical(["x", "y", None] * 20, categories=["y", "unused", "x"]),
+    "dates": pd.to_datetime(["2020-01-01", "2021-01-01"] * 30),
+    "mixed": [1, "x", None] * 20,
+}
+
+
+@pytest.mark.parametrize("name", list(COLUMNS))
+def test_labels_of_any_type_are_classes_by_their_text(small, name):
+    values = COLUMNS[name]
+    small.obs["kind"] = pd.Series(values, index=small.obs_names)
+    expected = {
+        "bool": ["False", "True"],
+        "integers": ["1", "2"],
+        "floats": ["1", "2"],
+        "dates": ["2020-01-01 00:00:00", "2021-01-01 00:00:00"],
+        "mixed": ["1", "x"],
+    }.get(name.removeprefix("nullable "), ["x", "y"])
+    assert classes(small) == expected
+    codes = scvenn.MMVAEpp._get_most_recent_anndata_manager(small).get_from_registry("labels")
+    assert ((codes.ravel() < 0) == small.obs["kind"].isna()).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "unlabeled"),
+    [([1, 2, -1], "-1"), ([1.0, 2.0, -1.0], -1), (["1", "2", "-1"], -1), ([1, 2, -1], -1.0)],
+)
+def test_the_unlabeled_category_may_be_of_another_type(small, values, unlabeled):
+    small.obs["kind"] = values * 20
+    assert classes(small, unlabeled_category=unlabeled) == ["1", "2"]
+
+
+def test_nan_in_the_mudata_is_not_filled_from_the_modalities(small):
+    labels = pd.Series(["a", "b", None] * 20, index=small.obs_names)
+    small.obs["kind"] = labels
+    small["rna"].obs["kind"] = labels.fillna("a")
+    scvenn.MMVAEpp.setup_mudata(small, labels_key="kind")
+    codes = scvenn.MMVAEpp._get_most_recent_anndata_manager(small).get_from_registry("labels")
+    assert list(codes.ravel()) == [0, 1, -1] * 20
+
+
+def contradicting(small):
+    small.obs["kind"] = ["a", "b"] * 30
+    small["atac"].obs["kind"] = ["a", "b"] * 29 + ["b", "a"]
+    return small
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"labels_key": "kind"},
+        {"batch_key": "kind"},
+        {"categorical_covariate_keys": ["kind"]},
+    ],
+)
+def test_a_contradiction_between_the_mudata_and_a_modality_is_refused(small, arguments):
+    match = (
+        r"obs column 'kind' differs between mdata.obs and mdata\['atac'\].obs in 2 cells: of "
+        r"'cell58' they have 'a' and 'b'. Keep the right values in mdata.obs\['kind'\]"
+    )
+    with pytest.raises(ValueError, match=match):
+        scvenn.MMVAEpp.setup_mudata(contradicting(small), **arguments)
+
+
+def test_a_contradiction_between_numbers_is_refused(small):
+    small.obs["x"] = np.arange(60.0)
+    small["rna"].obs["x"] = np.arange(60.0) + np.r_[np.zeros(59), 0.5]
+    with pytest.raises(ValueError, match=r"'x' differs between mdata.obs and mdata\['rna'\].obs"):
+        scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+
+
+def test_a_contradiction_is_refused_by_readouts_and_plots(small):
+    model = scvenn.MMVAEpp(small, screen=False, n_hidden=8)
+    model.train(1, train_size=0.7, **QUIET)
+    contradicting(small)
+    for call in (
+        lambda: model.evaluate(labels_key="kind"),
+        lambda: model.differential("kind", modality="rna"),
+        lambda: scvenn.pl.embeddings(small, color="kind"),
+    ):
+        with pytest.raises(ValueError, match="obs column 'kind' differs between mdata.obs and"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: x.astype(np.float32),
+        lambda x: x.astype(object),
+        lambda x: x.astype("Float64"),
+        lambda x: x.where(x > 3),
+        lambda x: x[::-1],
+        lambda x: x.astype("category"),
+    ],
+)
+def test_the_same_numbers_in_another_type_are_no_contradiction(small, other):
+    x = pd.Series(np.linspace(0, 1, 60) * 7.3, index=small.obs_names)
+    small.obs["x"] = x
+    small["rna"].obs["x"] = other(x)
+    scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
+
+
+def test_a_column_there_twice_is_refused(small):
+    small.obs["kind"] = ["a", "b"] * 30
+    small.obs = pd.concat([small.obs, small.obs[["kind"]]], axis=1)
+    with pytest.raises(ValueError, match="mdata.obs has 2 columns named 'kind'"):
+        scvenn.MMVAEpp.setup_mudata(small, labels_key="kind")
+
+
 # ------------------------------------------------------------------------------- weights
 
 
