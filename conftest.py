@@ -9,6 +9,8 @@ import scvi
 import torch
 from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401  the hook imports the package alone
+
 # In tests alone, the shapes in annotations of the networks are checked at every call.
 install_import_hook("scvenn.network", "tests.shapes.check")
 # figures are drawn and not shown
