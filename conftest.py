@@ -6,10 +6,9 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import scvi
+import tests.shapes  # noqa: F401  the hook imports the package alone
 import torch
 from jaxtyping import install_import_hook
-
-import tests.shapes  # noqa: F401  the hook imports the package alone
 
 # In tests alone, the shapes in annotations of the networks are checked at every call.
 install_import_hook("scvenn.network", "tests.shapes.check")
