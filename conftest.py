@@ -6,12 +6,12 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import scvi
-import tests.shapes  # noqa: F401  the hook imports the package alone
+import tests.shapes
 import torch
 from jaxtyping import install_import_hook
 
 # In tests alone, the shapes in annotations of the networks are checked at every call.
-install_import_hook("scvenn.network", "tests.shapes.check")
+install_import_hook("scvenn.network", f"{tests.shapes.__name__}.check")
 # figures are drawn and not shown
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods
