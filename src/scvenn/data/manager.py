@@ -56,7 +56,7 @@ class AlignedManager(AnnDataManager):
 
     @classmethod
     def reading(cls, fields: list[Field], registry: dict, mdata: MuData) -> AlignedManager:
-        """A manager of data that was not set up, read as the registry says, after a check."""
+        """A manager of data that was not set up, read by a registry, after a check."""
         manager = cls(fields)
         manager._registry = registry
         manager._kept = {}  # made for one call

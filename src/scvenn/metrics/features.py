@@ -60,7 +60,7 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    Array (D,). 0 where the prediction is constant, which tells nothing; NaN, with a warning, where
+    Array (D,). 0 where the prediction is constant and predicts nothing; NaN, with a warning, where
     the feature is.
 
     Raises

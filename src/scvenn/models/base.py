@@ -82,8 +82,8 @@ class SharedPrivateModel(
         :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
     modality_weights
         Weight of each modality's log-likelihood. None: 1 for all. ``"auto"``: the mean number of
-        features over the modality's own, so that a modality with more features has no more say in
-        the shared latent for that alone. Or weights by modality; those left out are 1.
+        features over the modality's own, so that a modality does not dominate the shared latent
+        by its number of features alone. Or weights by modality; those left out are 1.
     kl_weight_shared
         Weight of the KL of the shared latent relative to that of the private ones. None: 0.1
         with ``screen``, else 1, as in the paper.

@@ -32,7 +32,7 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
 
     Panels are predicted modalities; a curve, by its colour, is the one predicted from. Training
     cells are solid, validation cells dashed. A dotted line is the epoch that early stopping
-    returned to, ``model.best_epoch_``; a history alone does not tell it.
+    returned to, ``model.best_epoch_``; a history alone does not hold it.
 
     Parameters
     ----------

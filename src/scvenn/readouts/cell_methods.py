@@ -1,4 +1,4 @@
-"""What a trained model tells of cells: embeddings, predictions, labels and draws."""
+"""What a trained model gives for cells: embeddings, predictions, labels and draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained model tells of its latents: how good they are, and what they mean."""
+"""How good the latents of a trained model are, and what they mean."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class InterpretationMixin(ReadoutsMixin):
         r2, pearson           joint    predicted from ``all`` modalities
         auroc                 any      the same, for modalities of 0 and 1
         leakage_r2            latent   of each dimension of the shared or a private latent, or
-                                       each feature of *another* modality, read off a latent
-                                       by ridge regression; of a private latent it should be
-                                       near 0
+                                       each feature of *another* modality, predicted from a
+                                       latent by ridge regression; near 0 from a private
+                                       latent where all is well
         auc,                  latent   of a linear probe for the labels, from each latent
         balanced_accuracy
         recovery_linear_r2,   latent   of a planted latent (``mdata.obsm["z_shared"]``,
-        recovery_knn_r2                ``["z_private_<modality>"]``), read off a learned one
+        recovery_knn_r2                ``["z_private_<modality>"]``), from a learned one
         ===================== ======== ====================================================
 
         Parameters
@@ -187,7 +187,7 @@ class InterpretationMixin(ReadoutsMixin):
         scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
         reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
         called *related* if that holds of itself or its square, or if the labels of a supervised
-        model predict it: the shared latent is read off it.
+        model predict it: the shared latent is encoded from it.
 
         Returns
         -------
@@ -359,7 +359,7 @@ class InterpretationMixin(ReadoutsMixin):
         indices: Indices | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Features of which the modality itself knows most that the others do not.
+        r"""Features that the modality itself predicts best compared with the others.
 
         .. math::
 
@@ -418,7 +418,7 @@ class InterpretationMixin(ReadoutsMixin):
             P(r_j < -\delta), \text{ whichever is larger}
 
         over pairs of cells, a of the first group and b of the second, drawn with replacement, and
-        over the posteriors of their latents. What is decoded tells differences apart:
+        over the posteriors of their latents. ``through`` decides what is decoded:
 
         =========== ====================================== ===================================
         ``through`` :math:`h(z)`                           cells
@@ -446,7 +446,7 @@ class InterpretationMixin(ReadoutsMixin):
         ======================= ========================================= =====================
 
         Counts are those of a cell with the median library size of training (``"nb_mixture"``, which
-        knows no library size, as they are), and c are the ``pseudocounts``.
+        has no library size, as they are), and c are the ``pseudocounts``.
 
         Parameters
         ----------

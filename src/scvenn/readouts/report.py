@@ -1,4 +1,4 @@
-"""All that a model tells on one page, to send to a colleague."""
+"""The results of a model on one page, to send to a colleague."""
 
 from __future__ import annotations
 
