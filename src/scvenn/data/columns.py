@@ -10,8 +10,8 @@ from mudata import MuData
 
 from scvenn.data.checks import quoted
 
-# What a missing label becomes when a column is turned into text.
-_SPELLED_MISSING = ("nan", "NaN", "None", "NA", "<NA>", "N/A", "")
+# What a missing label becomes when a column is turned into text, in small letters.
+_SPELLED_MISSING = ("nan", "none", "na", "<na>", "n/a", "nat", "null", "")
 
 
 def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
@@ -45,14 +45,15 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
 
 def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
     """The same; None where it is nowhere."""
-    in_mdata = mdata.obs.get(key)
+    in_mdata = _column_of(mdata.obs, key, "mdata.obs")
     # NaN in mdata.obs is meant: what modalities hold completes each other, and not mdata.obs
     found = None if in_mdata is None else in_mdata.astype(object)
     first = "mdata.obs"
     for m, adata in mdata.mod.items():
         column = str(key).removeprefix(f"{m}:") if str(key).startswith(f"{m}:") else key
         if column in adata.obs:
-            values, where = adata.obs[column], f"mdata[{m!r}].obs"
+            where = f"mdata[{m!r}].obs"
+            values = _column_of(adata.obs, column, where)
             values = values.astype(object).reindex(mdata.obs_names)
         elif in_mdata is None and f"{m}:{key}" in mdata.obs:
             values, where = mdata.obs[f"{m}:{key}"].astype(object), "mdata.obs"
@@ -67,11 +68,20 @@ def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
     return found if in_mdata is None else in_mdata
 
 
+def _column_of(obs: pd.DataFrame, key: str, where: str) -> pd.Series | None:
+    found = obs.get(key)
+    if isinstance(found, pd.DataFrame):
+        raise ValueError(
+            f"{where} has {found.shape[1]} columns named {key!r}; expected one. Rename the others."
+        )
+    return found
+
+
 def _refuse_contradiction(
     one: pd.Series, other: pd.Series, key: str, where: tuple[str, str]
 ) -> None:
     both = one.notna() & other.notna()
-    differ = both & (one.map(as_text) != other.map(as_text))
+    differ = both & (one.map(_in_single_precision) != other.map(_in_single_precision))
     if differ.any():
         cell = differ.index[differ][0]
         raise ValueError(
@@ -79,6 +89,11 @@ def _refuse_contradiction(
             f"cells: of {str(cell)!r} they have {one[cell]!r} and {other[cell]!r}. Keep the right "
             f"values in mdata.obs[{key!r}] and remove the column {key!r} from {where[1]}."
         )
+
+
+def _in_single_precision(value: Any) -> str:
+    """A value as text, the same for numbers in either precision."""
+    return as_text(np.float32(value) if isinstance(value, float | np.floating) else value)
 
 
 def find_categories(mdata: MuData, key: str, argument: str) -> pd.Series:
@@ -97,7 +112,8 @@ def find_numbers(mdata: MuData, key: str, argument: str) -> np.ndarray:
     """
     column = find_column(mdata, key, argument)
     if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
+        column = column.astype(object)
+    column = column.infer_objects()
     if column.dtype.kind in "mMc":
         raise ValueError(
             f"{argument}: expected numbers, found {column.dtype}. Turn them into numbers first, "
@@ -110,12 +126,12 @@ def find_numbers(mdata: MuData, key: str, argument: str) -> np.ndarray:
             f"{quoted(column.index[text])}. Categories belong to categorical_covariate_keys."
         )
     numbers = pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=column.index)
-    check_complete(numbers.where(np.isfinite(numbers)), argument)
+    check_complete(numbers, argument)
     if (large := numbers.abs() > np.finfo(np.float32).max).any():
         raise ValueError(
             f"{argument}: found {numbers[large].iloc[0]:g} in cell {quoted(numbers.index[large])}; "
-            f"expected values of at most {np.finfo(np.float32).max:.3g}, which single precision "
-            "holds. Rescale the column."
+            f"expected finite values of at most {np.finfo(np.float32).max:.3g}, which single "
+            "precision holds. Correct or rescale the column."
         )
     return numbers.to_numpy()
 
@@ -131,7 +147,7 @@ def check_complete(values: pd.Series, argument: str) -> None:
 
 def spelled_missing(categories: np.ndarray) -> list[str]:
     """Categories that look as if a missing value had been turned into text."""
-    return [name for name in categories if name.strip() in _SPELLED_MISSING]
+    return [name for name in categories if name.strip().lower() in _SPELLED_MISSING]
 
 
 def as_text(value: Any) -> str:

@@ -150,7 +150,7 @@ class ModalityField(Field):
     def read(self, mdata: MuData, state: dict) -> Matrix:
         """Values (n_obs, D), CSR or dense; zeros for cells that lack the modality."""
         names = state[Keys.COLUMN_NAMES]
-        if self.modality not in mdata.mod:
+        if self.modality not in mdata.mod:  # as new data may
             return sp.csr_matrix((mdata.n_obs, len(names)), dtype=np.float32)
         adata = mdata.mod[self.modality]
         stored = stored_matrix(mdata, self.modality, self.layer)
@@ -181,11 +181,12 @@ def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
     spellings = {
         "in upper and lower case": str.lower,
         "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
-        "by the genome in front": lambda name: name.rpartition("__")[2].rpartition("_")[2],
+        "by what stands before the last underscore": lambda name: name.rpartition("__")[2].rpartition("_")[2],
     }
     for difference, spelling in spellings.items():
         present = {spelling(name): name for name in found}
-        if all(spelling(name) in present for name in missing[:100]):
+        spelled = {spelling(name) for name in missing}
+        if len(spelled) == len(missing) and spelled <= present.keys():
             return (
                 f"This data has them under names that differ {difference}, such as "
                 f"{present[spelling(missing[0])]!r} for {missing[0]!r}. Rename the features."
@@ -275,7 +276,7 @@ class ColumnField(Field):
                 "labels %r: %d classes (%s), %d of %d cells labelled",
                 self.attr_key,
                 len(categories),
-                quoted(categories),
+                quoted(categories, 50),
                 n_known,
                 len(values),
             )
@@ -363,9 +364,16 @@ class NumberField(Field):
         """Keep the mean and scale."""
         values = find_numbers(adata, self.attr_key, self.argument)
         state = self.statistics(values, np.arange(len(values)))
-        if state["constant"]:
+        if state["constant"] and np.ptp(values) == 0:
             logger.info(
-                "covariate %r is %g in every cell and has no effect", self.attr_key, state["mean"]
+                "covariate %r is %g in every cell and has no effect", self.attr_key, values[0]
+            )
+        elif state["constant"]:
+            logger.warning(
+                "covariate %r varies by no more than a millionth of its mean, %g, and has no "
+                "effect. If the differences matter, subtract its smallest value.",
+                self.attr_key,
+                state["mean"],
             )
         return state
 
@@ -384,7 +392,13 @@ class NumberField(Field):
     def read(self, mdata: MuData, state: dict) -> np.ndarray:
         """Standardised values, (n_obs, 1)."""
         values = find_numbers(mdata, self.attr_key, self.argument)
-        standardised = (values - state["mean"]) / state["scale"]
         if state.get("constant", False):  # files of 0.1 do not have it
-            standardised = np.zeros_like(standardised)
+            return np.zeros((len(values), 1), dtype=np.float32)
+        standardised = (values - state["mean"]) / state["scale"]
+        if (far := np.abs(standardised) > np.finfo(np.float32).max).any():
+            raise ValueError(
+                f"{self.argument}: found {values[far][0]:g} in cell "
+                f"{quoted(mdata.obs_names[far])}; in training its mean was {state['mean']:g} and "
+                f"its standard deviation {state['scale']:g}. Correct or rescale the column."
+            )
         return standardised.astype(np.float32)[:, None]

@@ -16,13 +16,13 @@ from mudata import MuData
 from scvenn.data.columns import as_text, find_column_or_none, find_numbers
 from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField
 from scvenn.data.keys import Keys
-from scvenn.data.matrices import canonical, stored_matrix
+from scvenn.data.matrices import canonical_rows, stored_matrix
 
 # Values of a matrix that are summed.
 _MOST_VALUES = 200_000
-# How far sums may be apart, relative to the sum of absolute values: another precision of the same
-# values moves them by 1e-7.
-_TOLERANCE = 1e-6
+# How far sums may be apart, relative to the sum of absolute values: another order of the features
+# moves sums of the same values by 1e-13.
+_TOLERANCE = 1e-10
 
 
 class _Rows(NamedTuple):
@@ -111,7 +111,7 @@ def _modality_differs(
         return True
     here = adata.obs_names.get_indexer(old.names)
     new, was = _sums(mdata, field, state, here[here >= 0]), old.sums[here >= 0]
-    within = _TOLERANCE * np.maximum(was[:, 2:3], new[:, 2:3]) + 1e-12
+    within = _TOLERANCE * np.maximum(was[:, 2:3], new[:, 2:3])
     close = np.abs(new[:, :3] - was[:, :3]) <= within
     return not (close.all() and np.array_equal(new[:, 3], was[:, 3]))
 
@@ -128,12 +128,8 @@ def _rows(mdata: MuData, field: ModalityField, state: dict) -> _Rows:
 def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> np.ndarray:
     """Sums (rows, 4) over the model's features of some rows of a modality."""
     stored = stored_matrix(mdata, field.modality, field.layer)
-    if not isinstance(stored, np.ndarray) and not (
-        sp.issparse(stored) and stored.format in ("csr", "csc")
-    ):
-        stored = canonical(stored, field.modality, field.where)
     names = state[Keys.COLUMN_NAMES]
-    rows = canonical(stored[positions], field.modality, field.where)
+    rows = canonical_rows(stored, positions, field.modality, field.where)
     if not np.array_equal(mdata.mod[field.modality].var_names, names):
         rows = rows[:, field.columns(mdata, names)]
     weights = np.random.default_rng(0).uniform(0.5, 1.5, rows.shape[1])  # of features
@@ -164,7 +160,7 @@ def _column(mdata: MuData, field: Any) -> pd.Series | None:
     if column is None:
         return None
     if isinstance(field, NumberField):
-        values = find_numbers(mdata, field.attr_key, field.argument)
+        values = find_numbers(mdata, field.attr_key, field.argument).astype(np.float32)
     else:
         codes, categories = pd.factorize(column, use_na_sentinel=True)
         names = np.array([as_text(name) for name in categories], dtype=object)

@@ -16,6 +16,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
+from scvenn.data.checks import quoted
 from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
@@ -176,20 +177,26 @@ class AlignedManager(AnnDataManager):
         """
         if self.fingerprint is None:
             return None
+        before = self.fingerprint.cells
+        _refuse_renamed(before, self.adata.obs_names)
         changes = self.fingerprint.changes(
             self.adata, self.fields, self.found.states, labels=labels
         )
         if changes:
             self._check_fits()
         if changes.fields:
+            field = changes.fields[0]
+            change = f"{field.where} was changed"
+            if isinstance(field, ModalityField):
+                if field.modality not in self.adata.mod:
+                    change = f"modality {field.modality!r} was removed"
             raise ValueError(
-                f"{changes.fields[0].where} was changed after the model was set up, and is no "
-                "longer the data of the model. Put the former values back; or pass the changed "
-                "data as new data, mdata.copy(); or build a new model."
+                f"{change} after the model was set up: this is no longer the data of the model. "
+                "Put the former values back; or pass the changed data as new data, mdata.copy(); "
+                "or build a new model."
             )
         if not changes.cells:
             return None
-        before = self.fingerprint.cells
         self.fingerprint = Fingerprint(self.adata, self.fields, self.found.states)
         return before
 
@@ -214,7 +221,7 @@ class AlignedManager(AnnDataManager):
         Raises
         ------
         ValueError
-            If a modality was measured in none of the cells, or a feature is NaN in all of them.
+            If a modality was measured in none of the cells.
         """
         found = {}
         for field in self.fields:
@@ -235,3 +242,17 @@ class AlignedManager(AnnDataManager):
             found[field.modality] = field.statistics(matrix, np.sort(measured), state)
             state.update(vars(found[field.modality]))
         return found
+
+
+def _refuse_renamed(before: pd.Index, now: pd.Index) -> None:
+    """Raise where cells went and others came: which was which cannot be found out."""
+    if before is now or before.equals(now):
+        return
+    gone, new = before.difference(now, sort=False), now.difference(before, sort=False)
+    if len(gone) and len(new):
+        raise ValueError(
+            f"obs_names were changed after the model was set up: {len(gone)} cells such as "
+            f"{quoted(gone, 3)} are no longer there, and {len(new)} such as {quoted(new, 3)} are "
+            "new; cells are found by name. Put the former names back; or pass the changed data as "
+            "new data, mdata.copy(); or build a new model."
+        )

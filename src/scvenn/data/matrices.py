@@ -28,6 +28,7 @@ _CHUNK = 10_000_000
 _ROUNDING = 1e-3
 
 _LARGEST = np.finfo(np.float32).max
+_SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 # --------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def canonical(matrix: Any, modality: str, where: str) -> Matrix:
         remedy = "expected a numpy array or a scipy sparse matrix."
         if hasattr(matrix, "compute"):  # a dask array
             remedy = f"it is not computed yet. Read it into memory: {where} = {where}.compute()."
-        elif hasattr(matrix, "to_memory") or type(matrix).__module__.startswith("h5py"):
+        elif hasattr(matrix, "to_memory") or type(matrix).__module__.startswith(("h5py", "zarr")):
             remedy = (
                 "it is in a file and not in memory. Read it: "
                 f"mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
@@ -124,26 +125,44 @@ def _check_numbers(matrix: Any, modality: str, where: str) -> None:
         )
 
 
+def canonical_rows(matrix: Any, rows: np.ndarray, modality: str, where: str) -> Matrix:
+    """Some rows in the form that :func:`canonical` gives; of dense and CSR no others are read."""
+    if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
+        return canonical(matrix[rows], modality, where)
+    if sp.issparse(matrix) and matrix.format == "csr" and _has_sound_rows(matrix):
+        parts = (matrix.data, matrix.indices, matrix.indptr)
+        some = sp.csr_matrix(parts, shape=matrix.shape, copy=False)[rows]
+        return canonical(some, modality, where)
+    return canonical(matrix, modality, where)[rows]
+
+
+def _has_sound_rows(csr: Any) -> bool:
+    """Whether rows can be taken without reading beyond the arrays; columns are not checked."""
+    ends, sizes = csr.indptr, {len(csr.indices), len(csr.data)}
+    return (
+        len(ends) == csr.shape[0] + 1
+        and len(sizes) == 1
+        and ends[0] == 0
+        and ends[-1] <= min(sizes)
+        and bool((ends[1:] >= ends[:-1]).all())
+    )
+
+
 def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
     """CSR whose index was checked before anything follows it."""
-    stored = matrix
     try:
-        if matrix.format in ("csr", "csc"):
-            form = sp.csr_matrix if matrix.format == "csr" else sp.csc_matrix
-            # shares the arrays, so that what the check may trim is not the user's matrix
-            parts = (matrix.data, matrix.indices, matrix.indptr)
-            matrix = form(parts, shape=matrix.shape, copy=False)
-            matrix.check_format(full_check=True)
-        csr = sp.csr_matrix(matrix)
-        csr.check_format(full_check=True)
-    except (ValueError, IndexError) as error:
+        csr = _checked_csr(matrix)
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
         raise ValueError(
             f"modality {modality!r}: the sparse matrix {where} is damaged ({error}). A file that "
             "was cut off or written by another tool can be so; make or copy it again."
         ) from error
     if not csr.has_canonical_format:
+        _check_finite(csr.data, csr.data, modality, where)  # a sum of infinite values may be NaN
         csr = csr.astype(np.float64)  # a copy; sums of repeated entries may exceed a small type
         csr.sum_duplicates()
+        if matrix.dtype == bool:  # true twice is true
+            csr.data = np.minimum(csr.data, 1)
     if not csr.data.all():  # stored zeros
         csr = csr.copy()
         csr.eliminate_zeros()
@@ -153,11 +172,32 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
         part = slice(start, start + _CHUNK)
         _check_finite(csr.data[part], values[part], modality, where)
     if values is csr.data:
-        as_stored = type(stored) is sp.csr_matrix and np.may_share_memory(csr.data, stored.data)
-        return stored if as_stored else csr
+        same_form = type(matrix) is sp.csr_matrix and len(matrix.data) == len(values)
+        return matrix if same_form and np.may_share_memory(matrix.data, values) else csr
     result = sp.csr_matrix((values, csr.indices, csr.indptr), shape=csr.shape, copy=False)
     result.has_canonical_format = True
     return result
+
+
+def _checked_csr(matrix: Any) -> sp.csr_matrix:
+    """CSR of any sparse matrix, which may share its arrays; entries may be repeated.
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError, OverflowError
+        If the index is damaged.
+    """
+    if matrix.format in ("csr", "csc"):
+        form = sp.csr_matrix if matrix.format == "csr" else sp.csc_matrix
+        # another object of the same arrays, so that what the check may trim is not the user's
+        parts = (matrix.data, matrix.indices, matrix.indptr)
+        checked = form(parts, shape=matrix.shape, copy=False)
+        checked.check_format(full_check=True)
+        return checked.tocsr()
+    coo = matrix.tocoo(copy=False)
+    # the constructor checks the index; the conversion sums repeated entries in the type they have
+    values = coo.data if coo.dtype == bool else coo.data.astype(np.float64)
+    return sp.coo_matrix((values, (coo.row, coo.col)), shape=coo.shape).tocsr()
 
 
 def _check_finite(stored: np.ndarray, values: np.ndarray, modality: str, where: str) -> None:
@@ -170,7 +210,7 @@ def _check_finite(stored: np.ndarray, values: np.ndarray, modality: str, where: 
             if np.isinf(found)
             else f"expected values of at most {_LARGEST:.3g}, which single precision holds"
         )
-        raise ValueError(f"modality {modality!r}: found {found} in {where}; {reason}.")
+        raise ValueError(f"modality {modality!r}: found {found!s} in {where}; {reason}.")
 
 
 def align(matrix: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
@@ -293,7 +333,7 @@ def check_values(
     if counts_like and rounding and largest > 1 - _ROUNDING:
         raise ValueError(
             f"modality {modality!r}: all values of {where} are counts but for rounding, such as "
-            f"{_written(rounding)}. Round them: {where} = {where}.round(). If they are no counts, "
+            f"{_written(rounding)}. Round them: {_rounded(where)}. If they are no counts, "
             f"pass likelihoods={{{modality!r}: 'normal'}}."
         )
     return candidates[0]
@@ -306,6 +346,11 @@ def _written(value: float) -> str:
     return short if same else str(np.float32(value))
 
 
+def _rounded(where: str) -> str:
+    """What a user writes to round a matrix, dense or sparse."""
+    return f"{where} = np.round({where})"
+
+
 def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: bool) -> str:
     """Message about a value outside a likelihood's domain."""
     cls = LIKELIHOODS[name]
@@ -313,6 +358,9 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
         f"modality {modality!r}: likelihood {name!r} needs {cls.domain}, found "
         f"{_written(value)} in {where}. "
     )
+    nearest = np.round(value)
+    if cls.discrete and abs(value - nearest) < _ROUNDING and cls.in_domain(nearest):
+        return found + f"If all are so but for rounding, round them: {_rounded(where)}."
     if not new_data:
         return found + (
             f"Pass layers={{{modality!r}: <layer>}} with a layer that has them, or "
@@ -326,10 +374,12 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
 
 
 def _chunks_of_values(matrix: Matrix, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Values of some rows, a few rows at a time; of sparse matrices those that are not zero."""
+    """Values of some rows, a few rows at a time; of the zeros of sparse matrices only one."""
     for part in _row_chunks(len(rows), matrix.shape[1]):
         chunk = matrix[rows[part]]
         yield chunk.data if sp.issparse(chunk) else chunk
+        if sp.issparse(chunk) and chunk.nnz < np.prod(chunk.shape):
+            yield np.zeros(1, dtype=np.float32)
 
 
 def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> FeatureStats:
@@ -355,7 +405,7 @@ def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Featu
     n_seen, mean, variance, library = gather(matrix, rows)
     mean, variance = (np.where(n_seen > 0, values, 0.0) for values in (mean, variance))
     # a variance of a few roundings is that of a constant
-    constant = variance <= 10 * np.finfo(np.float64).eps * (np.square(mean) + 1e-300)
+    constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + _SMALLEST**2
     positive = library[np.isfinite(library) & (library > 0)]
     return FeatureStats(
         mean=mean.astype(np.float32),

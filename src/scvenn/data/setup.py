@@ -29,14 +29,19 @@ class _SetUp:
         self.arguments = manager.registry["setup_args"]
         manager.adata = None
         self.manager: AlignedManager | None = manager
-        weakref.finalize(mdata, self._forget)
+        weakref.finalize(mdata, self.forget)
 
-    def _forget(self) -> None:
+    def is_of(self, mdata: MuData) -> bool:
+        """Whether it is of this very MuData, and not of one that it was copied from."""
+        return self.mdata() is mdata
+
+    def forget(self) -> None:
+        """Drop all but the arguments."""
         self.manager = None
 
     def manager_of(self, mdata: MuData) -> AlignedManager | None:
         """The manager if it still describes this very MuData, else None."""
-        if self.manager is None or self.mdata() is not mdata or self.manager.is_outdated(mdata):
+        if self.manager is None or not self.is_of(mdata) or self.manager.is_outdated(mdata):
             return None
         return self.manager
 
@@ -142,6 +147,8 @@ class SetUpMixin:
             fields_of(names, **setup_method_args["setup_args"]), setup_method_args
         )
         manager.register_fields(mdata, **kwargs)
+        if (before := _SETUPS.get(mdata.uns.get(Keys.SCVI_UUID, ""))) and before.is_of(mdata):
+            before.forget()
         mark = manager.registry[Keys.SCVI_UUID]
         mdata.uns[Keys.SCVI_UUID] = mark
         _SETUPS[mark] = _SetUp(mdata, manager)

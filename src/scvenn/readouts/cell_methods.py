@@ -13,7 +13,16 @@ import torch
 from mudata import MuData
 
 from scvenn import network
-from scvenn.data import AlignedManager, Cells, ColumnField, Indices, Keys, Registry, choose_rows
+from scvenn.data import (
+    AlignedManager,
+    Cells,
+    ColumnField,
+    Indices,
+    Keys,
+    Registry,
+    check_mudata,
+    choose_rows,
+)
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed, write_embeddings
 from scvenn.readouts.predictions import Prediction, check_modalities
@@ -296,6 +305,8 @@ class ReadoutsMixin:
         --------
         >>> model.get_normalized_expression("rna", transform_batch="batch1")  # doctest: +SKIP
         """
+        if mdata is not None:
+            check_mudata(mdata, may_be_view=True)
         data = self.adata if mdata is None else mdata
         sources = [m for m in self.modalities if data is None or m in data.mod]
         return self.predict(sources, modality, mdata, library_size=library_size, **kwargs)
