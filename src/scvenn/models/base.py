@@ -232,7 +232,10 @@ class SharedPrivateModel(
 
     def _make_data_loader(self, adata: MuData, indices: Indices | None = None, **how: Any) -> Any:
         """For scvi-tools' methods: a loader of cells, which may be a mask or names as well."""
-        return super()._make_data_loader(adata, choose_rows(adata, indices), **how)
+        rows = choose_rows(adata, indices)
+        if not len(rows):
+            raise ValueError("indices chooses no cells; expected at least one.")
+        return super()._make_data_loader(adata, rows, **how)
 
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
         """For scvi-tools' methods: a manager of the model's own data, or of other data."""

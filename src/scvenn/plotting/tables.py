@@ -253,7 +253,8 @@ def _number(value: float) -> str:
 
 def spoken(latent: str) -> str:
     """The name of a latent as a reader would say it."""
-    return latent.replace("private_", "private ", 1)
+    own = latent.removeprefix("private_")
+    return latent if own == latent else f"private {own}"
 
 
 def spoken_metric(metric: str) -> str:

@@ -66,7 +66,8 @@ class InterpretationMixin(ReadoutsMixin):
         labels_key
             Column of ``obs`` with labels that the embeddings are probed for; None for no probe.
             Cells whose label is missing or, in the column that the model was set up with, its
-            ``unlabeled_category`` are left out.
+            ``unlabeled_category`` are left out; with a warning, those whose label no training
+            cell has.
         batch_size
             Cells per forward pass.
 
@@ -74,14 +75,15 @@ class InterpretationMixin(ReadoutsMixin):
         -------
         A tidy table with the columns ``metric``, ``view``, ``source``, ``target``, ``feature``
         (None where the value concerns no single one) and ``value``. Sources and targets are
-        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels.
+        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
+        a modality with the name of a latent is ``modality <name>`` as a target of leakage.
         Values that are not defined are NaN, and a warning says why.
 
         Raises
         ------
         ValueError
             If the model was loaded without data or trained on all cells and no others are given,
-            if cells to score were trained on, or the labels cannot be scored.
+            if cells to score were trained on, or there is no such column of labels.
 
         Examples
         --------
@@ -97,14 +99,8 @@ class InterpretationMixin(ReadoutsMixin):
         Source: Märtens & Yau (MLCB 2023), section 4, for R² and AUC. See :mod:`scvenn.metrics` for
         the definitions.
         """
-        test = self._cells_to_score(mdata, indices, batch_size, "evaluate")
-        train = self._training_cells("evaluate", test)
-        labels = None
-        if labels_key is not None:
-            labels = pd.concat(
-                [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
-            )
-        return evaluation.evaluate(self.module, train, test, labels)
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        return self._evaluation_of(cells, labels_key)
 
     def variance_explained(
         self,
@@ -174,7 +170,8 @@ class InterpretationMixin(ReadoutsMixin):
         the logarithm of a mean is above the mean of logarithms. Source: as in MOFA (Argelaguet et
         al., Mol Syst Biol 2018), for a decoder that need not be linear.
         """
-        cells = self._cells_to_score(mdata, indices, batch_size, "variance_explained")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cells = self._to_score(cells, "variance_explained")
         return interpretation.variance_explained(self.module, cells)
 
     # ----------------------------------------------------------------- features
@@ -298,7 +295,7 @@ class InterpretationMixin(ReadoutsMixin):
         if latent not in ("shared", "private"):
             raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
         columns = choose_features(self._found, modality, features)
-        cells = self._held_out(mdata, indices, batch_size)
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
         cells = cells.take(cells.observed(modality))
         _check_enough(cells, "loadings", f"{modality!r} was measured")
         return interpretation.loadings(self.module, cells, modality, latent, columns)
@@ -347,7 +344,8 @@ class InterpretationMixin(ReadoutsMixin):
         >>> list(model.shared_features("rna", n=5).columns)
         ['feature', 'score', 'screening_score']
         """
-        cross, _ = self._r2_of_views(modality, mdata, indices, batch_size, "shared_features")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cross, _ = self._r2_of_views(modality, cells, "shared_features")
         return self._ranking(modality, cross, n)
 
     def private_features(
@@ -390,7 +388,8 @@ class InterpretationMixin(ReadoutsMixin):
         >>> len(model.private_features("rna", n=5))
         5
         """
-        cross, same = self._r2_of_views(modality, mdata, indices, batch_size, "private_features")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cross, same = self._r2_of_views(modality, cells, "private_features")
         return self._ranking(modality, same - cross, n)
 
     def differential(
@@ -664,17 +663,21 @@ class InterpretationMixin(ReadoutsMixin):
         manager = others.manager if own else self._manager_of(None)
         return Cells(manager, np.asarray(self.train_indices), batch_size=others.batch_size)
 
-    def _r2_of_views(
-        self,
-        modality: str,
-        mdata: MuData | None,
-        indices: Indices | None,
-        batch_size: int | None,
-        caller: str,
-    ) -> tuple[np.ndarray, ...]:
+    def _evaluation_of(self, cells: Cells, labels_key: str | None) -> pd.DataFrame:
+        """The table of :meth:`evaluate` for cells of checked data."""
+        test = self._to_score(cells, "evaluate")
+        train = self._training_cells("evaluate", test)
+        labels = None
+        if labels_key is not None:
+            labels = pd.concat(
+                [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
+            )
+        return evaluation.evaluate(self.module, train, test, labels)
+
+    def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:
         """R² of each feature, (D,), from the other modalities and from its own."""
         (modality,) = check_modalities(self._found, modality)
-        cells = self._cells_to_score(mdata, indices, batch_size, caller)
+        cells = self._to_score(cells, caller)
         others = [m for m in self.modalities if m != modality]
         cells = cells.take(cells.observed(modality) & cells.observed(others))
         _check_enough(cells, caller, f"{modality!r} and another modality were measured")
