@@ -31,7 +31,8 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     TypeError
         If ``mdata`` is not a MuData.
     ValueError
-        If it is a view, backed, not aligned along observations, or has repeated names.
+        If it is a view, backed, not aligned along observations, or has repeated names or names
+        of different types.
     """
     if isinstance(mdata, AnnData):
         raise TypeError(
@@ -59,6 +60,16 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
         raise ValueError(
             f"mdata.axis is {mdata.axis}, expected 0: scvenn needs modalities that share cells "
             "(observations)."
+        )
+    first = {m: adata.obs_names[0] for m, adata in mdata.mod.items() if adata.n_obs}
+    if len({isinstance(name, str) for name in first.values()}) > 1:
+        found = ", ".join(
+            f"{m!r} has {name!r} ({type(name).__name__})" for m, name in first.items()
+        )
+        raise ValueError(
+            f"obs_names are text in some modalities and numbers in others: {found}; cells are "
+            "matched by name, and 1 is not '1'. Make all of them text, for each modality: "
+            "adata.obs_names = adata.obs_names.astype(str), and then mdata.update()."
         )
     if not mdata.obs_names.is_unique:
         repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
@@ -99,19 +110,10 @@ def choose_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[s
             examples = ", ".join(f"{n!r}: {quoted(mdata.mod[n].obs_names, 2)}" for n in names)
             raise ValueError(
                 f"modality {m!r} has no cell in common with any other modality; cells are matched "
-                f"by obs_names ({examples}{_types_differ(mdata, names)}). Give the same cell the "
-                "same name, or leave it out with modalities=[...]."
+                f"by obs_names ({examples}). Give the same cell the same name, or leave it out "
+                "with modalities=[...]."
             )
     return names
-
-
-def _types_differ(mdata: MuData, names: Sequence[str]) -> str:
-    """A remark where some names are text and others are numbers, which print alike."""
-    types = {m: type(mdata.mod[m].obs_names[0]).__name__ for m in names}
-    if len(set(types.values())) == 1:
-        return ""
-    found = ", ".join(f"{m!r} has {name}" for m, name in types.items())
-    return f"; their types differ: {found}; make them text with obs_names.astype(str)"
 
 
 def _check_modality(mdata: MuData, modality: str) -> None:

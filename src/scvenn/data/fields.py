@@ -181,7 +181,9 @@ def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
     spellings = {
         "in upper and lower case": str.lower,
         "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
-        "by what stands before the last underscore": lambda name: name.rpartition("__")[2].rpartition("_")[2],
+        "by what stands before the last underscore": lambda name: name.rpartition("__")[
+            2
+        ].rpartition("_")[2],
     }
     for difference, spelling in spellings.items():
         present = {spelling(name): name for name in found}
@@ -192,7 +194,7 @@ def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
                 f"{present[spelling(missing[0])]!r} for {missing[0]!r}. Rename the features."
             )
     return (
-        f"This data has {quoted(found, 3)}. Use the same names, or add the missing features (zeros "
+        f"This data has {quoted(found, 3) or 'no features'}. Use the same names, or add the missing features (zeros "
         "for counts that were never seen) before using the model."
     )
 

@@ -64,8 +64,8 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(
-            f"modality {modality!r}: {where} is None. Pass layers={{{modality!r}: <layer>}} with "
-            f"one of {list(adata.layers)}."
+            f"modality {modality!r}: {where} is None. Put the values there, or name a layer when "
+            f"the model is set up: layers={{{modality!r}: <layer>}}, one of {list(adata.layers)}."
         )
     return matrix
 

@@ -79,6 +79,8 @@ def write_embeddings(
         if m not in mdata.mod:
             continue
         mdata.obsm[Keys.private(m, key_prefix)] = z
+        if mdata.mod[m].is_view:  # which could not hold what is written
+            mdata.mod[m] = mdata.mod[m].copy()
         adata = mdata.mod[m]
         rows = mdata.obs_names.get_indexer(adata.obs_names)
         adata.obsm[Keys.shared(key_prefix)] = shared[rows]
