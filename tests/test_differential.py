@@ -167,7 +167,7 @@ def test_private_alone_keeps_shared_at_its_mean(certain):
     latents = certain.get_shared_representation(indices=cells)
     baseline = np.repeat(latents.mean(0, keepdims=True), 2, 0)
     private = certain.get_private_representation("meth", indices=cells)
-    ((_, tensors),) = certain._minibatches(certain.adata, set(), np.array(cells), None, "")
+    ((_, tensors),) = certain._cells(None, cells, None).minibatches([], "")
     expected = network.decode(
         certain.module, tensors, "meth", *(_differential._tensor(z) for z in (baseline, private))
     ).numpy()
