@@ -269,11 +269,11 @@ def test_a_label_may_be_rare_in_one_modality_only(model):
     """Of cells that have the modality, the one training cell with the label lacks it."""
     mdata, held_out = model.adata, model.validation_indices
     has = mdata.obs_names.isin(mdata["rna"].obs_names)
-    mdata.obs["kind"] = mdata.obs["cell_type"].astype(object)
-    mdata.obs.loc[mdata.obs_names[model.train_indices[~has[model.train_indices]][:3]], "kind"] = "r"
-    mdata.obs.loc[mdata.obs_names[held_out[has[held_out]][:2]], "kind"] = "r"
+    mdata.obs["rare"] = mdata.obs["cell_type"].astype(object)
+    mdata.obs.loc[mdata.obs_names[model.train_indices[~has[model.train_indices]][:3]], "rare"] = "r"
+    mdata.obs.loc[mdata.obs_names[held_out[has[held_out]][:2]], "rare"] = "r"
     with pytest.warns(UserWarning, match=r"of 'private_rna', 2 of the scored cells are left out"):
-        table = model.evaluate(labels_key="kind")
+        table = model.evaluate(labels_key="rare")
     assert label_scores(table)["value"].notna().all()
 
 

@@ -381,6 +381,16 @@ def test_contributions_are_those_of_the_predictions(model):
     np.testing.assert_allclose(written["scvenn_shared_meth"], a / (a + b), atol=0.01)
 
 
+def test_where_nothing_moves_each_latent_contributes_half(small):
+    model = scvenn.MMVAE(small, n_shared=2, n_private=2, decoder="linear")
+    model.train(1, **QUIET)
+    with torch.no_grad():
+        for branch in model.module.branches:
+            for parameter in branch.parameters():
+                parameter.zero_()
+    assert (model.write_contributions() == 0.5).all(axis=None)
+
+
 def test_contributions_of_new_data_leave_out_what_it_lacks(incomplete):
     new = new_cells(incomplete.adata, "rna", "meth")
     written = incomplete.write_contributions(new)

@@ -132,7 +132,8 @@ def _score_latents(
     for source, m in product(latents, sources):
         if source in ("shared", f"private_{m}") or not paired(source, f"private_{m}"):
             continue
-        target = f"modality {m}" if m == "shared" or m.startswith("private_") else m
+        like_a_latent = m == "shared" or m.startswith(("private_", "modality "))
+        target = f"modality {m}" if like_a_latent else m
         for features, values in _blocks(net, parts, m, regression_scale=True):
             scores = metrics.ridge_r2(latents[source], values, **split)
             for feature, value in zip(features, scores, strict=True):

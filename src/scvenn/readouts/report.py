@@ -208,7 +208,13 @@ class _Report:
         seed = "not set" if model.seed_ is None else model.seed_
         chosen = {
             "setup_mudata": _as_text(self.cells.found.arguments),
-            type(model).__name__: _as_text(model.init_params_["non_kwargs"]),
+            # where an argument was left to its default, what that came to
+            type(model).__name__: _as_text(
+                {
+                    name: getattr(model.module.design, name, value)
+                    for name, value in model.init_params_["non_kwargs"].items()
+                }
+            ),
             "train": model.train_params_ or {"": "not recorded"},
         }
         tables = [
