@@ -155,7 +155,7 @@ def test_changed_data_is_noticed_by_every_readout_and_by_training(model, name):
     change(model.adata)
     before = sorted(model.adata.obsm)
     for call, readout in READOUTS.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message):  # noqa: PT012
             readout(model)
             pytest.fail(f"{call} reads on")
     assert sorted(model.adata.obsm) == before

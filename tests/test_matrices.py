@@ -261,8 +261,10 @@ for line in sys.stdin.read().splitlines():
 
 @pytest.mark.parametrize(
     "form",
-    [np.asarray, np.asfortranarray, np.matrix, np.ma.array, pd.DataFrame]
-    + [sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.coo_matrix, sp.bsr_matrix],
+    [
+        *(np.asarray, np.asfortranarray, np.matrix, np.ma.array, pd.DataFrame),
+        *(sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.coo_matrix, sp.bsr_matrix),
+    ],
 )
 def test_some_rows_are_those_of_the_whole(form):
     rows = np.array([7, 0, 3, 3])

@@ -194,8 +194,8 @@ def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
                 f"{present[spelling(missing[0])]!r} for {missing[0]!r}. Rename the features."
             )
     return (
-        f"This data has {quoted(found, 3) or 'no features'}. Use the same names, or add the missing features (zeros "
-        "for counts that were never seen) before using the model."
+        f"This data has {quoted(found, 3) or 'no features'}. Use the same names, or add the "
+        "missing features (zeros for counts that were never seen) before using the model."
     )
 
 

@@ -187,9 +187,8 @@ class AlignedManager(AnnDataManager):
         if changes.fields:
             field = changes.fields[0]
             change = f"{field.where} was changed"
-            if isinstance(field, ModalityField):
-                if field.modality not in self.adata.mod:
-                    change = f"modality {field.modality!r} was removed"
+            if isinstance(field, ModalityField) and field.modality not in self.adata.mod:
+                change = f"modality {field.modality!r} was removed"
             raise ValueError(
                 f"{change} after the model was set up: this is no longer the data of the model. "
                 "Put the former values back; or pass the changed data as new data, mdata.copy(); "

@@ -177,5 +177,4 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
 
 def fingerprint(obs_names: pd.Index) -> str:
     """Hash of the names of cells in their order."""
-    return hashlib.sha256("
-".join(map(str, obs_names)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(str, obs_names)).encode()).hexdigest()
