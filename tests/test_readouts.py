@@ -464,3 +464,14 @@ def test_new_cells_need_no_labels(small):
     np.testing.assert_array_equal(
         model.get_shared_representation(new), model.get_shared_representation()
     )
+
+
+def test_across_views_the_decoder_of_both_latents_is_not_run(small):
+    model = scvenn.MMVAEpp(small, n_shared=2, n_private=2)
+    model.train(1, **QUIET)
+    calls = []
+    model.module.branch("atac").decoder.register_forward_hook(lambda *_: calls.append(1))
+    model.predict("rna", "atac")
+    assert not calls
+    model.predict("atac", "atac")
+    assert len(calls) == 1
