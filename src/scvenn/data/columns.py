@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
         column = str(key).removeprefix(f"{m}:") if str(key).startswith(f"{m}:") else key
         if column in adata.obs:
             where = f"mdata[{m!r}].obs"
-            values = _column_of(adata.obs, column, where)
+            values = cast(pd.Series, _column_of(adata.obs, column, where))
             values = values.astype(object).reindex(mdata.obs_names)
         elif in_mdata is None and f"{m}:{key}" in mdata.obs:
             values, where = mdata.obs[f"{m}:{key}"].astype(object), "mdata.obs"

@@ -49,8 +49,9 @@ class AlignedManager(AnnDataManager):
         super().__init__(
             fields,
             setup_method_args,
-            # scvi-tools would pair rows by position, and refuse cells missing from a modality
-            AnnDataManagerValidationCheck(check_fully_paired_mudata=False),
+            # scvi-tools would pair rows by position, and refuse cells missing from a modality, and
+            # modalities that are views; a view of a MuData is refused by check_mudata
+            AnnDataManagerValidationCheck(check_if_view=False, check_fully_paired_mudata=False),
         )
         self.fingerprint: Fingerprint | None = None
         self._kept: dict[str, Any] | None = None
