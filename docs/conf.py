@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import scvenn
+from scvenn.models.refused import RefusingMixin
 
 HERE = Path(__file__).parent
 
@@ -56,11 +57,11 @@ _NOT_FOR_USERS = {"get_anndata_manager", "setup_anndata"}
 
 
 def _members(cls: type) -> list[str]:
-    """Public methods and properties of a class that scvenn, and not scvi-tools, defines."""
+    """Public methods and properties of a class that scvenn defines and does not refuse."""
     own = {
         name
         for base in inspect.getmro(cls)
-        if base.__module__.startswith("scvenn.")
+        if base.__module__.startswith("scvenn.") and base is not RefusingMixin
         for name, member in vars(base).items()
         if callable(member) or isinstance(member, classmethod | property)
     }

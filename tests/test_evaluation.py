@@ -7,6 +7,7 @@ import scvi
 
 import scvenn
 from scvenn import metrics
+from scvenn.readouts import evaluation
 from tests.conftest import QUIET, three_modalities
 
 # few cells, some of whose features are constant
@@ -107,22 +108,19 @@ def test_leakage_is_measured_both_ways_and_to_other_modalities(model, table):
     assert len(rows(found, source="private_rna", target="peaks")) == 20
 
 
-def test_planted_leakage_shows(model):
-    """Shuffling cells of one modality against the others destroys what its private latent knows."""
+def test_planted_leakage_shows(model, monkeypatch):
+    """A private latent that predicts the shared one has a leakage of nearly 1."""
     private = model.get_private_representation("rna")
     rng = np.random.default_rng(0)
-    embed = model._embed
+    embed = evaluation.embed
     planted = private[:, :1] + 0.01 * rng.normal(size=(len(private), 3)).astype(np.float32)
 
-    def leaking(mdata, sources, indices, batch_size, description):
-        _, privates = embed(mdata, sources, indices, batch_size, description)
-        return planted[indices], privates
+    def leaking(net, cells, sources):
+        _, privates = embed(net, cells, sources)
+        return planted[cells.rows], privates
 
-    model._embed = leaking
-    try:
-        found = rows(model.evaluate(), metric="leakage_r2", source="private_rna", target="shared")
-    finally:
-        del model._embed
+    monkeypatch.setattr(evaluation, "embed", leaking)
+    found = rows(model.evaluate(), metric="leakage_r2", source="private_rna", target="shared")
     assert (found["value"] > 0.95).all()
 
 
@@ -192,7 +190,7 @@ def test_a_model_loaded_with_other_cells_does_not_take_them_for_its_own(model):
     model.save("model")
     others = model.adata[::-1].copy()
     loaded = scvenn.MMVAEpp.load("model", others)
-    with pytest.raises(ValueError, match="of which this model knows none"):
+    with pytest.raises(ValueError, match="of which this model has none"):
         loaded.evaluate()
     same = scvenn.MMVAEpp.load("model", model.adata)
     pd.testing.assert_frame_equal(same.evaluate(), model.evaluate())
@@ -209,6 +207,115 @@ def test_scores_that_are_not_defined_are_named_once(model):
     constant = rows(table, target="peaks", feature="peaks_3")
     assert constant["value"].isna().all()
     assert {"r2", "pearson", "auroc", "leakage_r2"} == set(constant["metric"])
+
+
+@pytest.fixture
+def labelled():
+    """A model whose data has a column of three labels that a test may change."""
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(n_obs=120, n_features=12, n_types=3)
+    mdata.obs["kind"] = mdata.obs["cell_type"].astype(object)
+    model = scvenn.MMVAEpp(mdata, n_shared=2, n_private=2, n_hidden=8)
+    model.train(1, train_size=0.6, **QUIET)
+    return model
+
+
+def give(model, label, *cells):
+    mdata = model.adata
+    mdata.obs.loc[mdata.obs_names[list(cells)], "kind"] = label
+
+
+def label_scores(table):
+    return table[table["metric"].isin(["auc", "balanced_accuracy"])]
+
+
+def test_a_label_that_only_a_scored_cell_has_leaves_it_out_and_is_named(labelled):
+    held_out = labelled.validation_indices
+    give(labelled, "rare", held_out[0])
+    with pytest.warns(UserWarning, match=r"1 of the scored cells are left out, .*'rare'") as caught:
+        table = labelled.evaluate(labels_key="kind")
+    assert sum("labels_key" in str(one.message) for one in caught) == 1
+    give(labelled, None, held_out[0])
+    expected = labelled.evaluate(labels_key="kind")
+    pd.testing.assert_frame_equal(table, expected)
+    assert label_scores(table)["value"].notna().all()
+
+
+@pytest.mark.filterwarnings("error:evaluate.labels_key")
+@pytest.mark.parametrize("where", ["train", "both", "missing"])
+def test_rare_and_missing_labels_that_can_be_scored_are(labelled, where):
+    train, held_out = labelled.train_indices, labelled.validation_indices
+    give(labelled, None if where == "missing" else "rare", train[0])
+    if where != "train":
+        give(labelled, np.nan if where == "missing" else "rare", held_out[0])
+    assert label_scores(labelled.evaluate(labels_key="kind"))["value"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("cells", ["train", "validation"])
+@pytest.mark.parametrize("label", [None, "one", "unseen"])
+def test_labels_that_cannot_be_scored_leave_all_other_scores(labelled, cells, label):
+    give(labelled, label, *getattr(labelled, f"{cells}_indices"))
+    with pytest.warns(UserWarning, match="there are no scores, as a probe needs two") as caught:
+        table = labelled.evaluate(labels_key="kind")
+    assert sum("labels_key" in str(one.message) for one in caught) == 1
+    assert label_scores(table)["value"].isna().all()
+    others = table.drop(label_scores(table).index).reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, labelled.evaluate())
+    compared = metrics.compare({"a": labelled}, labels_key="kind")
+    assert len(compared) == len(table)
+
+
+def test_a_label_may_be_rare_in_one_modality_only(model):
+    """Of cells that have the modality, the one training cell with the label lacks it."""
+    mdata, held_out = model.adata, model.validation_indices
+    has = mdata.obs_names.isin(mdata["rna"].obs_names)
+    mdata.obs["rare"] = mdata.obs["cell_type"].astype(object)
+    mdata.obs.loc[mdata.obs_names[model.train_indices[~has[model.train_indices]][:3]], "rare"] = "r"
+    mdata.obs.loc[mdata.obs_names[held_out[has[held_out]][:2]], "rare"] = "r"
+    with pytest.warns(UserWarning, match=r"of 'private_rna', 2 of the scored cells are left out"):
+        table = model.evaluate(labels_key="rare")
+    assert label_scores(table)["value"].notna().all()
+
+
+def test_warnings_name_the_line_of_the_user(labelled):
+    give(labelled, "rare", labelled.validation_indices[0])
+    with pytest.warns(UserWarning, match="labels_key") as caught:
+        metrics.compare({"a": labelled}, labels_key="kind")
+    assert {one.filename for one in caught if "labels_key" in str(one.message)} == {__file__}
+
+
+def test_a_modality_that_one_cell_has_is_scored_as_far_as_that_goes(model):
+    rna, meth = (model.adata[m].obs_names for m in ("rna", "meth"))
+    held_out = model.adata.obs_names[model.validation_indices]
+    both, without = held_out[held_out.isin(rna) & held_out.isin(meth)], held_out.difference(rna)
+    cells = [*both[:1], *without.intersection(meth)[:9]]
+    table = model.evaluate(indices=cells)
+    assert "private_rna" not in set(table["source"])
+    assert rows(table, metric="leakage_r2", source="private_meth")["value"].notna().any()
+
+
+def test_each_matrix_is_read_once(model, reads):
+    model.evaluate(labels_key="cell_type")
+    assert reads == dict.fromkeys(model.modalities, 1)
+
+
+def test_new_data_and_training_data_are_read_once_each(model, reads):
+    new = model.adata[model.validation_indices].copy()
+    model.evaluate(new)
+    assert reads == dict.fromkeys(model.modalities, 2)
+
+
+def test_cells_filtered_in_place_are_no_reason_to_take_others_for_trained():
+    """Positions of training cells mean what they meant when the data was last read."""
+    mdata = scvenn.datasets.simulate_counts(n_obs=100, n_features=12)
+    model = scvenn.MMVAEpp(mdata, n_shared=2, n_private=2, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    new = mdata[model.validation_indices].copy()
+    expected = model.variance_explained(new)
+    for adata in mdata.mod.values():
+        adata._inplace_subset_obs(adata.obs_names[50:])
+    mdata.update()
+    pd.testing.assert_frame_equal(model.variance_explained(new), expected)
 
 
 def test_unknown_labels_are_refused(model):

@@ -282,7 +282,7 @@ def test_features_and_cells_can_be_chosen(incomplete):
     [
         (lambda m: m.loadings("adt"), r"found \['adt'\]"),
         (lambda m: m.loadings("rna", "both"), "latent='both': expected 'shared' or 'private'"),
-        (lambda m: m.loadings("rna", features=["x"]), r"features=\['x'\].*not found"),
+        (lambda m: m.loadings("rna", features=["x"]), "features: 'x' not found"),
         (lambda m: m.loadings("rna", indices=[0]), r"needs two or more cells in which 'rna' was"),
         (lambda m: m.shared_features("adt"), r"found \['adt'\]"),
         (lambda m: m.private_features("rna", n=0), "n=0: expected None or a number of at least 1"),
@@ -379,6 +379,16 @@ def test_contributions_are_those_of_the_predictions(model):
     b = np.square(both - mean - alone).sum(1)
     written = model.write_contributions(model.adata.copy())
     np.testing.assert_allclose(written["scvenn_shared_meth"], a / (a + b), atol=0.01)
+
+
+def test_where_nothing_moves_each_latent_contributes_half(small):
+    model = scvenn.MMVAE(small, n_shared=2, n_private=2, decoder="linear")
+    model.train(1, **QUIET)
+    with torch.no_grad():
+        for branch in model.module.branches:
+            for parameter in branch.parameters():
+                parameter.zero_()
+    assert (model.write_contributions() == 0.5).all(axis=None)
 
 
 def test_contributions_of_new_data_leave_out_what_it_lacks(incomplete):

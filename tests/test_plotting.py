@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgba
 from mudata import MuData
 from sklearn.decomposition import PCA
 
 import scvenn
+from scvenn.data import Keys
 from scvenn.plotting import drawing as _drawing
 from tests.conftest import QUIET, three_modalities
 
@@ -102,6 +105,11 @@ def draw(name, shown, axes=None):
     if name == "embeddings":
         return pl.embeddings(shown, "cell_type", basis="pca", axes=axes)
     return getattr(pl, name)(shown, **{"axes" if name in SEVERAL else "ax": axes})
+
+
+def test_completion_shows_figures_and_metrics_only():
+    assert dir(pl) == sorted(pl.__all__)
+    assert dir(scvenn.metrics) == sorted(scvenn.metrics.__all__)
 
 
 def test_every_figure_is_tested():
@@ -244,7 +252,43 @@ def test_what_was_predicted_from_several_modalities_has_curves_of_its_own():
     names = ["log_likelihood_a+b->c_train", "log_likelihood_a+b->a_train"]
     axes = pl.training(history_of(train_loss=[2, 1], **{name: [-2, -1] for name in names}))
     assert titles(axes) == ["c", "loss"]  # a is not cross-view
-    assert legend(axes)[0] == "from a+b"
+    assert legend(axes)[0] == "from a and b"
+
+
+def test_a_modality_called_a_plus_b_is_not_a_and_b_together():
+    """Records of all pairs, by the names that the history has; each curve has its own panel."""
+    pairs = [
+        (("a",), "b"),
+        (("a+b",), "b"),
+        (("a", "b"), "a+b"),
+        (("a",), "a->b"),
+        (("a->b",), "a"),
+    ]
+    names = [Keys.log_likelihood(*pair) for pair in pairs]
+    assert [Keys.of_log_likelihood(name) for name in names] == pairs
+    records = {f"{name}_train": [-i, -i] for i, name in enumerate(names)}
+    axes = pl.training(history_of(train_loss=[2, 1], **records))
+    assert titles(axes) == ["b", "a+b", "a->b", "a", "loss"]
+    assert [[line.get_ydata()[0] for line in ax.get_lines()] for ax in axes[:-1]] == [
+        [0, -1], [-2], [-3], [-4]
+    ]  # fmt: skip
+    assert legend(axes)[:4] == ["from a+b", "from a->b", "from a", "from a and b"]
+
+
+@given(st.lists(st.text("ab+->%2BDE_. ", min_size=1), min_size=2, max_size=4))
+def test_every_pair_of_names_is_found_in_its_column(names):
+    *encode, decode = names
+    assert Keys.of_log_likelihood(Keys.log_likelihood(tuple(encode), decode)) == (
+        tuple(encode),
+        decode,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["train_loss", Keys.CROSS_VIEW, Keys.LABEL_LOG_LIKELIHOOD, "kl->x"]
+)
+def test_other_columns_are_no_pairs(name):
+    assert Keys.of_log_likelihood(name) is None
 
 
 # ------------------------------------------------------------------------ embeddings

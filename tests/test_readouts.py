@@ -1,5 +1,6 @@
 """Embeddings and predictions, on training data and on new data."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,6 +117,44 @@ def test_samples_vary_around_the_prediction(model):
     assert (drawn.std(0) > 0).all()
 
 
+def spread_of_experts(monkeypatch, apart):
+    """Variance of samples of a modality, (D,), where two experts are points, this far apart.
+
+    Also the weights of its decoder, (D, K).
+    """
+    import scvi
+    import torch
+
+    from scvenn.network import Gaussian
+
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(
+        60, modalities={"a": "normal", "b": "normal"}, n_features=8, n_types=2
+    )
+    model = scvenn.MMVAE(mdata, n_shared=2, n_private=2, n_hidden=4, decoder="linear")
+    model.train(1, early_stopping=False, **QUIET)
+
+    def encode(minibatch):
+        n = len(minibatch.covariates)
+        loc = apart * torch.tensor([1.0, -1.0])[:, None, None].expand(2, n, 2) / 2
+        point = Gaussian(torch.zeros(n, 2), torch.full((n, 2), 1e-12))
+        observed = torch.ones(2, n, dtype=torch.bool)
+        return Gaussian(loc, torch.full((2, n, 2), 1e-12)), observed, {"a": point, "b": point}
+
+    monkeypatch.setattr(model.module, "encode", encode)
+    drawn = model.sample_posterior(["a", "b"], "a", n_samples=20_000, indices=[0])[:, 0]
+    weights = model.module.branch("a").decoder.out.weight[:, :2].detach().numpy()
+    return drawn.var(0), weights * model.module.likelihood("a").scale_.numpy()[:, None]
+
+
+def test_samples_of_a_mixture_vary_by_what_its_experts_disagree_on(monkeypatch):
+    """Experts at +1 and -1 of each dimension: a variance of 1 between them, through the decoder."""
+    (within, _), (both, weights) = (spread_of_experts(monkeypatch, apart) for apart in (0, 20))
+    between = np.square(10 * weights).sum(1)
+    assert between.max() > 0.5 * within[between.argmax()]
+    np.testing.assert_allclose(both, within + between, rtol=0.06)
+
+
 def test_samples_are_nan_without_a_source(model):
     rows = np.flatnonzero(~measured(model.adata, "rna"))[:5]
     drawn = model.sample_posterior("rna", "peaks", n_samples=2, indices=rows)
@@ -209,7 +248,8 @@ def test_predictions_are_on_the_scale_of_the_data(model):
     np.testing.assert_allclose(counts.sum(axis=1), library, rtol=1e-4)
     cross = model.predict("meth", "rna").dropna()
     unmeasured = cross.loc[cross.index.difference(mdata["rna"].obs_names)]
-    median = np.median(mdata["rna"].X.toarray().sum(1))
+    trained = mdata.obs_names[model.train_indices].intersection(mdata["rna"].obs_names)
+    median = np.median(mdata["rna"][trained].X.toarray().sum(1))
     np.testing.assert_allclose(unmeasured.sum(axis=1), median, rtol=1e-4)
     open_peaks = model.predict("rna", "peaks").dropna().to_numpy()
     assert ((open_peaks > 0) & (open_peaks < 1)).all()
@@ -229,6 +269,25 @@ def test_features_and_cells_can_be_chosen(model):
     whole = model.predict("rna", "meth")
     part = model.predict("rna", "meth", features=["meth_7", "meth_2"], indices=[5, 1, 30])
     pd.testing.assert_frame_equal(part, whole.iloc[[5, 1, 30]][["meth_7", "meth_2"]])
+
+
+@pytest.mark.parametrize("read", ["predict", "normalised", "loadings", "write_predictions"])
+def test_a_name_is_one_feature(model, read):
+    """Not as many features as it has letters."""
+    rna = "meth_7"
+
+    def of(features):
+        if read == "predict":
+            return model.predict("rna", "meth", features=features)
+        if read == "normalised":
+            return model.get_normalized_expression("meth", features=features)
+        if read == "loadings":
+            return model.loadings("meth", features=features)
+        file = f"{type(features).__name__}.zarr"
+        model.write_predictions(file, "rna", "meth", features=features)
+        return anndata.read_zarr(file).to_df()
+
+    pd.testing.assert_frame_equal(of(rna), of([rna]))
 
 
 def test_a_mask_chooses_cells(model):
@@ -260,7 +319,7 @@ def test_arrays_on_request(model):
         (lambda m: m.get_private_representation("adt"), r"found \['adt'\]"),
         (lambda m: m.predict("adt", "rna"), r"found \['adt'\]"),
         (lambda m: m.predict("rna", "adt"), r"found \['adt'\]"),
-        (lambda m: m.predict("rna", "meth", features=["x"]), r"features=\['x'\].*not found"),
+        (lambda m: m.predict("rna", "meth", features=["x"]), "features: 'x' not found"),
         (lambda m: m.predict("rna", "meth", indices=[999]), "indices.*150 cells"),
     ],
 )
@@ -366,7 +425,7 @@ def test_fewer_modalities(model):
 
 def test_no_known_modality_is_refused(model):
     mdata = MuData({"adt": model.adata["rna"].copy()})
-    with pytest.raises(ValueError, match=r"knows the modalities .* this MuData has \['adt'\]"):
+    with pytest.raises(ValueError, match=r"has the modalities .* this MuData has \['adt'\]"):
         model.get_shared_representation(mdata)
 
 
@@ -405,3 +464,14 @@ def test_new_cells_need_no_labels(small):
     np.testing.assert_array_equal(
         model.get_shared_representation(new), model.get_shared_representation()
     )
+
+
+def test_across_views_the_decoder_of_both_latents_is_not_run(small):
+    model = scvenn.MMVAEpp(small, n_shared=2, n_private=2)
+    model.train(1, **QUIET)
+    calls = []
+    model.module.branch("atac").decoder.register_forward_hook(lambda *_: calls.append(1))
+    model.predict("rna", "atac")
+    assert not calls
+    model.predict("atac", "atac")
+    assert len(calls) == 1

@@ -239,3 +239,17 @@ def test_a_file_written_after_set_up_can_be_read_and_set_up(small, tmp_path):
     manager_of(small)
     small.write(tmp_path / "x.h5mu")
     manager_of(mudata.read_h5mu(tmp_path / "x.h5mu"))
+
+
+@pytest.mark.parametrize("dense_rna", [False, True])
+def test_a_modality_may_be_a_view_of_a_view(small, dense_rna):
+    if dense_rna:
+        small["rna"].X = small["rna"].X.toarray()
+    view = small["rna"][10:][:, 2:]
+    expected = view.copy()
+    mdata = MuData({"rna": view, "atac": small["atac"]})
+    assert mdata["rna"].is_view
+    model = scvenn.MMVAEpp(mdata, screen=False)
+    model.train(1, enable_progress_bar=False)
+    np.testing.assert_array_equal(dense(mdata["rna"].X), dense(expected.X))
+    assert mdata["rna"].obsm["X_shared"].shape == (50, 10)

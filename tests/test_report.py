@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import scvi
 from mudata import MuData
 
 import scvenn
-from scvenn.plotting import _page, _report
-from scvenn.plotting import embeddings as _embedding_figure
+from scvenn.readouts import page as _page
+from scvenn.readouts import report as _report
 from tests.conftest import QUIET, three_modalities
 
 SECTIONS = [
@@ -75,14 +76,15 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module", autouse=True)
 def _without_umap():
     """It takes half a minute to compile, and is tested with the figure of embeddings."""
-    drawn = _embedding_figure._in_two_dimensions
+    figure = sys.modules["scvenn.plotting.embeddings"]  # the function hides it
+    drawn = figure._in_two_dimensions
 
     def quickly(latent, basis, n_neighbors):
         assert basis == "umap"
         return drawn(latent, "pca", n_neighbors)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_embedding_figure, "_in_two_dimensions", quickly)
+        patch.setattr(figure, "_in_two_dimensions", quickly)
         yield
 
 
@@ -135,7 +137,7 @@ def empty_sections(monkeypatch):
     for name in ("training", "embeddings", "variance", "scores", "features", "settings"):
         nothing = _page.Section(name, "", [])
         monkeypatch.setattr(
-            scvenn.SharedPrivateModel, f"_about_{name}", lambda *args, nothing=nothing: nothing
+            _report._Report, f"_about_{name}", lambda *args, nothing=nothing: nothing
         )
 
 
@@ -214,7 +216,7 @@ def test_the_data_is_described(mosaic, page_of_mosaic):
     sentences = " ".join(page_of_mosaic.texts("p"))
     assert f"150 cells, {lacking} of which lack at least one modality." in sentences
     assert "75 were trained on; 75 were held out" in sentences
-    assert "The decoders see batch ('batch0', 'batch1') and age." in sentences
+    assert "Inputs of the decoders: batch ('batch0', 'batch1') and age." in sentences
     assert "Labels: cell_type ('type0', 'type1', 'type2'), known of 150 cells." in sentences
     assert "3 shared dimensions; private: 4 of rna, 2 of meth and 2 of peaks." in sentences
     assert page_of_mosaic.texts("h1") == ["MMVAE of rna, meth and peaks"]
@@ -273,7 +275,8 @@ def test_a_saved_model_reports_the_same_settings(screened, tmp_path, page_of_scr
 def test_a_model_whose_training_was_not_recorded_says_so(screened, monkeypatch):
     monkeypatch.setattr(screened, "train_params_", None)
     monkeypatch.setattr(screened, "seed_", None)
-    rows = [row for table in screened._about_settings().parts for row in table.rows]
+    report = _report._Report(screened, screened._cells(None, None, None), None)
+    rows = [row for table in report._about_settings().parts for row in table.rows]
     assert ("", "not recorded") in rows
     assert ("seed", "not set") in rows
 
@@ -381,6 +384,25 @@ def test_a_report_that_fails_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left"):
         screened.report(file)
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == older * [("report.html", "old")]
+
+
+def test_a_rare_label_is_said_on_the_page_and_hides_nothing(mosaic, tmp_path):
+    mdata = mosaic.adata
+    mdata.obs["rare"] = mdata.obs["cell_type"].astype(str)
+    mdata.obs.loc[mdata.obs_names[mosaic.validation_indices[0]], "rare"] = "once"
+    page = Page(mosaic.report(tmp_path / "report.html", labels_key="rare"))
+    (note,) = page.notes
+    assert "no training cell has their labels 'once'" in note
+    assert any(row[:2] == ["shared", "rare"] for row in page.rows)
+
+
+def test_each_matrix_is_read_once(mosaic, tmp_path, reads):
+    mosaic.report(tmp_path / "report.html")
+    assert reads == dict.fromkeys(mosaic.modalities, 1)
+    reads.clear()
+    new = new_cells(mosaic.adata, *mosaic.modalities)
+    mosaic.report(tmp_path / "report.html", mdata=new)
+    assert reads == dict.fromkeys(mosaic.modalities, 2)  # and those of the training cells
 
 
 def test_an_unknown_column_is_refused_before_anything_is_made(screened, tmp_path):

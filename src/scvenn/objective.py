@@ -1,4 +1,4 @@
-"""What tells multimodal VAEs with shared and private latents apart, as data: a list of terms."""
+"""How multimodal VAEs with shared and private latents differ, as data: a list of terms."""
 
 from __future__ import annotations
 

@@ -94,8 +94,7 @@ def read_h5mu(path: Path) -> Any:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(
             f"{path} holds {kind}; expected a MuData with two or more modalities of the same "
-            "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu'), of "
-            "AnnData that anndata.read_h5ad returns."
+            "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu')."
         )
     click.echo(f"reading {path}", err=True)
     return mudata.read_h5mu(path)

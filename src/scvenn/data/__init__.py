@@ -3,8 +3,8 @@
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
 whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``columns`` (of ``obs``),
 ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found), ``fingerprint``
-(was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the user says is to
-be read), ``cells`` (what a read-out gets).
+(was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the user
+asked to be read), ``cells`` (what a read-out gets).
 """
 
 from scvenn.data.cells import Cells, Indices, choose_rows

@@ -139,18 +139,23 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
     if indices is None:
         return every
     if isinstance(indices, slice):
+        if any(isinstance(end, str) for end in (indices.start, indices.stop)):
+            raise ValueError(
+                f"indices={indices}: expected a slice of positions. List the names of cells."
+            )
         return every[indices]
-    if isinstance(indices, pd.Series) and indices.dtype == bool:
+    if isinstance(indices, pd.Series) and pd.api.types.is_bool_dtype(indices):
         indices = _matched_mask(mdata, indices)
     chosen = np.atleast_1d(np.asarray(indices))
-    if not chosen.size:
-        return every[:0]
     if chosen.ndim != 1:
         raise ValueError(
             f"indices has {chosen.ndim} dimensions; expected a list of positions or names, or a "
             "mask."
         )
-    if chosen.dtype.kind in "OUS" and all(isinstance(name, str) for name in chosen):
+    if not chosen.size:
+        return every[:0]
+    kind = pd.api.types.infer_dtype(chosen, skipna=False)  # pandas' arrays come as objects
+    if kind == "string":
         rows = mdata.obs_names.get_indexer(chosen)
         if (rows < 0).any():
             raise ValueError(
@@ -158,13 +163,13 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
                 f"such as {quoted(mdata.obs_names, 3)}."
             )
         return rows
-    if chosen.dtype.kind not in "biu":
+    if kind not in ("integer", "boolean"):
         raise ValueError(
-            f"indices holds {chosen[0]!r}; expected positions (integers), a mask (booleans) or "
-            "names (strings) of cells."
+            f"indices: expected positions (integers), a mask (booleans) or names (strings) of "
+            f"cells; found {kind} values, the first of which is {chosen[0]!r}."
         )
     try:
-        return every[chosen]
+        return every[chosen.astype(bool if kind == "boolean" else np.int64)]
     except IndexError as error:
         raise ValueError(
             f"indices must be positions or a mask of the {mdata.n_obs} cells: {error}."

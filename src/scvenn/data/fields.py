@@ -10,7 +10,6 @@ A field keeps what must survive saving in its state in the registry, and no data
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ import scipy.sparse as sp
 from mudata import MuData
 from scvi.data.fields import BaseAnnDataField
 
+from scvenn._warnings import warn
 from scvenn.data.checks import check_names, quoted
 from scvenn.data.columns import (
     as_text,
@@ -194,8 +194,8 @@ def _remedy_for_names(missing: np.ndarray, found: pd.Index) -> str:
                 f"{present[spelling(missing[0])]!r} for {missing[0]!r}. Rename the features."
             )
     return (
-        f"This data has {quoted(found, 3) or 'no features'}. Use the same names, or add the missing "
-        "features (zeros for counts that were never seen) before using the model."
+        f"This data has {quoted(found, 3) or 'no features'}. Use the same names, or add the "
+        "missing features (zeros for counts that were never seen) before using the model."
     )
 
 
@@ -283,12 +283,10 @@ class ColumnField(Field):
                 len(values),
             )
             if suspects := spelled_missing(categories):
-                warnings.warn(
+                warn(
                     f"{self.argument}: {quoted(suspects)} is read as a class of its own, with "
                     f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, "
-                    f"pass unlabeled_category={suspects[0]!r} or replace it by NaN.",
-                    UserWarning,
-                    stacklevel=2,
+                    f"pass unlabeled_category={suspects[0]!r} or replace it by NaN."
                 )
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
 

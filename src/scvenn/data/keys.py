@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 
 class Keys:
     """Names of slots; nothing else of a user's data is written."""
@@ -63,6 +65,15 @@ class Keys:
         """Column of the history: the log-likelihood of ``decode`` given what was encoded."""
         source = "+".join(_without_separators(m) for m in encode)
         return f"log_likelihood_{source}->{_without_separators(decode)}"
+
+    @staticmethod
+    def of_log_likelihood(column: str) -> tuple[tuple[str, ...], str] | None:
+        """What was encoded and decoded, by such a column; None for other columns."""
+        pair = column.removeprefix("log_likelihood_")
+        source, arrow, decode = pair.partition("->")
+        if pair == column or not arrow:
+            return None
+        return tuple(map(unquote, source.split("+"))), unquote(decode)
 
     @staticmethod
     def kl_private(modality: str) -> str:

@@ -49,8 +49,8 @@ class AlignedManager(AnnDataManager):
         super().__init__(
             fields,
             setup_method_args,
-            # scvi-tools would pair rows by position, and refuse cells missing from a modality and
-            # modalities that are views
+            # scvi-tools would pair rows by position, and refuse cells missing from a modality, and
+            # modalities that are views; a view of a MuData is refused by check_mudata
             AnnDataManagerValidationCheck(check_if_view=False, check_fully_paired_mudata=False),
         )
         self.fingerprint: Fingerprint | None = None
@@ -58,7 +58,7 @@ class AlignedManager(AnnDataManager):
 
     @classmethod
     def reading(cls, fields: list[Field], registry: dict, mdata: MuData) -> AlignedManager:
-        """A manager of data that was not set up, read as the registry says, after a check."""
+        """A manager of data that was not set up, read by a registry, after a check."""
         manager = cls(fields)
         manager._registry = registry
         manager._kept = {}  # made for one call

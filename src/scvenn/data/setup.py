@@ -1,4 +1,4 @@
-"""What a user says is to be read from a MuData, remembered for as long as the MuData lives."""
+"""Which parts of a MuData are read, remembered for as long as the MuData lives."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SetUpMixin:
         continuous_covariate_keys: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Say what is to be read from a MuData; needed only where the defaults do not fit.
+        """Choose what is read from a MuData; needed only where the defaults do not fit.
 
         Cells are matched by ``obs_names``; a cell may lack some of the modalities. Nothing is
         changed but ``mdata.uns["_scvi_uuid"]``, by which a copy is recognised: a set-up holds for
@@ -185,7 +185,7 @@ def fields_of(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
 ) -> list[Any]:
-    """What the arguments of a set-up say is to be read."""
+    """Fields that the arguments of a set-up ask for."""
     layer = _by_modality(layers, names, "layers")
     likelihood = _by_modality(None if likelihoods == "auto" else likelihoods, names, "likelihoods")
     for m, name in likelihood.items():

@@ -20,7 +20,7 @@ Batch = Tensor | None
 
 @dataclass(frozen=True)
 class FeatureStats:
-    """What a likelihood needs to know of its modality's observed values.
+    """Summary of a modality's observed values, for its likelihood.
 
     Parameters
     ----------
@@ -166,8 +166,8 @@ class Likelihood(nn.Module):
     def unit(self) -> Tensor:
         """What counts as 1, (D,): densities are per unit, differences of means in units.
 
-        That of the data where nothing else is said; a likelihood that standardises has
-        ``scale_``, standard deviations.
+        That of the data by default; a likelihood that standardises has ``scale_``, standard
+        deviations.
         """
         return torch.ones_like(self.scale_)
 
@@ -251,7 +251,7 @@ class Likelihood(nn.Module):
         """What a linear decoder would predict linearly, (..., B, D), of the raw parameters.
 
         Loadings are its slopes: the standardised mean, the logit or the logarithm of the mean. The
-        first raw parameter of each feature where nothing else is said.
+        first raw parameter of each feature by default.
         """
         return raw.chunk(self.n_outputs, -1)[0]
 
@@ -272,7 +272,7 @@ class Likelihood(nn.Module):
             Number of each cell's batch, (B,); needed where batches have a noise of their own.
         cross_view
             Whether this is a prediction from other modalities with a noise of its own; only
-            ``"normal"`` tells the two apart.
+            ``"normal"`` distinguishes the two.
 
         Returns
         -------

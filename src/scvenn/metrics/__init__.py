@@ -23,3 +23,8 @@ __all__ = [
     "ridge_r2",
     "scib",
 ]
+
+
+def __dir__() -> list[str]:
+    """What users see: not what other rooms of the package use."""
+    return __all__

@@ -25,7 +25,7 @@ def probe_scores(
     train: np.ndarray,
     test: np.ndarray,
 ) -> dict[str, float]:
-    """How well a linear probe tells a label from an embedding.
+    """How well a linear probe predicts a label from an embedding.
 
     The probe is an unpenalised logistic regression, as in the paper's code, fitted on the training
     cells.

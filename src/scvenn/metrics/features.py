@@ -5,11 +5,12 @@ Shapes: ``B`` cells, ``D`` features.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
+
+from scvenn._warnings import warn
 
 
 def r2(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -60,7 +61,7 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    Array (D,). 0 where the prediction is constant, which tells nothing; NaN, with a warning, where
+    Array (D,). 0 where the prediction is constant and predicts nothing; NaN, with a warning, where
     the feature is.
 
     Raises
@@ -154,9 +155,7 @@ def _warn_undefined(what: str, defined: np.ndarray, reason: str) -> None:
     if not defined.all():
         columns = np.flatnonzero(~defined)
         shown = ", ".join(map(str, columns[:5])) + (", …" if len(columns) > 5 else "")
-        warnings.warn(
+        warn(
             f"{what} is not defined and NaN for {len(columns)} of {len(defined)} features "
-            f"(columns {shown}): {reason}.",
-            UserWarning,
-            stacklevel=3,
+            f"(columns {shown}): {reason}."
         )

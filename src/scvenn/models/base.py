@@ -82,8 +82,8 @@ class SharedPrivateModel(
         :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
     modality_weights
         Weight of each modality's log-likelihood. None: 1 for all. ``"auto"``: the mean number of
-        features over the modality's own, so that a modality with more features has no more say in
-        the shared latent for that alone. Or weights by modality; those left out are 1.
+        features over the modality's own, so that a modality does not dominate the shared latent
+        by its number of features alone. Or weights by modality; those left out are 1.
     kl_weight_shared
         Weight of the KL of the shared latent relative to that of the private ones. None: 0.1
         with ``screen``, else 1, as in the paper.
@@ -232,7 +232,10 @@ class SharedPrivateModel(
 
     def _make_data_loader(self, adata: MuData, indices: Indices | None = None, **how: Any) -> Any:
         """For scvi-tools' methods: a loader of cells, which may be a mask or names as well."""
-        return super()._make_data_loader(adata, choose_rows(adata, indices), **how)
+        rows = choose_rows(adata, indices)
+        if not len(rows):
+            raise ValueError("indices chooses no cells; expected at least one.")
+        return super()._make_data_loader(adata, rows, **how)
 
     def get_anndata_manager(self, adata: MuData, required: bool = False) -> AlignedManager:
         """For scvi-tools' methods: a manager of the model's own data, or of other data."""

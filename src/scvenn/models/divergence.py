@@ -1,4 +1,4 @@
-"""What there is to say where training breaks: in which term, and which value is extreme."""
+"""The message where training diverges: in which term, and which value is extreme."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def choose_latent_sizes(
     1. ``n_shared`` by the log-likelihood of each modality given each other one, the sum of the
        pairs, averaged over the sizes of the private latents;
     2. ``n_private``, given that ``n_shared``, by the objective: no private latent is read across
-       views, so that the first score hardly knows their size.
+       views, so that the first score hardly depends on their size.
 
     A size k is not clearly worse than the best, b, if its mean shortfall over the splits is at most
     the standard error of that mean,
@@ -97,7 +97,7 @@ def choose_latent_sizes(
 
     Notes
     -----
-    The cells held out also tell each training when to stop, so that the scores compare sizes and
+    The cells held out also decide when training stops, so that the scores compare sizes and
     are no estimate of how good predictions will be: for that, test on other cells with
     :meth:`SharedPrivateModel.evaluate`. A random number decides which cells are held out, and each
     training has its own; set ``scvi.settings.seed`` for a choice that can be repeated. Source of

@@ -69,7 +69,7 @@ class MMVAEpp(SharedPrivateModel):
               \quad \text{with } \log p(x_m \mid \mathrm{sg}[s], p_m) \text{ in term } m
 
     As :class:`~scvenn.MMVAE`, but no gradient of a same-view likelihood reaches the sample of the
-    shared latent: what only one modality knows has no reason to be there (paper, section 3.2;
+    shared latent: what a single modality measures has no reason to be there (paper, section 3.2;
     Märtens & Yau, MLCB 2023). See :class:`~scvenn.SharedPrivateModel` for the arguments.
 
     Goes beyond the paper by default: features are screened before training (``screen``), so that

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mudata import MuData
+
 # What to use instead of each.
 _INSTEAD = {
     "convert_legacy_save": "load(), which reads the files of all releases of scvenn",
+    "data_registry": "the MuData itself, model.adata",
     "deregister_manager": "del: scvenn keeps data no longer than models and you do",
     "differential_abundance": "embed(), and a tool for neighbourhoods of cells on X_shared",
     "get_aggregated_posterior": "get_shared_representation() or get_private_representation()",
+    "get_from_registry": "the MuData itself, model.adata",
     "get_marginal_ll": "get_elbo(), which is a lower bound of it",
+    "get_setup_arg": "model.registry['setup_args']",
+    "get_state_registry": "get_var_names(), and model.registry['setup_args']",
     "register_manager": "setup_mudata()",
     "transfer_fields": "any read-out with new data, such as predict('rna', 'atac', new_mdata)",
     "update_setup_method_args": "setup_mudata()",
@@ -23,7 +29,7 @@ _INSTEAD = {
 
 
 def _refusing(name: str, instead: str) -> Callable[..., None]:
-    def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
         raise TypeError(f"{name}() is not offered by scvenn's models. Use {instead}.")
 
     refuse.__name__ = name
@@ -34,10 +40,25 @@ def _refusing(name: str, instead: str) -> Callable[..., None]:
 class RefusingMixin:
     """Refuses what does not work, with what to use instead; completion does not show it."""
 
+    _adata: MuData | None
+
     def __dir__(self) -> Iterable[str]:
         """Names that work."""
         return [name for name in super().__dir__() if name not in (*_INSTEAD, "setup_anndata")]
 
+    @property
+    def adata(self) -> MuData | None:
+        """The data of the model; None where it was loaded without."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: Any) -> None:
+        raise TypeError(
+            "The data of a model cannot be replaced. Pass other data to its methods, such as "
+            "predict('rna', 'atac', mdata), or load the model with it: load(dir_path, mdata)."
+        )
+
 
 for _name, _instead in _INSTEAD.items():
-    setattr(RefusingMixin, _name, _refusing(_name, _instead))
+    # static: refused on the class as well as on a model
+    setattr(RefusingMixin, _name, staticmethod(_refusing(_name, _instead)))

@@ -368,7 +368,7 @@ def single_precision(module: Module) -> Iterator[None]:
 
 @contextmanager
 def step(name: str, outcome: str) -> Iterator[None]:
-    """A step before or after the training of the networks: what goes wrong in it is said.
+    """A step before or after the training of the networks; an error in it names the step.
 
     Parameters
     ----------

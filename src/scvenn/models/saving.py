@@ -146,7 +146,7 @@ class SavingMixin(BaseModelClass):
 
 
 def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
-    """A manager of data that is read as the registry of a saved model says."""
+    """A manager of data that is read by the registry of a saved model."""
     check_mudata(mdata, may_be_view=False)
     found = Registry(registry)
     manager = AlignedManager(fields_of(found.modalities, **found.arguments), found.described)
@@ -176,5 +176,5 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
 
 
 def fingerprint(obs_names: pd.Index) -> str:
-    """What tells cells in one order from any others."""
+    """Hash of the names of cells in their order."""
     return hashlib.sha256("\n".join(map(str, obs_names)).encode()).hexdigest()

@@ -269,11 +269,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         outcome = "The networks are trained; embeddings were not written: call model.embed()."
         try:
             if self.screening_ is not None:
+                manager = self.adata_manager.snapshot()
+                train, held_out = (
+                    Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
+                    for rows in (self.train_indices, self.validation_indices)
+                )
                 try:
                     with step("weighing the experts", outcome):
-                        weigh_experts(self.module, self._part("validation"))
+                        weigh_experts(self.module, held_out)
                     with step("estimating weak effects", outcome):
-                        learn_weak_effects(self.module, self._part("train"), self.screening_)
+                        learn_weak_effects(self.module, train, self.screening_)
                 except BaseException:
                     self._forget_estimates()
                     raise
@@ -284,19 +289,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             interrupts.warning("Interrupted after training. %s", outcome)
             raise
 
-    def _part(self, name: str) -> Cells:
-        """Cells of a part of the split, ``"train"`` or ``"validation"``."""
-        rows = getattr(self, f"{name}_indices")
-        return Cells(self.adata_manager, np.asarray([] if rows is None else rows, dtype=int))
-
     def _forget_estimates(self) -> None:
         """Back to equal weights of experts and to no weak effects, as before any training."""
-        n, nothing = len(self.module.modalities), (np.zeros(()), np.zeros(()))
-        self.module.set_learned_after_training(
-            expert_weights=np.full(n, 1 / n),
-            weak_effects=dict.fromkeys(self.module.modalities, nothing)
-            if self.module.screened
-            else None,
+        net, nothing = self.module, (np.zeros(()), np.zeros(()))
+        net.set_learned_after_training(
+            expert_weights=np.full(len(net.modalities), 1 / len(net.modalities)),
+            weak_effects=dict.fromkeys(net.modalities if net.screened else (), nothing),
         )
 
 

@@ -38,7 +38,7 @@ def posteriors(
 
     Returns
     -------
-    The two, and the minibatch of the sources, which tells where each was observed.
+    The two, and the minibatch of the sources, which holds where each was observed.
     """
     minibatch = network.read(tensors, sources)
     experts, observed, private = network.encode(minibatch)

@@ -31,3 +31,8 @@ __all__ = [
     "training",
     "variance_explained",
 ]
+
+
+def __dir__() -> list[str]:
+    """What users see: not what other rooms of the package use."""
+    return __all__

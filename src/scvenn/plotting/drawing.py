@@ -36,7 +36,7 @@ def distinct(names: Iterable[Any]) -> list:
     return list(dict.fromkeys(names))
 
 
-def colours_of_sources(targets: Sequence[str], sources: Iterable[str]) -> dict[str, str]:
+def colours_of_sources(targets: Sequence[Any], sources: Iterable[Any]) -> dict[Any, str]:
     """A colour for each modality predicted from, in the order of the modalities predicted."""
     known = list(sources)
     colours = zip(distinct([*targets, *known]), cycle(PALETTE), strict=False)

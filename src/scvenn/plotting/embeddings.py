@@ -30,7 +30,7 @@ def embeddings(
     """Shared and private latents side by side, each in two dimensions of its own.
 
     Computed on copies: nothing is written to ``mdata``. Cells without a modality have no private
-    latent of it and are left out; the title of the panel then says how many are shown.
+    latent of it and are left out; the title of the panel then has the number of those shown.
 
     Parameters
     ----------

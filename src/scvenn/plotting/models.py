@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,15 +23,13 @@ from scvenn.plotting.drawing import (
     panels_of,
 )
 
-_CROSS_VIEW_RECORD = re.compile(Keys.log_likelihood(("(.+)",), "(.+)") + "_train")
-
 
 def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Training curves: how well each modality is predicted from the others, and the loss.
 
     Panels are predicted modalities; a curve, by its colour, is the one predicted from. Training
     cells are solid, validation cells dashed. A dotted line is the epoch that early stopping
-    returned to, ``model.best_epoch_``; a history alone does not tell it.
+    returned to, ``model.best_epoch_``; a history alone does not hold it.
 
     Parameters
     ----------
@@ -65,13 +62,15 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
             "model.train() first."
         )
     records = {name: table.iloc[:, 0].dropna() for name, table in history.items()}
-    found = [match.groups() for name in records if (match := _CROSS_VIEW_RECORD.fullmatch(name))]
-    pairs = [(source, target) for source, target in found if target not in source.split("+")]
-    targets = distinct(target for _, target in pairs)
-    colours = colours_of_sources(targets, distinct(source for source, _ in pairs))
+    columns = (name.removesuffix("_train") for name in records if name.endswith("_train"))
+    found = {name: pair for name in columns if (pair := Keys.of_log_likelihood(name))}
+    pairs = {name: pair for name, pair in found.items() if pair[1] not in pair[0]}
+    targets = distinct(target for _, target in pairs.values())
+    colours = colours_of_sources(
+        [(target,) for target in targets], distinct(source for source, _ in pairs.values())
+    )
     curves = [(len(targets), "black", "train_loss", "validation_loss")]
-    for source, target in pairs:
-        name = Keys.log_likelihood((source,), target)
+    for name, (source, target) in pairs.items():
         panel = targets.index(target)
         curves.append((panel, colours[source], f"{name}_train", f"{name}_validation"))
 
@@ -88,7 +87,10 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
         ax.xaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_ylabel("loss")
 
-    key = [Line2D([], [], color=colour, label=f"from {m}") for m, colour in colours.items()]
+    key = [
+        Line2D([], [], color=colour, label=f"from {' and '.join(source)}")
+        for source, colour in colours.items()
+    ]
     key.append(Line2D([], [], color="black", label="training"))
     if "validation_loss" in records:
         key.append(Line2D([], [], color="black", linestyle="--", label="validation"))

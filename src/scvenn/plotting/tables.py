@@ -109,7 +109,7 @@ def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
 
 
 def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """What each latent knows: of the labels, of the other latents, of other modalities.
+    """What each latent predicts: labels, other latents, other modalities.
 
     Rows are latents. The R² is the mean over dimensions or features, those below zero counted as
     zero; of private latents (all rows but the first) it should be near zero. White is chance (an
@@ -199,7 +199,7 @@ def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> 
     """
     check_columns(table, ["model", *EVALUATION_COLUMNS], "scvenn.metrics.compare()")
     scores = _of_metric(table, metric)
-    # a latent that shall know something and one that shall not have no median in common
+    # a latent that is to predict something and one that is not have no median in common
     scores = scores.assign(row=scores["view"].mask(scores["view"] == "latent", scores["source"]))
     models, rows = distinct(scores["model"]), distinct(scores["row"])
     colours = dict(zip(rows, cycle(PALETTE), strict=False))
@@ -253,7 +253,8 @@ def _number(value: float) -> str:
 
 def spoken(latent: str) -> str:
     """The name of a latent as a reader would say it."""
-    return latent.replace("private_", "private ", 1)
+    own = latent.removeprefix("private_")
+    return latent if own == latent else f"private {own}"
 
 
 def spoken_metric(metric: str) -> str:

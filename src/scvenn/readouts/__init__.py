@@ -1,4 +1,4 @@
-"""What a trained model tells: functions over its networks and some cells, and thin methods.
+"""What a trained model gives: functions over its networks and some cells, and thin methods.
 
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
 ``shared_features`` (before and after training), ``evaluation``, ``interpretation``,

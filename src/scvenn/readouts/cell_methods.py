@@ -1,4 +1,4 @@
-"""What a trained model tells of cells: embeddings, predictions, labels and draws."""
+"""What a trained model gives for cells: embeddings, predictions, labels and draws."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class ReadoutsMixin:
     registry_: dict
     screening_: dict[str, Screening] | None
     versions_: dict[str, str]
+    adata_manager: AlignedManager
     train_indices: Any
     earlier_train_indices_: Any
 
@@ -561,26 +562,23 @@ class ReadoutsMixin:
             )
         return cells
 
-    def _held_out(
+    def _chosen_or_held_out(
         self, mdata: MuData | None, indices: Indices | None, batch_size: int | None
     ) -> Cells:
-        """As :meth:`_cells`; None means cells that were not trained on, test cells first."""
+        """As :meth:`_cells`; None means cells that were not trained on."""
         cells = self._cells(mdata, indices, batch_size)
-        if indices is not None or cells.mdata is not self.adata or self.train_indices is None:
-            return cells
+        return self._held_out(cells) if indices is None else cells
+
+    def _held_out(self, every: Cells) -> Cells:
+        """Of all cells of the model's own data those held out, test cells first; others are all."""
+        if every.mdata is not self.adata or self.train_indices is None:
+            return every
         parts = (getattr(self, f"{name}_indices", None) for name in ("test", "validation"))
         held_out = next((part for part in parts if part is not None and len(part)), ())
-        return cells.take(np.asarray(held_out, dtype=int))
+        return every.take(np.asarray(held_out, dtype=int))
 
-    def _cells_to_score(
-        self,
-        mdata: MuData | None,
-        indices: Indices | None,
-        batch_size: int | None,
-        caller: str,
-    ) -> Cells:
-        """The same, after checking that none of them was trained on."""
-        cells = self._held_out(mdata, indices, batch_size)
+    def _to_score(self, cells: Cells, caller: str) -> Cells:
+        """The same cells, after checking that none of them was trained on."""
         trained = cells.names.intersection(self._trained_names())
         if len(cells) < 2 or len(trained):
             found = f"{len(trained)} of the {len(cells)} cells to score were trained on"
@@ -595,7 +593,9 @@ class ReadoutsMixin:
         if self.adata is None or self.train_indices is None:
             return pd.Index([])
         ever = np.union1d(self.train_indices, self.earlier_train_indices_).astype(int)
-        return self.adata.obs_names[ever]
+        # positions are those of the cells as they were when the data was last checked
+        names = self.adata_manager.fingerprint.cells  # type: ignore[union-attr]
+        return names[ever]
 
     def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
         """A column of labels as text; missing where not known, as in the set-up."""

@@ -31,7 +31,7 @@ def embed(
     sources
         Modalities to read.
     bar
-        What the progress bar says.
+        Text of the progress bar.
 
     Returns
     -------

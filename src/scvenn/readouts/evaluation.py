@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 
 import numpy as np
@@ -11,10 +11,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scvenn import metrics
+from scvenn._warnings import warn
 from scvenn.data import Cells, quoted, row_sums
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
+
+# Scores of a probe for labels.
+_LABEL_METRICS = ("auc", "balanced_accuracy")
 
 # Values (cells times features) that are held dense at a time.
 _BLOCK = 20_000_000
@@ -42,14 +46,13 @@ def evaluate(
         warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # one warning below
         rows = [*_score_predictions(net, test), *_score_latents(net, train, test, labels)]
     table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
-    undefined = table[table["value"].isna()].groupby("target", sort=False)["feature"]
+    of_features = ~table["metric"].isin(_LABEL_METRICS)  # labels have a warning of their own
+    undefined = table[of_features & table["value"].isna()].groupby("target", sort=False)["feature"]
     if len(undefined):
         named = "; ".join(f"{m!r}: {quoted(names)}" for m, names in undefined.unique().items())
-        warnings.warn(
+        warn(
             f"evaluate(): some scores are NaN, of features that are constant over the "
-            f"{len(test)} scored cells or were measured in fewer than two of them: {named}.",
-            UserWarning,
-            stacklevel=3,
+            f"{len(test)} scored cells or were measured in fewer than two of them: {named}."
         )
     return table
 
@@ -110,10 +113,16 @@ def _score_latents(
     parts = [train, test]
     fitted, scored = np.arange(len(train)), len(train) + np.arange(len(test))
     split = {"train": fitted, "test": scored}
-    sources = [m for m in train.modalities if m in test.modalities]
+    # a regression needs two cells
+    sources = [m for m in test.modalities if all(cells.observed(m).sum() > 1 for cells in parts)]
     embedded = [embed(net, cells, sources) for cells in parts]
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
+
+    def paired(one: str, other: str) -> bool:
+        """Whether two training and two test cells have both latents."""
+        both = np.isfinite(latents[one]).all(1) & np.isfinite(latents[other]).all(1)
+        return min(both[fitted].sum(), both[scored].sum()) > 1
 
     for source, target in permutations(latents, 2):
         if "shared" in (source, target):
@@ -121,18 +130,16 @@ def _score_latents(
             for k, value in enumerate(values):
                 yield "leakage_r2", "latent", source, target, f"{target}_{k}", value
     for source, m in product(latents, sources):
-        if source in ("shared", f"private_{m}"):
+        if source in ("shared", f"private_{m}") or not paired(source, f"private_{m}"):
             continue
-        target = f"modality {m}" if m in latents else m  # a modality may be called "shared"
+        like_a_latent = m == "shared" or m.startswith(("private_", "modality "))
+        target = f"modality {m}" if like_a_latent else m
         for features, values in _blocks(net, parts, m, regression_scale=True):
             scores = metrics.ridge_r2(latents[source], values, **split)
             for feature, value in zip(features, scores, strict=True):
                 yield "leakage_r2", "latent", source, target, feature, value
     if labels is not None:
-        known = _without_untrained(labels, len(train))
-        for source, latent in latents.items():
-            for metric, value in metrics.probe_scores(latent, known, **split).items():
-                yield metric, "latent", source, labels.name, None, value
+        yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
         if all(target in cells.mdata.obsm for cells in parts):
             truth = np.vstack([np.asarray(c.mdata.obsm[target])[c.rows] for c in parts])
@@ -141,16 +148,35 @@ def _score_latents(
                     yield f"recovery_{form}_r2", "latent", source, target, None, value
 
 
-def _without_untrained(labels: pd.Series, n_train: int) -> pd.Series:
-    """Labels of which a probe can be fitted: others are left out, with a warning."""
-    trained = set(labels.iloc[:n_train].dropna())
-    unknown = labels.notna() & ~labels.isin(trained)
-    if unknown.any():
-        warnings.warn(
-            f"evaluate(labels_key={labels.name!r}): {int(unknown.sum())} of the scored cells have "
-            f"labels that no training cell has, {quoted(labels[unknown].unique())}; they are left "
-            "out of the label scores.",
-            UserWarning,
-            stacklevel=5,
-        )
-    return labels.mask(unknown)
+def _score_labels(
+    latents: Mapping[str, np.ndarray], labels: pd.Series, fitted: np.ndarray, scored: np.ndarray
+) -> Iterator[tuple]:
+    """Scores of a probe for labels; what cannot be scored is left out, and one warning says so."""
+    left_out: dict[str, list[str]] = {}  # reasons, and the latents that they hold for
+    for source, latent in latents.items():
+        known = labels.where(np.isfinite(latent).all(1))
+        train, test = known.iloc[fitted].dropna(), known.iloc[scored].dropna()
+        untrained = test[~test.isin(train)]
+        if len(untrained):
+            reason = (
+                f"{len(untrained)} of the scored cells are left out, as no training cell has their "
+                f"labels {quoted(untrained.unique())}"
+            )
+            left_out.setdefault(reason, []).append(source)
+            known = known.where(known.isin(train))
+        n_classes = min(train.nunique(), known.iloc[scored].nunique())
+        scores = dict.fromkeys(_LABEL_METRICS, np.nan)
+        if n_classes > 1:
+            scores = metrics.probe_scores(latent, known, train=fitted, test=scored)
+        else:
+            reason = (
+                "there are no scores, as a probe needs two labels or more among the training cells "
+                f"(found {quoted(train.unique())}) and the same among the scored cells (found "
+                f"{quoted(test.unique())})"
+            )
+            left_out.setdefault(reason, []).append(source)
+        for metric, value in scores.items():
+            yield metric, "latent", source, labels.name, None, value
+    if left_out:
+        reasons = "; ".join(f"of {quoted(of, 9)}, {why}" for why, of in left_out.items())
+        warn(f"evaluate(labels_key={labels.name!r}): {reasons}.")

@@ -1,4 +1,4 @@
-"""What a trained model tells of its latents: how good they are, and what they mean."""
+"""How good the latents of a trained model are, and what they mean."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class InterpretationMixin(ReadoutsMixin):
         r2, pearson           joint    predicted from ``all`` modalities
         auroc                 any      the same, for modalities of 0 and 1
         leakage_r2            latent   of each dimension of the shared or a private latent, or
-                                       each feature of *another* modality, read off a latent
-                                       by ridge regression; of a private latent it should be
-                                       near 0
+                                       each feature of *another* modality, predicted from a
+                                       latent by ridge regression; near 0 from a private
+                                       latent where all is well
         auc,                  latent   of a linear probe for the labels, from each latent
         balanced_accuracy
         recovery_linear_r2,   latent   of a planted latent (``mdata.obsm["z_shared"]``,
-        recovery_knn_r2                ``["z_private_<modality>"]``), read off a learned one
+        recovery_knn_r2                ``["z_private_<modality>"]``), from a learned one
         ===================== ======== ====================================================
 
         Parameters
@@ -66,7 +66,8 @@ class InterpretationMixin(ReadoutsMixin):
         labels_key
             Column of ``obs`` with labels that the embeddings are probed for; None for no probe.
             Cells whose label is missing or, in the column that the model was set up with, its
-            ``unlabeled_category`` are left out.
+            ``unlabeled_category`` are left out; with a warning, those whose label no training
+            cell has.
         batch_size
             Cells per forward pass.
 
@@ -74,14 +75,15 @@ class InterpretationMixin(ReadoutsMixin):
         -------
         A tidy table with the columns ``metric``, ``view``, ``source``, ``target``, ``feature``
         (None where the value concerns no single one) and ``value``. Sources and targets are
-        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels.
+        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
+        a modality with the name of a latent is ``modality <name>`` as a target of leakage.
         Values that are not defined are NaN, and a warning says why.
 
         Raises
         ------
         ValueError
             If the model was loaded without data or trained on all cells and no others are given,
-            if cells to score were trained on, or the labels cannot be scored.
+            if cells to score were trained on, or there is no such column of labels.
 
         Examples
         --------
@@ -97,14 +99,8 @@ class InterpretationMixin(ReadoutsMixin):
         Source: Märtens & Yau (MLCB 2023), section 4, for R² and AUC. See :mod:`scvenn.metrics` for
         the definitions.
         """
-        test = self._cells_to_score(mdata, indices, batch_size, "evaluate")
-        train = self._training_cells("evaluate", test)
-        labels = None
-        if labels_key is not None:
-            labels = pd.concat(
-                [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
-            )
-        return evaluation.evaluate(self.module, train, test, labels)
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        return self._evaluation_of(cells, labels_key)
 
     def variance_explained(
         self,
@@ -174,7 +170,8 @@ class InterpretationMixin(ReadoutsMixin):
         the logarithm of a mean is above the mean of logarithms. Source: as in MOFA (Argelaguet et
         al., Mol Syst Biol 2018), for a decoder that need not be linear.
         """
-        cells = self._cells_to_score(mdata, indices, batch_size, "variance_explained")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cells = self._to_score(cells, "variance_explained")
         return interpretation.variance_explained(self.module, cells)
 
     # ----------------------------------------------------------------- features
@@ -187,7 +184,7 @@ class InterpretationMixin(ReadoutsMixin):
         scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
         reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
         called *related* if that holds of itself or its square, or if the labels of a supervised
-        model predict it: the shared latent is read off it.
+        model predict it: the shared latent is encoded from it.
 
         Returns
         -------
@@ -298,7 +295,7 @@ class InterpretationMixin(ReadoutsMixin):
         if latent not in ("shared", "private"):
             raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
         columns = choose_features(self._found, modality, features)
-        cells = self._held_out(mdata, indices, batch_size)
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
         cells = cells.take(cells.observed(modality))
         _check_enough(cells, "loadings", f"{modality!r} was measured")
         return interpretation.loadings(self.module, cells, modality, latent, columns)
@@ -347,7 +344,8 @@ class InterpretationMixin(ReadoutsMixin):
         >>> list(model.shared_features("rna", n=5).columns)
         ['feature', 'score', 'screening_score']
         """
-        cross, _ = self._r2_of_views(modality, mdata, indices, batch_size, "shared_features")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cross, _ = self._r2_of_views(modality, cells, "shared_features")
         return self._ranking(modality, cross, n)
 
     def private_features(
@@ -359,7 +357,7 @@ class InterpretationMixin(ReadoutsMixin):
         indices: Indices | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Features of which the modality itself knows most that the others do not.
+        r"""Features that the modality itself predicts best compared with the others.
 
         .. math::
 
@@ -390,7 +388,8 @@ class InterpretationMixin(ReadoutsMixin):
         >>> len(model.private_features("rna", n=5))
         5
         """
-        cross, same = self._r2_of_views(modality, mdata, indices, batch_size, "private_features")
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        cross, same = self._r2_of_views(modality, cells, "private_features")
         return self._ranking(modality, same - cross, n)
 
     def differential(
@@ -418,7 +417,7 @@ class InterpretationMixin(ReadoutsMixin):
             P(r_j < -\delta), \text{ whichever is larger}
 
         over pairs of cells, a of the first group and b of the second, drawn with replacement, and
-        over the posteriors of their latents. What is decoded tells differences apart:
+        over the posteriors of their latents. ``through`` decides what is decoded:
 
         =========== ====================================== ===================================
         ``through`` :math:`h(z)`                           cells
@@ -446,7 +445,7 @@ class InterpretationMixin(ReadoutsMixin):
         ======================= ========================================= =====================
 
         Counts are those of a cell with the median library size of training (``"nb_mixture"``, which
-        knows no library size, as they are), and c are the ``pseudocounts``.
+        has no library size, as they are), and c are the ``pseudocounts``.
 
         Parameters
         ----------
@@ -664,17 +663,21 @@ class InterpretationMixin(ReadoutsMixin):
         manager = others.manager if own else self._manager_of(None)
         return Cells(manager, np.asarray(self.train_indices), batch_size=others.batch_size)
 
-    def _r2_of_views(
-        self,
-        modality: str,
-        mdata: MuData | None,
-        indices: Indices | None,
-        batch_size: int | None,
-        caller: str,
-    ) -> tuple[np.ndarray, ...]:
+    def _evaluation_of(self, cells: Cells, labels_key: str | None) -> pd.DataFrame:
+        """The table of :meth:`evaluate` for cells of checked data."""
+        test = self._to_score(cells, "evaluate")
+        train = self._training_cells("evaluate", test)
+        labels = None
+        if labels_key is not None:
+            labels = pd.concat(
+                [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
+            )
+        return evaluation.evaluate(self.module, train, test, labels)
+
+    def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:
         """R² of each feature, (D,), from the other modalities and from its own."""
         (modality,) = check_modalities(self._found, modality)
-        cells = self._cells_to_score(mdata, indices, batch_size, caller)
+        cells = self._to_score(cells, caller)
         others = [m for m in self.modalities if m != modality]
         cells = cells.take(cells.observed(modality) & cells.observed(others))
         _check_enough(cells, caller, f"{modality!r} and another modality were measured")

@@ -1,4 +1,4 @@
-"""All that a model tells on one page, to send to a colleague."""
+"""The results of a model on one page, to send to a colleague."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scvenn import plotting
 from scvenn.data import Cells, quoted
 from scvenn.plotting import draw_embeddings, spoken, spoken_metric
 from scvenn.readouts.embeddings import embed
+from scvenn.readouts.interpretation import variance_explained
 from scvenn.readouts.page import Figure, Note, Part, Section, Table, write_page
 
 # Cells whose embeddings are drawn: more take minutes, and show no more.
@@ -60,7 +61,7 @@ class _Report:
 
     def __init__(self, model: Any, cells: Cells, labels: pd.Series | None) -> None:
         self.model, self.cells, self.labels = model, cells, labels
-        self.is_own = cells.mdata is model.adata
+        self.held_out = model._held_out(cells)
 
     def sections(self) -> list[Callable[[], Section]]:
         """Functions that make the sections, in their order."""
@@ -94,8 +95,8 @@ class _Report:
             }
         )
         sentences = [f"{len(cells):,} cells, {lacking:,} of which lack at least one modality."]
-        if self.is_own and model.train_indices is not None:
-            held_out = len(model._held_out(None, None, None))
+        if cells.mdata is model.adata and model.train_indices is not None:
+            held_out = len(self.held_out)
             sentences.append(
                 f"{len(model.train_indices):,} were trained on; {held_out:,} were held out, and "
                 "are those that are scored below."
@@ -144,14 +145,13 @@ class _Report:
             "Fraction of the variance (1 is all of it) explained by shared alone, by private "
             "alone and by both, in cells that were not trained on."
         )
-        parts = _or_note(
-            lambda: [
-                Figure.of(
-                    plotting.variance_explained(self.model.variance_explained(self._data)), caption
-                )
-            ]
-        )
-        return Section("Variance explained", text, parts)
+
+        def explained() -> list[Part]:
+            cells = self.model._to_score(self.held_out, "variance_explained")
+            table = variance_explained(self.model.module, cells)
+            return [Figure.of(plotting.variance_explained(table), caption)]
+
+        return Section("Variance explained", text, _or_note(explained))
 
     def _about_scores(self) -> Section:
         text = (
@@ -160,11 +160,13 @@ class _Report:
         )
 
         def evaluated() -> list[Part]:
-            with warnings.catch_warnings():
-                # the page says so
-                warnings.filterwarnings("ignore", message=r"evaluate\(\): some scores are NaN")
-                labels_key = None if self.labels is None else self.labels.name
-                return _scores(self.model.evaluate(self._data, labels_key=labels_key))
+            labels_key = None if self.labels is None else self.labels.name
+            with warnings.catch_warnings(record=True) as caught:
+                # the page says what is left out
+                warnings.simplefilter("ignore")
+                warnings.filterwarnings("always", message=r"evaluate\(labels_key=")
+                table = self.model._evaluation_of(self.held_out, labels_key)
+            return [*_scores(table), *(Note(str(one.message)) for one in caught)]
 
         return Section("Scores", text, _or_note(evaluated))
 
@@ -183,13 +185,14 @@ class _Report:
             parts.append(Figure.of(plotting.shared_scores(self.model), caption))
         for m in self.cells.modalities:
             parts += _or_note(partial(self._top_features, m))
-        return Section(
-            "Features", text, list(dict.fromkeys(parts))
-        )  # a note may hold of all modalities
+        # a note may hold of all modalities
+        return Section("Features", text, list(dict.fromkeys(parts)))
 
     def _top_features(self, modality: str) -> list[Part]:
-        shared = self.model.shared_features(modality, n=_N_FEATURES, mdata=self._data)
-        private = self.model.private_features(modality, n=_N_FEATURES, mdata=self._data)
+        model = self.model
+        cross, same = model._r2_of_views(modality, self.held_out, "shared_features")
+        shared = model._ranking(modality, cross, _N_FEATURES)
+        private = model._ranking(modality, same - cross, _N_FEATURES)
         table = pd.DataFrame(
             {
                 "most shared": shared["feature"],
@@ -205,7 +208,13 @@ class _Report:
         seed = "not set" if model.seed_ is None else model.seed_
         chosen = {
             "setup_mudata": _as_text(self.cells.found.arguments),
-            type(model).__name__: _as_text(model.init_params_["non_kwargs"]),
+            # where an argument was left to its default, what that came to
+            type(model).__name__: _as_text(
+                {
+                    name: getattr(model.module.design, name, value)
+                    for name, value in model.init_params_["non_kwargs"].items()
+                }
+            ),
             "train": model.train_params_ or {"": "not recorded"},
         }
         tables = [
@@ -219,11 +228,6 @@ class _Report:
         frame = pd.DataFrame({"": list(versions), "version": list(versions.values())})
         tables.append(Table.of(frame, "Versions and seed."))
         return Section("Settings", "What it takes to train this model again.", tables)
-
-    @property
-    def _data(self) -> Any:
-        """The data as read-outs take it: None for the model's own."""
-        return None if self.is_own else self.cells.mdata
 
 
 def _or_note(make: Callable[[], list[Part]]) -> list[Part]:
@@ -255,7 +259,12 @@ def _scores(table: pd.DataFrame) -> list[Part]:
             "Predictions: medians over features." + (left_out if undefined else ""),
         ),
         Table.of(
-            _medians(table[of_latents], ["source", "target"]),
+            _medians(
+                table[of_latents].assign(
+                    source=table["source"].map(spoken), target=table["target"].map(spoken)
+                ),
+                ["source", "target"],
+            ),
             "What is read off latents: medians over features or dimensions.",
         ),
     ]
@@ -263,9 +272,8 @@ def _scores(table: pd.DataFrame) -> list[Part]:
 
 def _medians(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """A row for each view, source and target in the table's order, a column for each metric."""
-    named = table.assign(source=table["source"].map(spoken), target=table["target"].map(spoken))
-    wide = named.pivot_table("value", by, "metric", aggfunc="median", sort=False)
-    rows = named[by].drop_duplicates()
+    wide = table.pivot_table("value", by, "metric", aggfunc="median", sort=False)
+    rows = table[by].drop_duplicates()
     return rows.merge(wide.rename(columns=spoken_metric), "left", left_on=by, right_index=True)
 
 

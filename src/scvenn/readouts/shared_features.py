@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from functools import partial
 
 import numpy as np
@@ -11,6 +10,7 @@ import scvi
 import torch
 
 from scvenn import network
+from scvenn._warnings import warn
 from scvenn.data import Cells, Keys, quoted, row_sums
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
@@ -84,13 +84,11 @@ def _screen_modality(
         quoted(others),
     )
     if not found.related.any():
-        warnings.warn(
+        warn(
             f"No feature of modality {modality!r} is predicted by {quoted(others)} better than by "
             f"chance in {len(cells)} training cells that have both: the shared latent will not "
             "learn to predict it. Are the cells matched by the right names? With screen=False "
-            "every feature counts.",
-            UserWarning,
-            stacklevel=2,
+            "every feature counts."
         )
     return found
 

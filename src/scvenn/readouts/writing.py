@@ -52,7 +52,7 @@ def write_prediction(
     around = AnnData(obs=cells.mdata.obs.iloc[cells.rows], var=var, uns={Keys.UNS: uns})
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft(path) as unfinished:
-        # format 2, which every reader knows
+        # format 2, which every reader supports
         group = zarr.open_group(unfinished, mode="w", zarr_format=2)
         write_elem(group, "/", around)
         chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))

@@ -171,7 +171,7 @@ class DiscreteValues(Values):
         return DiscreteValues(values[rows], self._present[rows])
 
     def squares(self) -> None:
-        """None: the square of 0/1 is itself, and that of the logarithm of a count says no more."""
+        """None: the square of 0/1 is itself, and that of the logarithm of a count adds nothing."""
 
 
 class RealValues(Values):
