@@ -132,21 +132,12 @@ def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarra
     rows = canonical_rows(stored, positions, field.modality, field.where)
     if not np.array_equal(mdata.mod[field.modality].var_names, names):
         rows = rows[:, field.columns(mdata, names)]
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, rows.shape[1])  # of features
-    if sp.issparse(rows):
-        values, owner = rows.data, np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-        weights = weights[rows.indices]
-    else:
-        values, owner = rows.ravel(), np.repeat(np.arange(len(rows)), rows.shape[1])
-        weights = np.tile(weights, len(rows))
+    values = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
     missing = np.isnan(values)
-    known = np.where(missing, 0, values).astype(np.float64)
+    values[missing] = 0
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, len(names))  # of features
     return np.stack(
-        [
-            np.bincount(owner, part, minlength=rows.shape[0])
-            for part in (known, known * weights, np.abs(known), missing)
-        ],
-        axis=1,
+        [values.sum(1), values @ weights, np.abs(values).sum(1), missing.sum(1)], axis=1
     )
 
 

@@ -126,26 +126,50 @@ def _check_numbers(matrix: Any, modality: str, where: str) -> None:
 
 
 def canonical_rows(matrix: Any, rows: np.ndarray, modality: str, where: str) -> Matrix:
-    """Some rows in the form that :func:`canonical` gives; of dense and CSR no others are read."""
+    """Some rows in the form that :func:`canonical` gives, without making that of the whole."""
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
         return canonical(matrix[rows], modality, where)
-    if sp.issparse(matrix) and matrix.format == "csr" and _has_sound_rows(matrix):
+    if sp.issparse(matrix) and matrix.format in ("csr", "csc") and _has_sound_ends(matrix):
         parts = (matrix.data, matrix.indices, matrix.indptr)
-        some = sp.csr_matrix(parts, shape=matrix.shape, copy=False)[rows]
-        return canonical(some, modality, where)
+        if matrix.format == "csr":
+            some = sp.csr_matrix(parts, shape=matrix.shape, copy=False)[rows]
+            return canonical(some, modality, where)
+        if (
+            not len(matrix.indices)
+            or 0 <= matrix.indices.min() <= matrix.indices.max() < matrix.shape[0]
+        ):
+            return canonical(_rows_of_columns(*parts, rows, matrix.shape), modality, where)
     return canonical(matrix, modality, where)[rows]
 
 
-def _has_sound_rows(csr: Any) -> bool:
-    """Whether rows can be taken without reading beyond the arrays; columns are not checked."""
-    ends, sizes = csr.indptr, {len(csr.indices), len(csr.data)}
+def _has_sound_ends(compressed: Any) -> bool:
+    """Whether rows of CSR, columns of CSC, can be taken without reading beyond the arrays."""
+    ends, sizes = compressed.indptr, {len(compressed.indices), len(compressed.data)}
+    n = compressed.shape[0 if compressed.format == "csr" else 1]
     return (
-        len(ends) == csr.shape[0] + 1
+        len(ends) == n + 1
         and len(sizes) == 1
         and ends[0] == 0
         and ends[-1] <= min(sizes)
         and bool((ends[1:] >= ends[:-1]).all())
     )
+
+
+def _rows_of_columns(
+    data: np.ndarray,
+    indices: np.ndarray,
+    ends: np.ndarray,
+    rows: np.ndarray,
+    shape: tuple[int, int],
+) -> sp.csr_matrix:
+    """Some rows of a CSC matrix: one pass over the row numbers, and none over the values."""
+    different, order = np.unique(rows, return_inverse=True)
+    chosen = np.zeros(shape[0], dtype=bool)
+    chosen[different] = True
+    stored = np.flatnonzero(chosen[indices[: ends[-1]]])
+    columns = np.searchsorted(ends, stored, side="right") - 1
+    some = (data[stored], (np.searchsorted(different, indices[stored]), columns))
+    return _checked_csr(sp.coo_matrix(some, shape=(len(different), shape[1])))[order]
 
 
 def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
