@@ -180,10 +180,8 @@ def _kl_weight(weight: float | None, screen: bool) -> float:
     return float(weight)
 
 
-def _modality_weights(
-    weights: Mapping[str, float] | Literal["auto"] | None, n_features: dict[str, int]
-) -> dict[str, float]:
-    """One weight for each modality."""
+def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:
+    """One weight for each modality, of what a user passed."""
     if weights is None:
         return dict.fromkeys(n_features, 1.0)
     if weights == "auto":
