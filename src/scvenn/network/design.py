@@ -138,7 +138,7 @@ def _check_screening(objective: Objective, absent_private: str) -> None:
         )
 
 
-def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) -> dict[str, int]:
+def _private_sizes(n_private: Any, modalities: list[str]) -> dict[str, int]:
     """One latent size for each modality."""
     if not isinstance(n_private, Mapping):
         n_private = dict.fromkeys(modalities, n_private)
@@ -150,7 +150,7 @@ def _private_sizes(n_private: int | Mapping[str, int], modalities: list[str]) ->
     return {m: n_private[m] for m in modalities}
 
 
-def _dropout_rates(rate: float | None, screen: bool, found: Registry) -> dict[str, float]:
+def _dropout_rates(rate: Any, screen: bool, found: Registry) -> dict[str, float]:
     """One rate for each modality: that of all, or what improves predictions of its values."""
     if rate is not None:
         if not 0 <= rate < 1:
@@ -162,7 +162,7 @@ def _dropout_rates(rate: float | None, screen: bool, found: Registry) -> dict[st
     }
 
 
-def _label_weight(weight: float | Literal["auto"], most_features: int) -> float:
+def _label_weight(weight: Any, most_features: int) -> float:
     if weight == "auto":
         return float(most_features)
     if not isinstance(weight, int | float) or not weight >= 0:
@@ -172,7 +172,7 @@ def _label_weight(weight: float | Literal["auto"], most_features: int) -> float:
     return float(weight)
 
 
-def _kl_weight(weight: float | None, screen: bool) -> float:
+def _kl_weight(weight: Any, screen: bool) -> float:
     if weight is None:
         return 0.1 if screen else 1.0
     if not weight >= 0:
