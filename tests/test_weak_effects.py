@@ -82,7 +82,8 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(small, n_shared=3, n_private=2)
     model.train(3, **QUIET)
-    for m, decoder in zip(model.modalities, model.module.cross_decoders, strict=True):
+    for m in model.modalities:
+        decoder = model.module.branch(m).cross_decoder
         shared = model.screening_[m].shared
         assert not decoder.slope[:, shared].any()
     model.save("model")
@@ -96,7 +97,7 @@ def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
 def test_slopes_are_part_of_cross_view_predictions_only(small):
     model = scvenn.MMVAEpp(small, n_shared=3, n_private=2)
     model.train(1, **QUIET)
-    decoder = model.module.cross_decoders[model.modalities.index("atac")]
+    decoder = model.module.branches[model.modalities.index("atac")].cross_decoder
     decoder.slope.zero_()
     before = [model.predict(m, "atac", return_numpy=True) for m in model.modalities]
     decoder.slope[:, 0] = torch.tensor([1.0, -2.0, 0.5])
@@ -123,7 +124,7 @@ def test_weak_effects_improve_predictions_of_snareseq():
         truth = mdata[target].X[cells].toarray()
         truth = np.log1p(1e3 * truth / truth.sum(1, keepdims=True))
         weak = ~model.screening_[target].shared & (truth.std(0) > 0)
-        decoder = model.module.cross_decoders[model.modalities.index(target)]
+        decoder = model.module.branches[model.modalities.index(target)].cross_decoder
         correlation = []
         for part in (1.0, 0.0):
             decoder.slope *= part
