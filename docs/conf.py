@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import scvenn
-from scvenn.models.refused import RefusingMixin
+from scvenn.models.refused import REFUSED
 
 HERE = Path(__file__).parent
 
@@ -52,8 +52,8 @@ typehints_document_rtype_none = False
 warnings.filterwarnings("ignore", message=".*_RstSnippetParser.set_application")
 
 
-# scvi-tools' own business, overridden by scvenn
-_NOT_FOR_USERS = {"get_anndata_manager", "setup_anndata"}
+# what scvi-tools calls, and users do not
+_NOT_FOR_USERS = {"get_anndata_manager", *REFUSED}
 
 
 def _members(cls: type) -> list[str]:
@@ -61,7 +61,7 @@ def _members(cls: type) -> list[str]:
     own = {
         name
         for base in inspect.getmro(cls)
-        if base.__module__.startswith("scvenn.") and base is not RefusingMixin
+        if base.__module__.startswith("scvenn.")
         for name, member in vars(base).items()
         if callable(member) or isinstance(member, classmethod | property)
     }

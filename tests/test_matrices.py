@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scvenn.data.matrices import canonical, canonical_rows, check_values, feature_stats
+from scvenn.data.matrices import canonical, canonical_rows, check_values
+from scvenn.data.statistics import feature_stats
 from scvenn.likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass")

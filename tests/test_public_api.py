@@ -9,7 +9,7 @@ import pytest
 import scvi
 
 import scvenn
-from scvenn.models.refused import _INSTEAD
+from scvenn.models.refused import _INSTEAD, REFUSED
 from tests.conftest import QUIET, three_modalities
 
 PUBLIC = {
@@ -160,7 +160,6 @@ OWN_DATA = {
     "variance_explained",
     "write_predictions",
 }
-REFUSED = {*_INSTEAD, "setup_anndata"}
 
 
 def public_names(model):

@@ -1,6 +1,6 @@
 """Data to try scvenn on: simulations with planted shared and private factors, and real sets.
 
-A simulated MuData tells the truth about itself: ``obsm["z_shared"]`` and
+A simulated MuData holds what was planted: ``obsm["z_shared"]`` and
 ``obsm["z_private_<modality>"]`` hold the planted latents, ``var["shared"]`` of each modality says
 which features depend on what is shared. All other features depend on what is private.
 """

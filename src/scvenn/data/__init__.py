@@ -1,7 +1,8 @@
 """From a MuData to tensors: one door for data, checks with kind messages, and alignment by name.
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
-whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``columns`` (of ``obs``),
+whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics`` (means and scales),
+``columns`` (of ``obs``),
 ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found), ``fingerprint``
 (was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the user
 asked to be read), ``cells`` (what a read-out gets).

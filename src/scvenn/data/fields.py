@@ -38,9 +38,9 @@ from scvenn.data.matrices import (
     check_measured,
     check_values,
     expression,
-    feature_stats,
     stored_matrix,
 )
+from scvenn.data.statistics import feature_stats
 from scvenn.likelihoods import FeatureStats
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so

@@ -14,10 +14,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
-from sklearn.preprocessing import StandardScaler
 
 from scvenn.data.checks import quoted
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, inferred_likelihoods
+from scvenn.likelihoods import LIKELIHOODS, inferred_likelihoods
 
 # CSR or dense, of float32 (scipy has no types that mypy could check)
 Matrix = Any
@@ -28,7 +27,7 @@ _CHUNK = 10_000_000
 _ROUNDING = 1e-3
 
 _LARGEST = np.finfo(np.float32).max
-_SMALLEST = float(np.finfo(np.float32).tiny)
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 # --------------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ def canonical(matrix: Any, modality: str, where: str) -> Matrix:
         matrix = np.ma.filled(matrix.astype(np.float64), np.nan)
     with np.errstate(over="ignore"):  # checked below
         values = np.ascontiguousarray(np.asarray(matrix), dtype=np.float32)
-    for rows in _row_chunks(*values.shape):
+    for rows in row_chunks(*values.shape):
         _check_finite(matrix[rows], values[rows], modality, where)
     return values
 
@@ -276,7 +275,7 @@ def row_sums(matrix: Matrix) -> np.ndarray:
     return np.asarray(sums, dtype=np.float64).reshape(-1, 1)
 
 
-def _row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
+def row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Some rows at a time."""
     width = max(1, _CHUNK // max(1, n_columns))
     for start in range(0, n_rows, width):
@@ -286,7 +285,7 @@ def _row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
 def check_measured(matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str) -> None:
     """Raise a ``ValueError`` if a feature is NaN in every cell that has the modality."""
     measured = np.zeros(matrix.shape[1], dtype=bool)
-    for part in _row_chunks(len(rows), matrix.shape[1]):
+    for part in row_chunks(len(rows), matrix.shape[1]):
         chunk = matrix[rows[part]]
         if sp.issparse(chunk):  # what is not stored was measured
             n_nan = np.bincount(chunk.indices, np.isnan(chunk.data), minlength=chunk.shape[1])
@@ -399,76 +398,8 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
 
 def _chunks_of_values(matrix: Matrix, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Values of some rows, a few rows at a time; of the zeros of sparse matrices only one."""
-    for part in _row_chunks(len(rows), matrix.shape[1]):
+    for part in row_chunks(len(rows), matrix.shape[1]):
         chunk = matrix[rows[part]]
         yield chunk.data if sp.issparse(chunk) else chunk
         if sp.issparse(chunk) and chunk.nnz < np.prod(chunk.shape):
             yield np.zeros(1, dtype=np.float32)
-
-
-def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> FeatureStats:
-    """Mean and scale of each feature and the median library size, over some of the cells.
-
-    How sums are taken follows from the likelihood, so that the same values in any storage give the
-    same numbers to the last bit.
-
-    Parameters
-    ----------
-    matrix
-        Aligned values, (n_obs, D).
-    rows
-        Positions of cells in which the modality was measured.
-    likelihood
-        A name in ``LIKELIHOODS``.
-
-    Returns
-    -------
-    A feature without any observed value has mean 0 and scale 1.
-    """
-    gather = _sums_of_discrete if LIKELIHOODS[likelihood].discrete else _sums_of_real
-    n_seen, mean, variance, library = gather(matrix, rows)
-    mean, variance = (np.where(n_seen > 0, values, 0.0) for values in (mean, variance))
-    # a variance of a few roundings is that of a constant
-    constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + _SMALLEST**2
-    positive = library[np.isfinite(library) & (library > 0)]
-    return FeatureStats(
-        mean=mean.astype(np.float32),
-        scale=np.where(constant, 1.0, np.sqrt(variance)).astype(np.float32),
-        library=float(np.median(positive)) if len(positive) else 1.0,
-    )
-
-
-Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def _sums_of_discrete(matrix: Matrix, rows: np.ndarray) -> Sums:
-    """Cells seen, mean and variance of each feature, (D,), and sum of each cell: most are zeros."""
-    n_features = matrix.shape[1]
-    missing, total, squares = (np.zeros(n_features) for _ in range(3))
-    library = []
-    for part in _row_chunks(len(rows), n_features):
-        chunk = sp.csr_matrix(matrix[rows[part]])
-        values = chunk.data.astype(np.float64)
-        is_nan = np.isnan(values)
-        known = np.where(is_nan, 0, values)
-        for sums, weights in ((missing, is_nan), (total, known), (squares, np.square(known))):
-            sums += np.bincount(chunk.indices, weights, minlength=n_features)
-        library.append(row_sums(chunk).ravel())
-    n_seen = len(rows) - missing
-    mean = total / np.maximum(n_seen, 1)
-    variance = np.maximum(squares / np.maximum(n_seen, 1) - np.square(mean), 0)
-    return n_seen, mean, variance, np.concatenate([*library, np.zeros(0)])
-
-
-def _sums_of_real(matrix: Matrix, rows: np.ndarray) -> Sums:
-    """The same for real values, by scikit-learn's scaler, which streams and leaves out NaN."""
-    scaler = StandardScaler()
-    library = []
-    for part in _row_chunks(len(rows), matrix.shape[1]):
-        chunk = matrix[rows[part]]
-        dense = chunk.toarray() if sp.issparse(chunk) else chunk
-        with np.errstate(invalid="ignore"):  # 0 / 0 where no value was seen yet
-            scaler.partial_fit(dense.astype(np.float64))
-        library.append(row_sums(dense).ravel())
-    n_seen = np.broadcast_to(scaler.n_samples_seen_, matrix.shape[1])
-    return n_seen, scaler.mean_, scaler.var_, np.concatenate(library)

@@ -76,12 +76,12 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """
     x, y, present = _pair(truth, predicted)
     x, y = (np.where(present, v - mean_of_present(v, present), 0.0) for v in (x, y))
-    defined, tells = _varies(x, present), _varies(y, present)
+    defined, varies = _varies(x, present), _varies(y, present)
     _warn_undefined(
         "correlation", defined, "constant over the scored cells, or seen in fewer than two"
     )
     norms = np.sqrt(np.square(x).sum(0) * np.square(y).sum(0))
-    both = defined & tells
+    both = defined & varies
     return np.where(defined, np.where(both, (x * y).sum(0) / np.where(both, norms, 1), 0.0), np.nan)
 
 

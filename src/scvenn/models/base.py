@@ -20,8 +20,8 @@ from scvenn.data import (
     choose_rows,
     fields_of,
 )
-from scvenn.models.refused import RefusingMixin
-from scvenn.models.saving import SavingMixin, fingerprint
+from scvenn.models.refused import refuses_what_does_not_work
+from scvenn.models.saving import SavingMixin, hash_of_names
 from scvenn.models.training import TrainingMixin
 from scvenn.network import Design, SharedPrivateVAE
 from scvenn.objective import Objective
@@ -30,14 +30,8 @@ from scvenn.readouts import InterpretationMixin
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
-class SharedPrivateModel(
-    SetUpMixin,
-    RefusingMixin,
-    InterpretationMixin,
-    TrainingMixin,
-    VAEMixin,
-    SavingMixin,
-):
+@refuses_what_does_not_work
+class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixin, SavingMixin):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 
     The ready-made objectives have classes of their own: :class:`~scvenn.MVAE`,
@@ -192,6 +186,18 @@ class SharedPrivateModel(
 
     # ----------------------------------------------------------------- data to read
 
+    @property
+    def adata(self) -> MuData | None:
+        """The data of the model; None where it was loaded without."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: Any) -> None:
+        raise TypeError(
+            "The data of a model cannot be replaced. Pass other data to its methods, such as "
+            "predict('rna', 'atac', mdata), or load the model with it: load(dir_path, mdata)."
+        )
+
     def _manager_of(self, mdata: MuData | None) -> AlignedManager:
         """A manager of data that was checked: the model's own for None, or other data."""
         if mdata is not None and mdata is not self.adata:
@@ -223,7 +229,7 @@ class SharedPrivateModel(
             if rows is not None:
                 now = names.get_indexer(before[np.asarray(rows, dtype=int)])
                 setattr(self, f"{part}_indices_", now[now >= 0])
-        self.trained_on_ = fingerprint(names)
+        self.trained_on_ = hash_of_names(names)
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         """For scvi-tools' methods: the data to read, checked."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from mudata import MuData
+Model = TypeVar("Model")
 
 # What to use instead of each.
 _INSTEAD = {
@@ -27,6 +27,9 @@ _INSTEAD = {
     "view_setup_method_args": "model.registry['setup_args']",
 }
 
+# setup_anndata says what to use by itself
+REFUSED = frozenset([*_INSTEAD, "setup_anndata"])
+
 
 def _refusing(name: str, instead: str) -> Callable[..., None]:
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -37,28 +40,15 @@ def _refusing(name: str, instead: str) -> Callable[..., None]:
     return refuse
 
 
-class RefusingMixin:
-    """Refuses what does not work, with what to use instead; completion does not show it."""
+def refuses_what_does_not_work(cls: type[Model]) -> type[Model]:
+    """Make a model class refuse what its bases cannot do, and hide it from completion."""
+    for name, instead in _INSTEAD.items():
+        # static: refused on the class as well as on a model
+        setattr(cls, name, staticmethod(_refusing(name, instead)))
+    shown = cls.__dir__
 
-    _adata: MuData | None
+    def without_refused(self: Any) -> Iterable[str]:
+        return [name for name in shown(self) if name not in REFUSED]
 
-    def __dir__(self) -> Iterable[str]:
-        """Names that work."""
-        return [name for name in super().__dir__() if name not in (*_INSTEAD, "setup_anndata")]
-
-    @property
-    def adata(self) -> MuData | None:
-        """The data of the model; None where it was loaded without."""
-        return self._adata
-
-    @adata.setter
-    def adata(self, adata: Any) -> None:
-        raise TypeError(
-            "The data of a model cannot be replaced. Pass other data to its methods, such as "
-            "predict('rna', 'atac', mdata), or load the model with it: load(dir_path, mdata)."
-        )
-
-
-for _name, _instead in _INSTEAD.items():
-    # static: refused on the class as well as on a model
-    setattr(RefusingMixin, _name, staticmethod(_refusing(_name, _instead)))
+    cls.__dir__ = without_refused  # type: ignore[method-assign]
+    return cls

@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from scvenn.models.divergence import Diverged, broken_pairs
-from scvenn.models.saving import fingerprint
+from scvenn.models.saving import hash_of_names
 
 logger = logging.getLogger("scvi.scvenn")
 # what is kept after Ctrl-C concerns those who go on with the model, and not the command line
@@ -328,7 +328,7 @@ class Runner(TrainRunner):
         model.to_device(self.device)
         if kept.n_finished == 0:
             return
-        cells = fingerprint(model.adata.obs_names)
+        cells = hash_of_names(model.adata.obs_names)
         if model.trained_on_ == cells:
             seen = np.union1d(model.train_indices, model.earlier_train_indices_)
             model.earlier_train_indices_ = np.setdiff1d(seen, splitter.train_idx).astype(int)

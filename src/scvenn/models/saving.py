@@ -137,7 +137,7 @@ class SavingMixin(BaseModelClass):
             model._adata = adata
             model._adata_manager = _manager_like(model.registry_, adata)
             model.registry_ = model._adata_manager.registry
-            if model.trained_on_ not in (None, fingerprint(adata.obs_names)):
+            if model.trained_on_ not in (None, hash_of_names(adata.obs_names)):
                 # positions in the training data mean nothing in this one
                 model.train_indices = model.validation_indices = model.test_indices = None
                 model.earlier_train_indices_ = ()
@@ -175,6 +175,6 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
     return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
 
 
-def fingerprint(obs_names: pd.Index) -> str:
+def hash_of_names(obs_names: pd.Index) -> str:
     """Hash of the names of cells in their order."""
     return hashlib.sha256("\n".join(map(str, obs_names)).encode()).hexdigest()

@@ -20,7 +20,7 @@ from scvenn.models.runner import (
     single_precision,
     step,
 )
-from scvenn.models.saving import fingerprint
+from scvenn.models.saving import hash_of_names
 from scvenn.network import SharedPrivateVAE, check_positive
 from scvenn.readouts import learn_weak_effects, screen_features, weigh_experts
 from scvenn.screening import Screening
@@ -213,7 +213,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         by_default
             Whether nothing particular was asked for.
         """
-        if not self.is_trained_ or self.trained_on_ != fingerprint(self.adata.obs_names):
+        if not self.is_trained_ or self.trained_on_ != hash_of_names(self.adata.obs_names):
             return False
         split = [self.train_indices, self.validation_indices, self.test_indices]
         if by_default or splitter.gives(split):

@@ -122,7 +122,7 @@ class _Report:
     def _about_embeddings(self) -> Section:
         text = (
             "Cells that are alike in a latent are near each other. Kinds of cells that all "
-            "modalities can tell apart are apart in shared; private latents need not know them."
+            "modalities can tell apart are apart in shared; private latents need not separate them."
         )
         n_cells = len(self.cells)
         drawn = np.random.default_rng(0).permutation(n_cells)[:MOST_DOTS]
@@ -242,7 +242,7 @@ def _scores(table: pd.DataFrame) -> list[Part]:
     """Figures and medians of what ``evaluate`` returned."""
     r2 = (
         "Each dot is a feature: R² of its prediction from another modality against that from its "
-        "own. On the diagonal, the other modality knows as much."
+        "own. On the diagonal, the other modality predicts it as well."
     )
     leakage = (
         "What a linear model reads off each latent (row), as an AUC of labels or a mean R². Of "
