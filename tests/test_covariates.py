@@ -340,7 +340,7 @@ def test_less_of_a_planted_batch_effect_is_in_shared_and_cell_types_stay():
     """One third of the cells is right by chance; shared is not free of it, private is."""
     told = {}
     for key in (None, "batch"):
-        mdata = scvenn.datasets.simulate_counts(1500, n_batches=3, seed=1)
+        mdata = scvenn.datasets.simulate_counts(900, n_batches=3, seed=1)
         scvi.settings.seed = 0
         scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
         model = scvenn.MMVAEpp(mdata)

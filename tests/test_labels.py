@@ -79,7 +79,7 @@ def test_labels_of_paired_cells_are_transferred_to_the_others():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, labels_key="known")
     model = scvenn.MMVAEpp(mdata)
-    model.train(60, **QUIET)
+    model.train(25, **QUIET)
     right = model.predict_labels().idxmax(axis=1) == truth
     for m in ("rna", "adt"):
         alone = mdata.obs_names.isin(mdata[m].obs_names) & ~paired

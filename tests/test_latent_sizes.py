@@ -110,7 +110,7 @@ def test_the_planted_size_of_shared_is_found():
     """Centres of many types in three dimensions: one is too few, and eight are no better."""
     scvi.settings.seed = 0
     mdata = scvenn.datasets.simulate_counts(
-        500,
+        300,
         modalities={"rna": "poisson", "meth": "normal"},
         n_features=40,
         n_shared_features=30,
@@ -120,7 +120,7 @@ def test_the_planted_size_of_shared_is_found():
     sizes = scvenn.choose_latent_sizes(
         mdata,
         n_shared=(1, 3, 8),
-        n_splits=3,
+        n_splits=2,
         model_kwargs={"n_hidden": 32},
         max_epochs=60,
         plan_kwargs={"lr": 5e-3},

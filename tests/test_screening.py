@@ -662,7 +662,7 @@ def test_a_relation_without_a_linear_part_is_learned():
         mdata = MuData({m: view.copy() for m, view in views.items()})
         scvi.settings.seed = 0
         model = scvenn.MMVAEpp(mdata, **kwargs)
-        model.train(100, train_size=0.8, **QUIET)
+        model.train(60, train_size=0.8, plan_kwargs={"lr": 2e-3}, **QUIET)
         rows = model.validation_indices
         predicted = model.predict("odd", "even", indices=rows, return_numpy=True)[:, :6]
         r2[kwargs["screen"]] = r2_score(mdata["even"].X[rows][:, :6], predicted)
@@ -677,7 +677,7 @@ def test_cross_view_predictions_keep_up_with_trees(n_private):
     mdata = scvenn.datasets.simulate_gp(1000, n_private_features=(n_private, 50))
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata, screen=True)
-    model.train(150, train_size=0.8, **QUIET)
+    model.train(60, train_size=0.8, plan_kwargs={"lr": 3e-3}, **QUIET)
     rows = model.validation_indices
     for source, target in (("view1", "view2"), ("view2", "view1")):
         r2 = r2_score(
