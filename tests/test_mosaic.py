@@ -27,7 +27,7 @@ def mosaic():
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata)
     split = {"external_indexing": [train, validation, test]}
-    model.train(150, datasplitter_kwargs=split, **QUIET)
+    model.train(60, datasplitter_kwargs=split, **QUIET)
     return model, has, train, test
 
 
