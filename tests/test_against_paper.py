@@ -44,7 +44,6 @@ def paper_parameters(module):
         decoder = branch.decoder
         first, last = branch.hidden.fc_layers[0][0], decoder.hidden.fc_layers[0][0]
         for part in ("weight", "bias"):
-            found[f"enc{v}.hidden.{part}"] = (getattr(first, part), np.s_[:])
             found[f"dec{v}.out.{part}"] = (getattr(decoder.out, part), np.s_[:])
             for name, head, size in (
                 ("shared", branch.shared_head, N_SHARED),
@@ -53,14 +52,23 @@ def paper_parameters(module):
                 whole = getattr(head, part)
                 found[f"enc{v}.{name}_loc.{part}"] = (whole, np.s_[:size])
                 found[f"enc{v}.{name}_rawscale.{part}"] = (whole, np.s_[size:])
-        found[f"dec{v}.hidden.weight_shared"] = (last.weight, np.s_[:, :N_SHARED])
-        found[f"dec{v}.hidden.weight_private"] = (last.weight, np.s_[:, N_SHARED:])
+        # first layers hold their weights feature by feature
+        found[f"enc{v}.hidden.weight"] = (first.by_feature, np.s_[:])
+        found[f"enc{v}.hidden.bias"] = (first.bias, np.s_[:])
+        found[f"dec{v}.hidden.weight_shared"] = (last.by_feature, np.s_[:N_SHARED])
+        found[f"dec{v}.hidden.weight_private"] = (last.by_feature, np.s_[N_SHARED:])
         found[f"dec{v}.hidden.bias"] = (last.bias, np.s_[:])
         found[f"noise{v}"] = (branch.likelihood.raw_scale, np.s_[:])
     if module.label_head is not None:
         found["label.weight_shared"] = (module.label_head.logits.weight, np.s_[:])
         found["label.bias"] = (module.label_head.logits.bias, np.s_[:])
     return found
+
+
+def in_our_layout(key, theirs, ours):
+    """An array of the file as our parameter is laid out."""
+    transposed = ".hidden.weight" in key
+    return (theirs.T if transposed else theirs).reshape(ours.shape)
 
 
 def build(name, supervised):
@@ -96,7 +104,7 @@ def build(name, supervised):
     with torch.no_grad():
         for key, (parameter, index) in paper_parameters(module).items():
             if not key.startswith("noise"):
-                parameter[index] = tensor(f"param/{key}").reshape(parameter[index].shape)
+                parameter[index] = in_our_layout(key, tensor(f"param/{key}"), parameter[index])
     return module
 
 
@@ -141,7 +149,7 @@ def test_every_gradient_equals_the_papers(name, mode):
     assert set(expected) == set(parameters)
     for key, (parameter, index) in parameters.items():
         ours = parameter.grad[index].numpy()
-        theirs = expected[key].reshape(ours.shape)
+        theirs = in_our_layout(key, expected[key], ours)
         scale = np.abs(theirs).max()
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * scale, err_msg=key)
 
@@ -159,7 +167,9 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
     )
     outputs = module.inference(**inputs)
     decoded = module.generative(outputs["minibatch"], outputs["shared"], outputs["private"])
-    scores = module._log_likelihoods(decoded["decoded"], outputs["minibatch"])
+    scores = module._log_likelihoods(
+        decoded["decoded"], outputs["minibatch"], weight=torch.ones(2, 40)
+    )
     for t, m in enumerate(VIEWS):  # term t encodes m and decodes both
         head = module.branch(m).shared_head.weight
         gradients = {}

@@ -228,7 +228,7 @@ def test_features_that_are_not_predicted_teach_shared_nothing():
     reconstruction.sum().backward()
     for branch in module.branches:
         assert not branch.shared_head.weight.grad.any()
-        assert not branch.shared_hidden.fc_layers[0][0].weight.grad.any()
+        assert not branch.shared_hidden.fc_layers[0][0].by_feature.grad.any()
         assert branch.cross_decoder.baseline.grad.any()
 
 
@@ -273,7 +273,7 @@ def test_a_same_view_prediction_corrects_the_cross_view_one():
     with torch.no_grad():
         for parameter in module.branches[0].decoder.out.parameters():
             parameter.zero_()
-    shared = network.embed(module, tensors, ["rna"])[0]
+    shared = network.embed(module, tensors, ["rna"])[0].clone()
     library = module.read(tensors, ["rna"]).views["rna"].library
     raw = module.branches[0].cross_decoder(shared, module.covariates(tensors))
     expected = module.likelihood("rna").mean(raw, library)

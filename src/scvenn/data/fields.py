@@ -40,7 +40,7 @@ from scvenn.data.matrices import (
     expression,
     stored_matrix,
 )
-from scvenn.data.statistics import feature_stats
+from scvenn.data.statistics import density, feature_stats
 from scvenn.likelihoods import FeatureStats
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
@@ -125,6 +125,7 @@ class ModalityField(Field):
             likelihood,
             "inferred" if self.likelihood is None else "as asked",
         )
+        state["density"] = density(matrix, rows)
         return state | vars(self.statistics(matrix, rows, state))
 
     def statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:

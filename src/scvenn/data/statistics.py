@@ -42,6 +42,16 @@ def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Featu
     )
 
 
+def density(matrix: Matrix, rows: np.ndarray) -> float:
+    """Share of the values of some cells that are not 0; missing ones are none of these."""
+    n_stored = sum(
+        int(np.count_nonzero(chunk.data if sp.issparse(chunk) else chunk))
+        for part in row_chunks(len(rows), matrix.shape[1])
+        for chunk in (matrix[rows[part]],)
+    )
+    return n_stored / max(len(rows) * matrix.shape[1], 1)
+
+
 Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 

@@ -5,8 +5,10 @@ not on the objective. It declares whatever else in the package depends on it, so
 class and an entry of ``LIKELIHOODS``, the one table of them.
 
 In reading order: ``base`` (what every likelihood declares and offers), ``real`` (normal), ``unit``
-(bernoulli, beta), ``counts`` (poisson and the negative binomials), ``densities`` (the two with
-gradients by hand).
+(bernoulli, beta), ``counts`` (poisson and the negative binomials); and what makes wide modalities
+fast: ``rows`` (dense and sparse values alike), ``outputs`` (what decoders give), ``last_layer``
+(a layer and its likelihood in one pass), ``baselines`` (many features by few evaluations),
+``densities`` (gradients by hand).
 
 Shapes: ``B`` cells, ``D`` features. A decoder gives ``n_outputs`` raw parameters for each feature,
 those of one kind side by side, and may have leading dimensions: (..., B, n_outputs * D).
@@ -20,15 +22,17 @@ from scvenn.likelihoods.base import (
     Effect,
     FeatureStats,
     Likelihood,
-    Parts,
 )
+from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.counts import (
     NegativeBinomial,
     NegativeBinomialMixture,
     Poisson,
     ZeroInflatedNegativeBinomial,
 )
+from scvenn.likelihoods.outputs import LastLayer, Parts
 from scvenn.likelihoods.real import Normal
+from scvenn.likelihoods.rows import Rows, SparseRows, dense, some_features, sparse
 from scvenn.likelihoods.unit import Bernoulli, Beta
 
 __all__ = [
@@ -41,15 +45,22 @@ __all__ = [
     "Beta",
     "Effect",
     "FeatureStats",
+    "LastLayer",
     "Likelihood",
     "NegativeBinomial",
     "NegativeBinomialMixture",
     "Normal",
     "Parts",
     "Poisson",
+    "ReadMean",
+    "Rows",
+    "SparseRows",
     "ZeroInflatedNegativeBinomial",
+    "dense",
     "find_likelihood",
     "inferred_likelihoods",
+    "some_features",
+    "sparse",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -5,14 +5,19 @@ Shapes: ``B`` cells, ``D`` features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
+
+from scvenn.likelihoods.baselines import ReadMean
+from scvenn.likelihoods.last_layer import Measured, total_of_last_layer
+from scvenn.likelihoods.outputs import LastLayer, Parts
+from scvenn.likelihoods.rows import Rows, dense
 
 # Number of each cell's batch, (B,); None where batches have no noise of their own.
 Batch = Tensor | None
@@ -74,22 +79,6 @@ DIFFERENCE_OF_FRACTIONS = replace(DIFFERENCE, default_delta=0.05)
 LOG_FOLD_CHANGE = Effect("lfc", _log_fold_change, default_delta=0.25, has_pseudocounts=True)
 
 
-class Parts(NamedTuple):
-    """Raw parameters (..., B, R) of which some are the same whatever was decoded."""
-
-    raw: Tensor  # of those that are not, (..., B, P)
-    positions: Tensor  # of these among all, (P,)
-    baseline: Tensor  # what all would be without them, (R,) or (B, R)
-    rest: Tensor  # positions of the others, (R - P,)
-
-    def whole(self) -> Tensor:
-        """All parameters, (..., B, R)."""
-        if not len(self.rest):
-            return self.raw
-        everywhere = self.baseline.expand(*self.raw.shape[:-1], -1)
-        return everywhere.index_copy(-1, self.positions, self.raw)
-
-
 class Likelihood(nn.Module):
     """A distribution of the values of one modality.
 
@@ -125,9 +114,13 @@ class Likelihood(nn.Module):
         Whether values are 0 or 1 and ``mean`` is a probability, so that AUROC is defined.
     n_outputs
         Number of raw parameters of each feature.
-    separable
-        Whether the density of a feature depends on no raw parameter of another, and on no learned
-        one, so that some features can be scored apart.
+    scores_parts
+        Whether :meth:`total` scores :class:`Parts` with less work than the whole.
+    scores_rows
+        Whether :meth:`score_rows` is defined.
+    reads_sparse
+        Whether encoders read 0 as 0 and every value by itself, so that few values are read of a
+        modality most of whose values are 0.
     effect
         How means of two groups are compared.
     sparse_on_regression_scale
@@ -146,7 +139,9 @@ class Likelihood(nn.Module):
     discrete: bool = False
     binary: bool = False
     n_outputs: int = 1
-    separable: bool = False
+    scores_parts: bool = False
+    scores_rows: bool = False
+    reads_sparse: bool = False
     effect: Effect = DIFFERENCE
     sparse_on_regression_scale: bool = False
     squares_inform: bool = True
@@ -280,41 +275,84 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
+    def noise(self) -> tuple[Tensor, ...]:
+        """Parameters of the noise that are learned, (D,) or (n_batches, D) each."""
+        return ()
+
+    def constant(self, x: Rows, batch: Batch) -> Tensor:
+        """The part of the log-likelihood that depends on no raw parameter, (B,)."""
+        return self.library_.new_zeros(1)
+
+    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+        """Log-likelihood of some cells, (n,), and its gradients, in place and without autograd.
+
+        Without what :meth:`constant` gives.
+
+        Parameters
+        ----------
+        raw
+            Raw parameters, (n, n_outputs * D), which become the gradients by them.
+        rows
+            What was measured.
+        by_noise
+            To each, of the shapes of :meth:`noise`, the gradient by that parameter is added, of the
+            sum over the cells of their log-likelihood times their weight; None if not wanted.
+        """
+        raise NotImplementedError
+
     def total(
         self,
-        output: Tensor | Parts,
-        x: Tensor,
+        output: Tensor | Parts | LastLayer,
+        x: Rows,
         measured: Tensor,
         library: Tensor,
         batch: Batch = None,
         cross_view: bool = False,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """Log-likelihood of each cell, (..., B): the sum over what was measured.
 
         Parameters
         ----------
         output
-            Output of the decoder, (..., B, n_outputs * D), or its parts. Of a :attr:`separable`
-            likelihood, what is the same whatever was decoded is then scored once.
+            Output of the decoder, (..., B, n_outputs * D), or its parts; or its last layer, then
+            with T latents, (T, B, n_outputs * D).
         measured
             Which values count; boolean, (B, D), or (B, 1) for all or none of a cell.
-        x, library, batch, cross_view
+        x
+            Values, (B, D), without NaN, dense or sparse.
+        library, batch, cross_view
             As in :meth:`log_prob`.
+        weight
+            What the gradient of the loss by each of the results will be, (T, B), up to a common
+            factor. With it, a last layer is scored by :meth:`score_rows` where that is defined.
         """
-        if isinstance(output, Parts) and self.separable:
-
-            def of(raw: Tensor, features: Tensor) -> Tensor:
-                some = measured.index_select(-1, features) if measured.shape[-1] > 1 else measured
-                values = x.index_select(-1, features)
-                return self.total(raw, values, some, library, batch, cross_view)
-
-            baseline = output.baseline.index_select(-1, output.rest).expand(len(x), -1)
-            return of(output.raw, output.positions) + of(baseline, output.rest)
-        raw = output.whole() if isinstance(output, Parts) else output
-        values = self.log_prob(raw, x, library, batch=batch, cross_view=cross_view)
+        if isinstance(output, LastLayer) and weight is not None and self._scores_rows_of(measured):
+            total = total_of_last_layer(self, output, x, measured, library, batch, weight)
+            return total + torch.where(measured.squeeze(-1), self.constant(x, batch), 0.0)
+        raw = output if isinstance(output, Tensor) else output.whole()
+        values = self.log_prob(raw, dense(x), library, batch=batch, cross_view=cross_view)
         if measured.shape[-1] > 1:
             values = torch.where(measured, values, 0.0)
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
+
+    def _scores_rows_of(self, measured: Tensor) -> bool:
+        """Whether rows are scored at once: on a CPU, where whole cells are measured or not."""
+        return self.scores_rows and measured.shape[-1] == 1 and measured.device.type == "cpu"
+
+    def read_mean(self, output: Parts, library: Tensor) -> ReadMean:
+        """Means as an encoder reads them, without gradients.
+
+        Parameters
+        ----------
+        output
+            Output of a decoder, (B, n_outputs * D).
+        library
+            Sum of each cell's values, (B, 1).
+        """
+        rows = self.encoder_input(self.mean(output.whole(), library))  # (B, D)
+        every = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
+        return ReadMean(every, rows, rows[:, :0], output.positions[:0])
 
     def update_cross_view_noise(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None

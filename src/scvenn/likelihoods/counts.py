@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, distributions, nn
 
 from scvenn.likelihoods.base import LOG_FOLD_CHANGE, Batch, FeatureStats, Likelihood
-from scvenn.likelihoods.densities import negative_binomial_log_prob
+from scvenn.likelihoods.baselines import ReadMean, read_mean_of_baselines, total_of_baselines
+from scvenn.likelihoods.densities import (
+    log_gamma_ratio,
+    negative_binomial_log_prob,
+    score_negative_binomial_rows,
+)
+from scvenn.likelihoods.last_layer import Measured
+from scvenn.likelihoods.outputs import LastLayer, Parts
+from scvenn.likelihoods.rows import Rows, entries, entries_of, n_rows, some_cells, some_features
 
 # Where a share may start, relative to that of the average feature; the logarithm needs some.
 _LEAST_SHARE = 1e-3
@@ -25,6 +35,7 @@ class _Counts(Likelihood):
     discrete = True
     effect = LOG_FOLD_CHANGE
     sparse_on_regression_scale = True
+    reads_sparse = True
     squares_inform = False
 
     @staticmethod
@@ -42,7 +53,12 @@ class _Counts(Likelihood):
 
 
 class _Composition(_Counts):
-    """Counts whose mean is the cell's library size times a softmax over the features."""
+    """Counts whose mean is the cell's library size times a softmax over the features.
+
+    A subclass defines :meth:`_density`.
+    """
+
+    scores_parts = True
 
     # A missing count would make the library size, and with it every mean of the cell, unknown.
     allows_missing = False
@@ -60,6 +76,76 @@ class _Composition(_Counts):
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.softmax(-1) * library
 
+    def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        """Log-likelihood of counts x (B, D) given logarithms of their means (..., B, D).
+
+        ``parameters``: the other outputs of the decoder, (..., B, D) each, and the noise, (D,) or
+        (B, D).
+        """
+        raise NotImplementedError
+
+    def log_prob(
+        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
+        raw, *others = raw.chunk(self.n_outputs, -1)  # (..., B, D) each
+        noise = [self._of_cells(values, batch) for values in self.noise()]
+        return self._density(x, raw.log_softmax(-1) + library.log(), *others, *noise)
+
+    def total(
+        self,
+        output: Tensor | Parts | LastLayer,
+        x: Rows,
+        measured: Tensor,
+        library: Tensor,
+        batch: Batch = None,
+        cross_view: bool = False,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """As that of every likelihood; baselines are scored together, as functions of a factor."""
+        if not isinstance(output, Parts) or not self._scores_apart(output, measured):
+            return super().total(output, x, measured, library, batch, cross_view, weight)
+        log_factor = self._log_factor(output, library)  # (..., B, 1)
+        noise = [self._of_cells(values, batch) for values in self.noise()]
+        of_predicted = [values.index_select(-1, output.positions) for values in noise]
+        counts = some_features(x, output.positions)
+        total = self._density(counts, output.raw + log_factor, *of_predicted).sum(-1)
+
+        cells = measured.squeeze(-1).nonzero().squeeze(1)  # (N,)
+        group, baselines = output.groups[cells], output.baseline.index_select(-1, output.rest)
+        of_rest = [values.index_select(-1, output.rest) for values in self.noise()]
+        if self.n_batches is not None:  # a group is of one batch
+            batch_of_group = group.new_zeros(len(baselines))
+            batch_of_group[group] = cast(Tensor, batch)[cells]
+            of_rest = [values[batch_of_group] for values in of_rest]  # (G, D - P)
+        total_of_rest = total_of_baselines(
+            self._density,
+            [values.expand_as(baselines) for values in (baselines, *of_rest)],
+            group,
+            log_factor.squeeze(-1).index_select(-1, cells),
+            entries_of(some_cells(x, cells), output.rest),
+        )
+        return torch.where(measured.squeeze(-1), total, 0.0).index_add(-1, cells, total_of_rest)
+
+    def _scores_apart(self, output: Parts, measured: Tensor) -> bool:
+        """Whether there are baselines to be scored by themselves, of cells measured as a whole."""
+        return self.scores_parts and len(output.rest) > 0 and measured.shape[-1] == 1
+
+    def _log_factor(self, output: Parts, library: Tensor) -> Tensor:
+        """By what the exponential of a raw parameter is multiplied to be a mean, (..., B, 1)."""
+        of_rest = output.baseline.index_select(-1, output.rest).logsumexp(-1, keepdim=True)
+        log_sum = output.raw.logsumexp(-1, keepdim=True).logaddexp(of_rest[output.groups])
+        return library.log() - log_sum
+
+    def read_mean(self, output: Parts, library: Tensor) -> ReadMean:
+        if self.n_outputs > 1 or not len(output.rest):
+            return super().read_mean(output, library)
+        log_factor = self._log_factor(output, library)  # (B, 1)
+        baselines = output.baseline.index_select(-1, output.rest)
+        mix, rows = read_mean_of_baselines(
+            baselines, output.rest, output.groups, log_factor.squeeze(-1), len(self.mean_)
+        )
+        return ReadMean(mix, rows, F.softplus(output.raw + log_factor), output.positions)
+
 
 class Poisson(_Composition):
     """Counts whose variance is their mean."""
@@ -67,10 +153,7 @@ class Poisson(_Composition):
     name = "poisson"
     summary = "counts (Poisson)"
 
-    def log_prob(
-        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
-    ) -> Tensor:
-        log_mean = raw.log_softmax(-1) + library.log()
+    def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
@@ -83,25 +166,37 @@ class NegativeBinomial(_Composition):
     name = "nb"
     summary = "counts (negative binomial)"
     inferred_rank: float | None = 1
+    scores_rows = True
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
         self.log_theta = nn.Parameter(self._of_noise(torch.zeros(len(stats.mean))))
 
-    def _log_odds_and_theta(
-        self, raw: Tensor, library: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        """Logarithm of mean / theta, (..., B, D), and of theta, (D,) or (B, D)."""
-        log_theta = self._of_cells(self.log_theta, batch)
-        return raw.log_softmax(-1) + (library.log() - log_theta), log_theta
+    def noise(self) -> tuple[Tensor, ...]:
+        return (self.log_theta,)
 
-    def log_prob(
-        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
-    ) -> Tensor:
-        return negative_binomial_log_prob(x, *self._log_odds_and_theta(raw, library, batch))
+    def constant(self, x: Rows, batch: Batch) -> Tensor:
+        row, column, count = entries(x)
+        at = (column,) if self.n_batches is None else (cast(Tensor, batch)[row], column)
+        ratio = log_gamma_ratio(count, self.log_theta[at])
+        return ratio.new_zeros(n_rows(x)).index_add(0, row, ratio)
+
+    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+        log_theta = self._of_cells(self.log_theta, rows.batch)
+        total, by_log_theta = score_negative_binomial_rows(
+            raw, entries(rows.x), rows.library, log_theta
+        )
+        if by_noise is not None:
+            rows.add_weighted(by_noise[0], by_log_theta)
+        return total
+
+    def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        (log_theta,) = parameters
+        return negative_binomial_log_prob(x, log_mean - log_theta, log_theta)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
-        return _nb_sample(*self._log_odds_and_theta(raw, library, batch))
+        log_theta = self._of_cells(self.log_theta, batch)
+        return _nb_sample(raw.log_softmax(-1) + (library.log() - log_theta), log_theta)
 
 
 def _nb_sample(log_odds: Tensor, log_theta: Tensor) -> Tensor:
@@ -119,13 +214,13 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     name = "zinb"
     summary = "counts (negative binomial with additional zeros)"
     inferred_rank = None  # not that of its parent
+    scores_parts = False  # the likelihood of a zero is no smooth function of the mean
+    scores_rows = False
     n_outputs = 2
 
-    def log_prob(
-        self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
-    ) -> Tensor:
-        raw, zero = raw.chunk(2, -1)  # (..., B, D) each
-        log_nb = super().log_prob(raw, x, library, batch=batch)
+    def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        zero, log_theta = parameters
+        log_nb = super()._density(x, log_mean, log_theta)
         # log(pi + (1 - pi) NB(0)) where x is 0, log(1 - pi) + log NB(x) elsewhere
         return torch.where(x == 0, torch.logaddexp(zero, log_nb), log_nb) - F.softplus(zero)
 

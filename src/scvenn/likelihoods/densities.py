@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Beyond it, log(1 + odds) is the logarithm of the odds; the square is still finite.
+_LARGEST_ODDS = 1e18
+
 
 def bernoulli_log_prob(raw: Tensor, x: Tensor) -> Tensor:
     """Log-likelihood (..., B, D) of x (B, D), 0 or 1, given the logits of a 1."""
@@ -32,6 +35,89 @@ def negative_binomial_log_prob(x: Tensor, log_odds: Tensor, log_theta: Tensor) -
     """
     shape = torch.broadcast_shapes(x.shape, log_odds.shape)
     return _NegativeBinomialLogProb.apply(x, log_odds.expand(shape), log_theta)
+
+
+Entries = tuple[Tensor, Tensor, Tensor]
+
+
+def score_bernoulli_rows(raw: Tensor, ones: Entries) -> Tensor:
+    """Log-likelihood of rows (n,) of 0/1 values; the logits ``raw`` (n, D) become their gradients.
+
+    ``ones``: row, column and value of what is not 0.
+    """
+    row, column, _ = ones
+    flat, place = raw.view(-1), row * raw.shape[1] + column
+    total = raw.new_zeros(len(raw)).index_add_(0, row, flat.index_select(0, place))
+    probability = raw.sigmoid()
+    # log(1 + exp(raw)) is raw where that is positive, and -log of the larger probability
+    total -= raw.clamp_(min=0).sum(1)
+    torch.sub(1, probability, out=raw)
+    total += torch.maximum(raw, probability, out=raw).log_().sum(1)
+    torch.neg(probability, out=raw)
+    flat.index_add_(0, place, raw.new_ones(1).expand(len(place)))
+    return total
+
+
+def log_gamma_ratio(count: Tensor, log_theta: Tensor) -> Tensor:
+    """Logarithm of Γ(x + θ) / (Γ(θ) x!) of counts x above 0 and log θ, (N,) each.
+
+    Most counts are 1, and for these it is log θ.
+    """
+    more = (count > 1).nonzero().squeeze(1)
+    x, its_log_theta = count.index_select(0, more), log_theta.index_select(0, more)
+    theta = its_log_theta.exp()
+    ratio = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return log_theta.index_copy(0, more, ratio)
+
+
+def score_negative_binomial_rows(
+    raw: Tensor, counts: Entries, library: Tensor, log_theta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of rows of counts whose means are a library times a softmax.
+
+    That is but for :func:`log_gamma_ratio`, which does not depend on the means.
+
+    Parameters
+    ----------
+    raw
+        Inputs of the softmax, (n, D); they become the gradients by them.
+    counts
+        Row, column and value of the counts that are not 0.
+    library
+        Each cell's library size, (n, 1).
+    log_theta
+        Logarithm of the inverse dispersion, (D,) or (n, D).
+
+    Returns
+    -------
+    The log-likelihoods, (n,), and their gradients by ``log_theta``, (n, D).
+    """
+    row, column, count = counts
+    place = row * raw.shape[1] + column
+    theta = log_theta.exp()
+    raw -= raw.amax(1, keepdim=True)
+    its_odds = raw.view(-1).index_select(0, place)
+    share = raw.exp_()
+    sums = share.sum(1, keepdim=True)  # (n, 1)
+    share /= sums
+    odds = (share * (library / theta)).clamp_(max=_LARGEST_ODDS)  # mean / theta
+    log_rest = odds.log1p()
+    p = odds.div_(1 + odds)
+    total = -(log_rest @ theta if theta.ndim == 1 else (log_rest * theta).sum(1))
+
+    at, of = (column, log_theta) if theta.ndim == 1 else (place, log_theta.view(-1))
+    its_odds += (library / sums).log().squeeze(1)[row] - of.index_select(0, at)
+    its_odds -= log_rest.view(-1).index_select(0, place)
+    total.index_add_(0, row, its_odds.mul_(count))
+    more = count * (1 - p.view(-1).index_select(0, place))
+    by_log_theta = log_rest.sub_(p).mul_(-theta)  # the odds fall as theta rises
+    by_log_theta.view(-1).index_add_(0, place, more, alpha=-1)
+
+    by_log_odds = p.mul_(-theta)
+    by_log_odds.view(-1).index_add_(0, place, more)
+    share *= by_log_odds.sum(1, keepdim=True)  # which falls where others rise
+    torch.sub(by_log_odds, share, out=raw)
+    return total, by_log_theta
 
 
 class _BernoulliLogProb(torch.autograd.Function):

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import logit
 from torch import Tensor, distributions, nn
 
-from scvenn.likelihoods.base import DIFFERENCE_OF_FRACTIONS, Batch, FeatureStats, Likelihood
-from scvenn.likelihoods.densities import bernoulli_log_prob
+from scvenn.likelihoods.base import (
+    DIFFERENCE_OF_FRACTIONS,
+    Batch,
+    FeatureStats,
+    Likelihood,
+)
+from scvenn.likelihoods.baselines import ReadMean
+from scvenn.likelihoods.densities import bernoulli_log_prob, score_bernoulli_rows
+from scvenn.likelihoods.last_layer import Measured
+from scvenn.likelihoods.outputs import LastLayer, Parts
+from scvenn.likelihoods.rows import Rows, dense, entries, entries_of, some_features
 
 # Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
 # 10, is beyond what arrays measure.
@@ -28,7 +39,9 @@ class Bernoulli(Likelihood):
     inferred_rank = 0
     discrete = True
     binary = True
-    separable = True
+    scores_parts = True
+    reads_sparse = True
+    scores_rows = True
     effect = DIFFERENCE_OF_FRACTIONS
     sparse_on_regression_scale = True
     squares_inform = False
@@ -47,6 +60,43 @@ class Bernoulli(Likelihood):
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         return bernoulli_log_prob(raw, x)
+
+    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+        return score_bernoulli_rows(raw, entries(rows.x))
+
+    def total(
+        self,
+        output: Tensor | Parts | LastLayer,
+        x: Rows,
+        measured: Tensor,
+        library: Tensor,
+        batch: Batch = None,
+        cross_view: bool = False,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """As that of every likelihood; baselines are scored once for all that was decoded."""
+        if not isinstance(output, Parts):
+            return super().total(output, x, measured, library, batch, cross_view, weight)
+        some = measured
+        if measured.shape[-1] > 1:  # single values are missing
+            values, some = dense(x), measured.index_select(-1, output.positions)
+            baseline = output.baseline.index_select(-1, output.rest)[output.groups]
+            among = (values.index_select(-1, output.rest), measured.index_select(-1, output.rest))
+            of_rest = super().total(baseline, *among, library)
+        else:
+            row, column, _ = entries_of(x, output.rest)
+            baseline = output.baseline.index_select(-1, output.rest)  # (G, D - P)
+            of_ones = baseline[output.groups[row], column]
+            of_rest = -F.softplus(baseline).sum(-1)[output.groups].index_add(0, row, -of_ones)
+            of_rest = torch.where(measured.squeeze(-1), of_rest, 0.0)
+        values = some_features(x, output.positions)
+        return super().total(output.raw, values, some, library) + of_rest
+
+    def read_mean(self, output: Parts, library: Tensor) -> ReadMean:
+        rows, group = output.baseline.sigmoid(), output.groups  # (G, D)
+        mix = F.one_hot(group, len(rows)).to(rows.dtype)  # (B, G)
+        added = output.raw.sigmoid() - rows[:, output.positions][group]
+        return ReadMean(mix, rows, added, output.positions)
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         return raw.sigmoid()

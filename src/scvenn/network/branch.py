@@ -16,10 +16,24 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from scvenn.likelihoods import FeatureStats, Likelihood, Parts
+from scvenn.likelihoods import (
+    FeatureStats,
+    LastLayer,
+    Likelihood,
+    Parts,
+    Rows,
+    SparseRows,
+    some_features,
+)
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian
-from scvenn.network.layers import AbsentPrivate, Decoder, decoder_layers, hidden_layers
+from scvenn.network.layers import (
+    AbsentPrivate,
+    Decoder,
+    decoder_layers,
+    hidden_layers,
+    product_of_rows,
+)
 from scvenn.network.minibatch import View
 
 # As in the paper's code: no posterior is infinitely sure of itself.
@@ -30,7 +44,7 @@ class Decoded(NamedTuple):
     """Output of one decoder for some of the latents that were decoded at once."""
 
     rows: list[int]  # of the latents, among all T
-    raw: Tensor | Parts  # (rows, B, R)
+    raw: Tensor | Parts | LastLayer  # (rows, B, R)
     from_shared: bool  # whether it is a prediction from `shared` alone
 
 
@@ -91,8 +105,19 @@ class Branch(nn.Module):
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
         seen = covariates if self.encode_covariates else None
-        hidden = self.hidden(self.likelihood.encoder_input(view.x), cont=seen)  # (B, H)
+        hidden = self._read(view.x, seen)  # (B, H)
         return _gaussian(self.shared_head(hidden)), _gaussian(self.private_head(hidden))
+
+    def _read(self, x: Rows, covariates: Tensor | None) -> Float[Tensor, "B H"]:
+        """What the hidden layers of the encoder make of values."""
+        if not isinstance(x, SparseRows):
+            return self.hidden(self.likelihood.encoder_input(x), cont=covariates)
+        product = product_of_rows(self._encoder_input(x), self.hidden.weight)
+        return self.hidden.after_product(product, covariates)
+
+    def _encoder_input(self, x: SparseRows) -> SparseRows:
+        """Values as the encoder reads them; 0 is read as 0."""
+        return x._replace(values=self.likelihood.encoder_input(x.values))
 
     def decode(
         self,
@@ -115,8 +140,8 @@ class Branch(nn.Module):
             Of the cells, (B, V).
         """
         beside = torch.stack([self.absent(private) if c else private for c in cross_view])
-        raw = self.decoder(shared, beside, covariates)  # (T, B, R)
-        return [Decoded(list(range(len(shared))), raw, from_shared=False)]
+        layer = self.decoder.last_layer(shared, beside, covariates)  # (T, B, R)
+        return [Decoded(list(range(len(shared))), layer, from_shared=False)]
 
     def predict(
         self,
@@ -176,11 +201,12 @@ class CrossDecoder(nn.Module):
     def parts(self, shared: Float[Tensor, "*T B K"], covariates: Float[Tensor, "B V"]) -> Parts:
         """What is predicted from shared (..., B, K) and covariates (B, V), and the baselines."""
         raw = self.out(self.hidden(shared, cont=covariates))  # (..., B, P)
-        baseline: Tensor = self.baseline
-        if len(self.shift):
-            shift = covariates @ self.shift  # (B, R)
-            raw, baseline = raw + shift.index_select(-1, self.predicted), baseline + shift
-        return Parts(raw, self.predicted, baseline, self.rest)
+        if not len(self.shift):
+            return Parts(raw, self.predicted, self.baseline.unsqueeze(0), self.rest)
+        distinct, group = covariates.unique(dim=0, return_inverse=True)  # (G, V), (B,)
+        shift = distinct @ self.shift  # (G, R)
+        raw = raw + shift.index_select(-1, self.predicted)[group]
+        return Parts(raw, self.predicted, self.baseline + shift, self.rest, group)
 
     def forward(
         self, shared: Float[Tensor, "*T B K"], covariates: Float[Tensor, "B V"]
@@ -231,12 +257,23 @@ class ScreenedBranch(Branch):
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared, and of private given what the prediction of shared leaves over."""
         seen = covariates if self.encode_covariates else None
-        x = self.likelihood.encoder_input(view.x)  # (B, D)
-        hidden = self.shared_hidden(x.index_select(-1, self.features), cont=seen)  # (B, H)
+        if isinstance(view.x, SparseRows):
+            x: Rows = self._encoder_input(view.x)
+        else:
+            x = self.likelihood.encoder_input(view.x)
+        hidden = self.shared_hidden(some_features(x, self.features), cont=seen)  # (B, H)
         shared = _gaussian(self.shared_head(hidden))
-        left_over = self.left_over(x, view, shared.loc, covariates)
-        private = _gaussian(self.private_head(self.hidden(left_over, cont=seen)))
-        return shared, private
+        if isinstance(x, SparseRows):  # what is left over is never made dense
+            with torch.no_grad():
+                parts = self.cross_decoder.parts(shared.loc, covariates)
+                read = self.likelihood.read_mean(parts, view.library)
+            product = product_of_rows(x, self.hidden.weight, minus=read)
+            product = torch.where(view.measured, product, 0.0)
+            hidden = self.hidden.after_product(product, seen)
+        else:
+            left_over = self.left_over(x, view, shared.loc, covariates)
+            hidden = self.hidden(left_over, cont=seen)
+        return shared, _gaussian(self.private_head(hidden))
 
     @torch.no_grad()
     def left_over(
@@ -265,17 +302,13 @@ class ScreenedBranch(Branch):
         """
         parts = self.cross_decoder.parts(shared, covariates)
         same = [row for row, cross in enumerate(cross_view) if not cross]
-        if self.likelihood.separable:  # what is the same in all rows is scored once
-            from_shared: Tensor | Parts = parts
-            fixed = parts._replace(raw=parts.raw[same]).whole()
-        else:
-            whole = parts.whole()
-            from_shared, fixed = whole, whole[same]
+        from_shared = parts if self.likelihood.scores_parts else parts.whole()
         decoded = [Decoded(list(range(len(shared))), from_shared, from_shared=True)]
         if same:
             beside = private.expand(len(same), -1, -1)  # (same, B, K)
-            raw = fixed.detach() + self.decoder(shared[same], beside, covariates)
-            decoded.append(Decoded(same, raw, from_shared=False))
+            fixed = parts._replace(raw=parts.raw[same])
+            layer = self.decoder.last_layer(shared[same], beside, covariates, fixed)
+            decoded.append(Decoded(same, layer, from_shared=False))
         return decoded
 
     def predict(

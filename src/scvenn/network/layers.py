@@ -6,24 +6,135 @@ dimensions, ``V`` columns of covariates, ``C`` classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from scvi.nn import FCLayers
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from scvenn.likelihoods import LastLayer, Parts, ReadMean, SparseRows
+
+
+class FirstLayer(nn.Module):
+    """A linear layer whose weights lie feature by feature, so that those of a few are read quickly.
+
+    It is saved as any other, with weights (H, D).
+
+    Parameters
+    ----------
+    linear
+        What it starts from.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.by_feature = nn.Parameter(linear.weight.detach().t().contiguous())  # (D, H)
+        self.bias = nn.Parameter(linear.bias.detach())
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = destination.pop(f"{prefix}by_feature").t()
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        saved = state.pop(f"{prefix}weight", None)
+        if saved is not None:
+            state[f"{prefix}by_feature"] = saved.t()
+        super()._load_from_state_dict(state, prefix, *args)
+        if saved is not None:
+            state[f"{prefix}weight"] = state.pop(f"{prefix}by_feature").t()
+
+
+class HiddenLayers(FCLayers):
+    """scvi-tools' layers, the first of which can be computed by other means."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.fc_layers[0][0] = FirstLayer(self.fc_layers[0][0])
+
+    @property
+    def weight(self) -> Float[Tensor, "D H"]:
+        """Of the first layer, for each feature."""
+        by_feature = self.fc_layers[0][0].by_feature  # (D + V, H)
+        return by_feature[: len(by_feature) - self.n_cov]
+
+    def forward(
+        self, x: Float[Tensor, "*T B D"], cont: Float[Tensor, "B V"] | None
+    ) -> Float[Tensor, "*T B H"]:
+        """What the layers make of features (..., B, D) and covariates (B, V)."""
+        return self.after_product(x @ self.weight, cont)
+
+    def after_product(
+        self, product: Float[Tensor, "*T B H"], cont: Float[Tensor, "B V"] | None
+    ) -> Float[Tensor, "*T B H"]:
+        """The same, from the product of the features and :attr:`weight`."""
+        first = self.fc_layers[0][0]
+        x = product + first.bias
+        if self.n_cov:
+            x = x + cast(Tensor, cont) @ first.by_feature[-self.n_cov :]
+        for i, layers in enumerate(self.fc_layers):
+            for layer in layers[1:] if i == 0 else layers:
+                if isinstance(layer, nn.Linear) and self.n_cov:
+                    of_cells = cast(Tensor, cont).expand(*x.shape[:-1], -1)
+                    x = torch.cat([x, of_cells], dim=-1)
+                x = x if layer is None else layer(x)
+        return x
+
+
+def product_of_rows(
+    x: SparseRows, weight: Float[Tensor, "D H"], minus: ReadMean | None = None
+) -> Float[Tensor, "B H"]:
+    """Product of sparse values, or of what they are above some means, and weights.
+
+    Parameters
+    ----------
+    x
+        Values, (B, D).
+    weight
+        Of each feature.
+    minus
+        Means, (B, D), that are subtracted from the values.
+    """
+    return _ProductOfRows.apply(weight, x, minus)
+
+
+class _ProductOfRows(torch.autograd.Function):
+    """One array for the gradient, where a sum of products would have one for each."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, x: SparseRows, minus: ReadMean | None) -> Tensor:
+        ctx.found, ctx.shape = (x, minus), weight.shape
+        of_rows: dict[str, Any] = {"mode": "sum", "per_sample_weights": x.values}
+        product = F.embedding_bag(x.columns, weight, x.ends[:-1], **of_rows)
+        if minus is not None:
+            product -= minus.mix @ (minus.rows @ weight)
+            product -= minus.added @ weight.index_select(0, minus.positions)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, minus = ctx.found
+        if minus is None:
+            total = gradient.new_zeros(ctx.shape)
+        else:
+            total = minus.rows.T @ (minus.mix.T @ -gradient)  # (D, H)
+            total.index_add_(0, minus.positions, minus.added.T @ gradient, alpha=-1)
+        total.index_add_(0, x.columns, gradient.index_select(0, x.row) * x.values.unsqueeze(1))
+        return total, None, None
 
 
 def hidden_layers(
     n_in: int, *, n_hidden: int, n_layers: int, n_covariates: int, dropout: float
-) -> FCLayers:
+) -> HiddenLayers:
     """Layers as in the paper's code: linear, LeakyReLU, no normalisation over cells.
 
     Without batch norm a cell's result never depends on the other cells of its minibatch, among
     them those in which this modality was not measured.
     """
-    return FCLayers(
+    return HiddenLayers(
         n_in=n_in,
         n_out=n_hidden,
         n_cont=n_covariates,
@@ -81,7 +192,18 @@ class Decoder(nn.Module):
         covariates: Float[Tensor, "B V"],
     ) -> Float[Tensor, "*T B R"]:
         """Raw parameters, (..., B, R), from latents (..., B, K) and covariates (B, V)."""
-        return self.out(self.hidden(torch.cat([shared, private], dim=-1), cont=covariates))
+        return self.last_layer(shared, private, covariates).whole()
+
+    def last_layer(
+        self,
+        shared: Float[Tensor, "*T B K"],
+        private: Float[Tensor, "*T B P"],
+        covariates: Float[Tensor, "B V"],
+        fixed: Parts | None = None,
+    ) -> LastLayer:
+        """The same, still to be computed; ``fixed`` is added to it, without a gradient."""
+        hidden = self.hidden(torch.cat([shared, private], dim=-1), cont=covariates)
+        return LastLayer(hidden, self.out.weight, self.out.bias, fixed)
 
 
 class AbsentPrivate(nn.Module):

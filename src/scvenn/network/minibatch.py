@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scvenn.data import Keys
-from scvenn.likelihoods import Likelihood
+from scvenn.likelihoods import Likelihood, Rows, SparseRows
 
 
 @dataclass(frozen=True)
 class View:
     """One modality of a minibatch, with harmless values where nothing was measured."""
 
-    x: Float[Tensor, "B D"]
+    x: Rows  # (B, D)
     measured: Bool[Tensor, "B #D"]  # entries that count; (B, 1) where a cell has all or none
     library: Float[Tensor, "B 1"]
     observed: Bool[Tensor, " B"]
@@ -30,8 +30,17 @@ class View:
     def read(
         cls, x: Float[Tensor, "B D"], observed: Bool[Tensor, " B"], likelihood: Likelihood
     ) -> View:
-        """Read values (B, D) of cells in which the modality was observed (B,) or not."""
-        x = x.float()
+        """Read values (B, D), dense or CSR, of cells that have the modality (B,) or not.
+
+        Sparse ones stay sparse: where a cell was not observed, all are 0.
+        """
+        if x.layout is torch.sparse_csr and not x.values().isnan().any():
+            rows = SparseRows.of(x)
+            library = torch.where(
+                observed.unsqueeze(-1), rows.sums().clamp(min=1), likelihood.library_
+            )
+            return cls(rows, observed.unsqueeze(-1), library, observed)
+        x = x.to_dense().float()
         measured = observed.unsqueeze(-1)  # (B, 1)
         total = x.sum(-1, keepdim=True)  # (B, 1); NaN where an entry is
         if likelihood.allows_missing and total.isnan().any():

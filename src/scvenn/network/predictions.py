@@ -18,6 +18,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.func import jvp
 
+from scvenn.likelihoods import dense
 from scvenn.network.branch import ScreenedBranch
 from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
 from scvenn.network.layers import LabelHead
@@ -285,7 +286,7 @@ def decoder_gradient(
         raw = branch.cross_decoder(shared, minibatch.covariates)
     raw.requires_grad_()
     log_prob = branch.likelihood.log_prob(
-        raw, view.x, view.library, batch=minibatch.batch, cross_view=True
+        raw, dense(view.x), view.library, batch=minibatch.batch, cross_view=True
     )
     (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
     return gradient

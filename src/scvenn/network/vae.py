@@ -18,7 +18,7 @@ from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
 from scvenn.data import Keys
-from scvenn.likelihoods import FeatureStats, Likelihood, find_likelihood
+from scvenn.likelihoods import FeatureStats, Likelihood, dense, find_likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
 from scvenn.network.design import Design
@@ -240,12 +240,10 @@ class SharedPrivateVAE(BaseModuleClass):
         """Learn from training cells by how much predictions from shared alone miss."""
         for m, outputs in decoded.items():
             view, likelihood = minibatch.views[m], self.likelihood(m)
-            if likelihood.separable:
-                continue  # it needs nothing of a feature, and so no noise
             for output in outputs:
-                if output.from_shared:
+                if output.from_shared and isinstance(output.raw, Tensor):
                     likelihood.update_cross_view_noise(
-                        cast(Tensor, output.raw), view.x, view.measured, minibatch.batch
+                        output.raw, dense(view.x), view.measured, minibatch.batch
                     )
 
     # ----------------------------------------------------------------- loss
@@ -271,17 +269,16 @@ class SharedPrivateVAE(BaseModuleClass):
         active = inference_outputs["active"]  # (S, B)
         observed = {m: view.observed for m, view in minibatch.views.items()}  # (B,) each
 
-        scores = self._log_likelihoods(generative_outputs["decoded"], minibatch)
+        left = active[self.of_terms]  # (T, B): terms that are not skipped
+        weight = left.float()
+        if self.objective.reduction == "mean":
+            weight = weight / weight.sum(0).clamp(min=1)
+        scores = self._log_likelihoods(generative_outputs["decoded"], minibatch, weight)
         log_likelihood = self._over_decoders(scores)  # (T, B)
         kl_private = {m: torch.where(observed[m], p.kl, 0.0) for m, p in private.items()}
         pays = self.pays.unsqueeze(-1)  # (T, M, 1)
         paid = torch.where(pays, torch.stack([*kl_private.values()]), 0.0).sum(1)  # (T, B)
         kl = self.kl_weight_shared * shared.kl[self.of_terms] + paid
-
-        left = active[self.of_terms]  # (T, B): terms that are not skipped
-        weight = left.float()
-        if self.objective.reduction == "mean":
-            weight = weight / weight.sum(0).clamp(min=1)
 
         def over_terms(values: Tensor) -> Tensor:
             return (weight * torch.where(left, values, 0.0)).sum(0)  # (T, B) -> (B,)
@@ -289,7 +286,7 @@ class SharedPrivateVAE(BaseModuleClass):
         reconstruction, kl = -over_terms(log_likelihood), over_terms(kl)
         loss = reconstruction + kl_weight * kl
         with torch.no_grad():
-            watched = self._log_likelihoods(generative_outputs["watched"], minibatch)
+            watched = self._log_likelihoods(generative_outputs["watched"], minibatch, weight=None)
         history = records.of_terms(
             self._plan, scores, watched, shared.kl, kl_private, active, observed
         )
@@ -315,18 +312,34 @@ class SharedPrivateVAE(BaseModuleClass):
         )
 
     def _log_likelihoods(
-        self, decoded: Mapping[str, list[Decoded]], minibatch: Minibatch
+        self,
+        decoded: Mapping[str, list[Decoded]],
+        minibatch: Minibatch,
+        weight: Float[Tensor, "T B"] | None,
     ) -> dict[str, list[Scored]]:
-        """Log-likelihood of each modality by each of its decoders."""
-        scores = {}
+        """Log-likelihood of each modality by each of its decoders.
+
+        ``weight``: of each term and cell in the loss; None for all the same.
+        """
+        scores: dict[str, list[Scored]] = {}
         for m, outputs in decoded.items():
             view, likelihood = minibatch.views[m], self.likelihood(m)
             measured = (view.x, view.measured, view.library, minibatch.batch)
-            scores[m] = [
-                Scored(rows, from_shared, likelihood.total(raw, *measured, from_shared))
-                for rows, raw, from_shared in outputs
-            ]
+            scores[m] = []
+            for rows, output, from_shared in outputs:
+                of_rows = self._weight_of(m, rows, weight, len(view.observed))
+                total = likelihood.total(output, *measured, from_shared, of_rows)
+                scores[m].append(Scored(rows, from_shared, total))
         return scores
+
+    def _weight_of(
+        self, modality: str, rows: list[int], weight: Tensor | None, n_cells: int
+    ) -> Float[Tensor, "rows B"]:
+        """Gradient of the loss by the log-likelihood of a modality in some rows of its plan."""
+        if weight is None:
+            return self.expert_weights.new_ones(len(rows), n_cells)
+        terms = [self._plan.trained[modality].terms[row] for row in rows]
+        return weight[terms] * (-self.modality_weights[modality] / n_cells)
 
     def _over_decoders(self, scores: Mapping[str, list[Scored]]) -> Float[Tensor, "T B"]:
         """Weighted log-likelihood of all that each term decodes."""

@@ -1,6 +1,7 @@
 """Contracts of the parts that users write themselves: one call checks all that scvenn relies on.
 
-In reading order: ``promises`` (how a broken one is reported), ``likelihoods``, ``objectives``.
+In reading order: ``promises`` (how a broken one is reported), ``cases`` and ``shortcuts`` (parts of
+the contract of likelihoods), ``likelihoods``, ``objectives``.
 """
 
 from scvenn.testing.likelihoods import check_likelihood

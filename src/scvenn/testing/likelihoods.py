@@ -10,18 +10,17 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood, Parts
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats, Likelihood
+from scvenn.testing.cases import B, Case, D, T, masks
 from scvenn.testing.promises import check_promises, require, require_equal, require_finite
+from scvenn.testing.shortcuts import SHORTCUTS
 
-B, D, T = 6, 4, 3
 # Draws of each value: their distribution is then off by about 0.003, and never by this.
 _N_DRAWS = 20_000
 _MOST_OFF = 0.02
@@ -34,8 +33,7 @@ _VALUES: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (
     lambda rng: 1 + rng.poisson(3, (B, D)),
     lambda rng: rng.integers(0, 2, (B, D)),
 )
-# Values of which those in the domain must do no harm, and raw parameters with which.
-_EXTREME_VALUES = np.array([-1e6, -1, 0, 1e-3, 0.5, 1, 1e6])
+# Raw parameters with which no value of the domain may do harm.
 _EXTREME_PARAMETERS = (-50.0, 0.0, 50.0)
 
 
@@ -72,42 +70,8 @@ def check_likelihood(cls: type[Likelihood], *, values: np.ndarray | None = None)
             f"{cls.__name__}: no typical values to check it with. Pass values=..., an array of "
             f"shape {(B, D)} in the domain."
         )
-    case = _Case(cls, np.asarray(values, dtype=np.float32))
+    case = Case(cls, np.asarray(values, dtype=np.float32))
     check_promises(f"likelihood {cls.__name__}", _CHECKS, case)
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A class, typical values, and what a minibatch would give it."""
-
-    cls: type[Likelihood]
-    values: np.ndarray  # (B, D)
-
-    @property
-    def x(self) -> Tensor:
-        return torch.as_tensor(self.values)
-
-    @property
-    def library(self) -> Tensor:
-        return self.x.sum(-1, keepdim=True).clamp(min=1)  # (B, 1)
-
-    @property
-    def extremes(self) -> Tensor:
-        inside = _EXTREME_VALUES[self.cls.in_domain(_EXTREME_VALUES)]
-        return torch.as_tensor(inside, dtype=torch.float32)
-
-    def raw(self, likelihood: Likelihood, spread: float = 1.0) -> Tensor:
-        return spread * torch.randn(T, B, likelihood.n_outputs * D)
-
-    def build(self, n_batches: int | None = None) -> Likelihood:
-        """A likelihood of these values whose parameters are not those of its start."""
-        x = self.values.astype(np.float64)
-        stats = FeatureStats(x.mean(0), x.std(0) + 0.1, float(np.median(x.sum(1).clip(min=1))))
-        likelihood = self.cls(stats, n_batches)
-        with torch.no_grad():
-            for parameter in likelihood.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        return likelihood
 
 
 # --------------------------------------------------------------------------------------------
@@ -115,7 +79,7 @@ class _Case:
 # --------------------------------------------------------------------------------------------
 
 
-def _declarations(case: _Case) -> None:
+def _declarations(case: Case) -> None:
     """It declares name, summary, domain and allows_missing, and the others in their types."""
     cls = case.cls
     for attribute in ("name", "summary", "domain"):
@@ -125,7 +89,9 @@ def _declarations(case: _Case) -> None:
         "allows_missing",
         "discrete",
         "binary",
-        "separable",
+        "scores_parts",
+        "scores_rows",
+        "reads_sparse",
         "sparse_on_regression_scale",
         "squares_inform",
     ):
@@ -139,7 +105,7 @@ def _declarations(case: _Case) -> None:
     require(cls.n_outputs >= 1, f"n_outputs is {cls.n_outputs!r}.")
 
 
-def _constructor(case: _Case) -> None:
+def _constructor(case: Case) -> None:
     """It is built from stats and n_batches=None."""
     found = str(inspect.signature(case.cls).replace(return_annotation=inspect.Signature.empty))
     parameters = inspect.signature(case.cls).parameters
@@ -147,7 +113,7 @@ def _constructor(case: _Case) -> None:
     require(parameters["n_batches"].default is None, f"The signature is {found}.")
 
 
-def _domain(case: _Case) -> None:
+def _domain(case: Case) -> None:
     """in_domain judges element by element, and agrees with discrete and binary."""
     inside = case.cls.in_domain(case.values)
     require(
@@ -161,7 +127,7 @@ def _domain(case: _Case) -> None:
             require(not found.any(), f"{flag} is True, and of {refused} it accepts {found}.")
 
 
-def _unit_and_effect(case: _Case) -> None:
+def _unit_and_effect(case: Case) -> None:
     """The unit is above 0, and the effect of a difference changes its sign with its direction."""
     likelihood = case.build()
     require(likelihood.unit.shape == (D,), f"unit has the shape {tuple(likelihood.unit.shape)}.")
@@ -179,7 +145,7 @@ def _unit_and_effect(case: _Case) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def _shapes(case: _Case) -> None:
+def _shapes(case: Case) -> None:
     """Its results have a value for each term, cell and feature, in single precision."""
     likelihood, x, library = case.build(), case.x, case.library
     raw = case.raw(likelihood)
@@ -197,7 +163,7 @@ def _shapes(case: _Case) -> None:
         require(found.dtype == torch.float32, f"{name} is of type {found.dtype}.")
 
 
-def _nothing_overflows(case: _Case) -> None:
+def _nothing_overflows(case: Case) -> None:
     """Values and gradients are finite for all values of the domain and raw parameters up to 50."""
     likelihood = case.build()
     for spread in (1.0, 10.0):
@@ -239,7 +205,7 @@ def _drawn_from(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     return values[torch.randint(len(values), shape)]
 
 
-def _constant_features(case: _Case) -> None:
+def _constant_features(case: Case) -> None:
     """A feature that is constant in training, at whatever value, does no harm."""
     for value in case.extremes.tolist():
         stats = FeatureStats(np.full(D, value), np.ones(D), 1.0)
@@ -253,7 +219,7 @@ def _constant_features(case: _Case) -> None:
         )
 
 
-def _nothing_is_changed(case: _Case) -> None:
+def _nothing_is_changed(case: Case) -> None:
     """Its methods change none of their arguments."""
     likelihood, raw = case.build(), case.raw(case.build())
     given = raw, case.x, case.library
@@ -273,7 +239,7 @@ def _nothing_is_changed(case: _Case) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def _terms_are_independent(case: _Case) -> None:
+def _terms_are_independent(case: Case) -> None:
     """A term is scored as if it were alone."""
     likelihood, x, library = case.build(), case.x, case.library
     raw = case.raw(likelihood)
@@ -281,16 +247,10 @@ def _terms_are_independent(case: _Case) -> None:
     require_equal("log_prob", together[1], likelihood.log_prob(raw[1], x, library))
 
 
-def _masks() -> tuple[Tensor, Tensor]:
-    """What was measured: some of the cells, (B, 1), and some of their values, (B, D)."""
-    cells = torch.arange(B).unsqueeze(1) % 3 > 0
-    return cells, cells & (torch.rand(B, D) < 0.7)
-
-
-def _total_is_a_sum(case: _Case) -> None:
+def _total_is_a_sum(case: Case) -> None:
     """The total sums log_prob over what was measured; nothing else reaches it or a gradient."""
     likelihood, library = case.build(), case.library
-    for measured in _masks():
+    for measured in masks():
         found = []
         for instead in (case.x.flip(0), likelihood.mean_):
             x = torch.where(measured, case.x, instead)
@@ -306,7 +266,7 @@ def _total_is_a_sum(case: _Case) -> None:
             require_equal(name, value, found[1][name], rtol=0, atol=0)
 
 
-def _missing_values(case: _Case) -> None:
+def _missing_values(case: Case) -> None:
     """Where single values may be missing, nothing depends on the library size, then NaN."""
     if not case.cls.allows_missing:
         return
@@ -326,24 +286,7 @@ def _missing_values(case: _Case) -> None:
     )
 
 
-def _parts_make_the_whole(case: _Case) -> None:
-    """An output in parts is scored as the whole, and has the same gradients."""
-    likelihood, x, library = case.build(), case.x, case.library
-    raw = case.raw(likelihood)
-    width = raw.shape[-1]
-    positions, rest = torch.arange(width)[1::2], torch.arange(width)[::2]
-    for measured, shape in product(_masks(), ((width,), (B, width))):
-        baseline = torch.randn(*shape, requires_grad=True)
-        predicted = raw[..., positions].detach().requires_grad_()
-        parts = Parts(predicted, positions, baseline, rest)
-        totals = [likelihood.total(p, x, measured, library) for p in (parts, parts.whole())]
-        require_equal("total", *totals)
-        gradients = [torch.autograd.grad(t.sum(), (predicted, baseline)) for t in totals]
-        for name, found, expected in zip(("raw", "baseline"), *gradients, strict=True):
-            require_equal(f"gradient of {name}", found, expected)
-
-
-def _batches(case: _Case) -> None:
+def _batches(case: Case) -> None:
     """A batch with a noise of its own is scored as by a likelihood of that batch alone."""
     both, alone = case.build(n_batches=2), case.build()
     batch, raw = torch.arange(B) % 2, case.raw(both)
@@ -365,13 +308,13 @@ def _batches(case: _Case) -> None:
     require(both.sample(raw, case.library, batch).shape == (T, B, D), "sample: another shape.")
 
 
-def _cross_view_noise(case: _Case) -> None:
+def _cross_view_noise(case: Case) -> None:
     """The noise of cross-view predictions can be updated and stays finite."""
     for n_batches in (None, 2):
         likelihood = case.build(n_batches)
         batch = None if n_batches is None else torch.arange(B) % n_batches
         raw = case.raw(likelihood, 10.0)
-        for measured in (*_masks(), torch.zeros(B, 1, dtype=torch.bool)):
+        for measured in (*masks(), torch.zeros(B, 1, dtype=torch.bool)):
             likelihood.update_cross_view_noise(raw, case.x, measured, batch)
             log_prob = likelihood.log_prob(raw, case.x, case.library, batch, cross_view=True)
             require_finite(log_prob=log_prob)
@@ -382,7 +325,7 @@ def _cross_view_noise(case: _Case) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def _predictions_start_at_the_mean(case: _Case) -> None:
+def _predictions_start_at_the_mean(case: Case) -> None:
     """The start predicts the mean of each feature, or the same part, at least 0.4, of each."""
     likelihood = case.cls(FeatureStats(case.values.mean(0), case.values.std(0) + 0.1, 1.0))
     mean = torch.as_tensor(case.values).mean(0)  # (D,)
@@ -392,7 +335,7 @@ def _predictions_start_at_the_mean(case: _Case) -> None:
     require_equal("mean(start)", found, part * mean, rtol=0.05, atol=1e-3)
 
 
-def _samples_and_density_agree(case: _Case) -> None:
+def _samples_and_density_agree(case: Case) -> None:
     """exp(log_prob), per unit, is the density of what sample draws, and adds up to 1."""
     likelihood = case.build()
     raw, library = case.raw(likelihood)[0], torch.full((B, 1), 12.0)
@@ -442,7 +385,7 @@ def _grid(draws: Tensor, discrete: bool) -> Tensor:
     return torch.cat([even, dense]).sort(0)[0]
 
 
-def _mean_is_that_of_samples(case: _Case) -> None:
+def _mean_is_that_of_samples(case: Case) -> None:
     """The mean is that of what sample draws."""
     likelihood = case.build()
     raw, library = case.raw(likelihood)[0], torch.full((B, 1), 12.0)
@@ -462,7 +405,7 @@ def _mean_is_that_of_samples(case: _Case) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def _regression_scale(case: _Case) -> None:
+def _regression_scale(case: Case) -> None:
     """regression_scale gives the same finite numbers however values are stored."""
     likelihood, library = case.build(), case.library.numpy()
     values = case.values * (np.arange(B * D).reshape(B, D) % 3 > 0)  # zeros
@@ -483,7 +426,7 @@ def _regression_scale(case: _Case) -> None:
         require(not zeros.any(), f"sparse_on_regression_scale: 0 becomes {zeros[0, 0]}.")
 
 
-def _linear_predictor(case: _Case) -> None:
+def _linear_predictor(case: Case) -> None:
     """linear_predictor is finite and moves with the raw parameters."""
     likelihood = case.build()
     raw = case.raw(likelihood).requires_grad_()
@@ -498,7 +441,7 @@ def _linear_predictor(case: _Case) -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def _state(case: _Case) -> None:
+def _state(case: Case) -> None:
     """All that it learned or was given is in its state_dict."""
     likelihood, raw = case.build(), case.raw(case.build())
     likelihood.update_cross_view_noise(raw, case.x, torch.ones(B, 1, dtype=torch.bool))
@@ -507,14 +450,14 @@ def _state(case: _Case) -> None:
     _require_same(case, other, likelihood, raw)
 
 
-def _copies(case: _Case) -> None:
+def _copies(case: Case) -> None:
     """It can be pickled and copied."""
     likelihood, raw = case.build(), case.raw(case.build())
     for other in (pickle.loads(pickle.dumps(likelihood)), copy.deepcopy(likelihood)):
         _require_same(case, other, likelihood, raw)
 
 
-def _require_same(case: _Case, found: Likelihood, expected: Likelihood, raw: Tensor) -> None:
+def _require_same(case: Case, found: Likelihood, expected: Likelihood, raw: Tensor) -> None:
     x, library = case.x, case.library
     for name, of in (
         ("log_prob", lambda one: one.log_prob(raw, x, library)),
@@ -542,7 +485,6 @@ _CHECKS = (
     _terms_are_independent,
     _total_is_a_sum,
     _missing_values,
-    _parts_make_the_whole,
     _batches,
     _cross_view_noise,
     _predictions_start_at_the_mean,
@@ -552,4 +494,5 @@ _CHECKS = (
     _linear_predictor,
     _state,
     _copies,
+    *SHORTCUTS,
 )
