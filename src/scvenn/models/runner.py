@@ -18,12 +18,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scvi.dataloaders import DataSplitter
 from scvi.train import TrainingPlan, TrainRunner
+from scvi.train._logger import SimpleLogger
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from scvenn.models.divergence import Diverged, broken_pairs
+from scvenn.models.history import Records
 from scvenn.models.saving import hash_of_names
 
 logger = logging.getLogger("scvi.scvenn")
@@ -294,6 +296,8 @@ class Runner(TrainRunner):
         self.kept = kept
         # first, so that it has counted an epoch whatever the others do
         super().__init__(*args, callbacks=[kept, *callbacks], **kwargs)
+        if type(self.trainer.logger) is SimpleLogger:
+            self.trainer.logger._experiment = Records()
 
     def _run_training_core(self) -> None:
         """Train. An error, and Ctrl-C, go on to the caller once the model is in order."""
