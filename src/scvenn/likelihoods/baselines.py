@@ -115,7 +115,8 @@ def _chebyshev(at: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def total_of_baselines(
-    density: Callable[..., Tensor],
+    of_zero: Callable[..., Tensor],
+    gain: Callable[..., Tensor],
     parameters: Sequence[Tensor],
     group: Tensor,
     log_factor: Tensor,
@@ -125,10 +126,12 @@ def total_of_baselines(
 
     Parameters
     ----------
-    density
-        From counts, logarithms of their means and further parameters, which broadcast, to the
-        log-likelihood of each count. That of a 0 is as smooth a function of the logarithm of the
-        mean as log(1 + mean).
+    of_zero
+        From logarithms of means and further parameters, which broadcast, to the log-likelihood of
+        a 0. It is as smooth a function of the logarithm of the mean as log(1 + mean).
+    gain
+        From counts above 0, logarithms of means and further parameters to how much greater the
+        log-likelihood of the count is than that of a 0.
     parameters
         Of each feature in each group of cells, (G, D): the logarithm of its mean without the
         factor, and the further parameters.
@@ -147,17 +150,16 @@ def total_of_baselines(
         return torch.zeros_like(log_factor)
     row, column, count = counts
     log_mean, *others = (values[group[row], column] for values in parameters)  # (N,) each
-    log_mean = log_mean + log_factor.index_select(-1, row).unsqueeze(-2)  # (..., 1, N)
-    count = count.unsqueeze(0)
-    gain = density(count, log_mean, *others) - density(torch.zeros_like(count), log_mean, *others)
+    log_mean = log_mean + log_factor.index_select(-1, row)  # (..., N)
+    gains = gain(count, log_mean, *others)  # (..., N)
 
     flat = log_factor.flatten()
     of_flat = group.repeat(len(flat) // len(group))
     cells = Interpolation.of(flat, of_flat, len(parameters[0]))
     log_mean, *others = (v[0] if len(v) == 1 else v[cells.group] for v in parameters)
     log_mean = cells.points.unsqueeze(1) + log_mean  # (n, D)
-    of_zeros = density(torch.zeros_like(log_mean), log_mean, *others).sum(-1)  # (n,)
-    return cells(of_zeros).view_as(log_factor).index_add(-1, row, gain.squeeze(-2))
+    of_zeros = of_zero(log_mean, *others).sum(-1)  # (n,)
+    return cells(of_zeros).view_as(log_factor).index_add(-1, row, gains)
 
 
 class ReadMean(NamedTuple):

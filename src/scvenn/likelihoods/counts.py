@@ -55,7 +55,7 @@ class _Counts(Likelihood):
 class _Composition(_Counts):
     """Counts whose mean is the cell's library size times a softmax over the features.
 
-    A subclass defines :meth:`_density`.
+    A subclass defines :meth:`_density`; for ``scores_parts`` also :meth:`_of_zero`, :meth:`_gain`.
     """
 
     scores_parts = True
@@ -82,6 +82,14 @@ class _Composition(_Counts):
         ``parameters``: the other outputs of the decoder, (..., B, D) each, and the noise, (D,) or
         (B, D).
         """
+        raise NotImplementedError
+
+    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        """The same of counts that are 0."""
+        raise NotImplementedError
+
+    def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        """How much greater the log-likelihood of counts above 0 is than that of 0, (..., N)."""
         raise NotImplementedError
 
     def log_prob(
@@ -118,7 +126,8 @@ class _Composition(_Counts):
             batch_of_group[group] = cast(Tensor, batch)[cells]
             of_rest = [values[batch_of_group] for values in of_rest]  # (G, D - P)
         total_of_rest = total_of_baselines(
-            self._density,
+            self._of_zero,
+            self._gain,
             [values.expand_as(baselines) for values in (baselines, *of_rest)],
             group,
             log_factor.squeeze(-1).index_select(-1, cells),
@@ -155,6 +164,12 @@ class Poisson(_Composition):
 
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
+
+    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        return -log_mean.exp()
+
+    def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        return count * log_mean - torch.lgamma(count + 1)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         return distributions.Poisson(self.mean(raw, library)).sample()
@@ -193,6 +208,14 @@ class NegativeBinomial(_Composition):
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         (log_theta,) = parameters
         return negative_binomial_log_prob(x, log_mean - log_theta, log_theta)
+
+    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        (log_theta,) = parameters
+        return F.softplus(log_mean - log_theta) * -log_theta.exp()
+
+    def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
+        (log_theta,) = parameters
+        return log_gamma_ratio(count, log_theta) + count * F.logsigmoid(log_mean - log_theta)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         log_theta = self._of_cells(self.log_theta, batch)
