@@ -4,6 +4,7 @@
 # make paper-run       the paper's experiments, those that are not finished yet (hours)
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
+# make bench           speed and memory beside MULTIVI: docs/performance.md (an hour)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
@@ -26,7 +27,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers tutorials lint types docs clean
+.PHONY: demo test paper-run paper peers bench tutorials lint types docs clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -45,6 +46,9 @@ peers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[peers]'
 	$(BIN)/python benchmarks/peers/run.py
 	$(BIN)/python benchmarks/peers/render.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
 
 tutorials: $(READY)
 	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb

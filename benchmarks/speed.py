@@ -1,109 +1,313 @@
-"""Training speed of MMVAE++ beside scvi-tools' MULTIVI, in cells per second.
+"""Training speed of MMVAE++ beside scvi-tools' models, which train in turns in one process.
 
-    python benchmarks/speed.py [--rounds 5] [--epochs 3] [--accelerator cpu]
+    python benchmarks/speed.py                     # every configuration, then the table
+    python benchmarks/speed.py snareseq --rounds 3 # some of them
+    python benchmarks/speed.py --render            # the table of docs/performance.md alone
 
-2,000 genes and 10,000 peaks of 4,000 cells, one hidden layer of 128, minibatches of 128. The models
-train through scvi-tools' runner in one process, in turns, so that all meet the same machine; the
-first round is not counted. The time of MMVAEpp includes its screening, once for each round.
+A round is one call of ``train`` for each model; the first one is not counted. Speeds are medians
+over rounds. Screening, which the default does once before its first epoch, is timed by itself and
+is not part of them. The highest memory is that of a process that trains one model and nothing else.
+Results go to speed.csv, one line for each model; those of a configuration that is run again are
+replaced. ``SCVENN_DATA`` names the folder of the real data; configurations whose file is not there
+are left out. Threads are those of OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
+import resource
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import anndata
 import mudata
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 import scvi
 import torch
+from tqdm.auto import tqdm
 
 import scvenn
 
-N_OBS, N_GENES, N_PEAKS = 4000, 2000, 10_000
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "speed.csv", HERE.parent / "docs" / "performance.md"
+QUIET = {"enable_progress_bar": False}
+BATCH_SIZE = 128
+# Unless told not to, the malloc of Linux takes large arrays anew from the system in every step.
+ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+
+Train = Callable[[int], Any]
+
+
+# --------------------------------------------------------------------------------------------
+# Data
+# --------------------------------------------------------------------------------------------
+
+
+def sparse_counts(
+    n_obs: int, n_features: int, n_counts: int, types: np.ndarray, seed: int
+) -> anndata.AnnData:
+    """Counts of cells of several types, as sparse as those of a real assay.
+
+    Parameters
+    ----------
+    n_obs, n_features
+        Number of cells and of features.
+    n_counts
+        Counts of a cell, about: depths vary by a third.
+    types
+        Number of each cell's type, (n_obs,). A twentieth of the features is 3 times as frequent in
+        cells of one type.
+    seed
+        Of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+    share = rng.gamma(0.5, size=n_features)  # a few features are frequent, most are rare
+    profiles = np.tile(share, (types.max() + 1, 1))
+    profiles[rng.integers(0, len(profiles), n_features // 20), np.arange(n_features // 20)] *= 3
+    ends = np.cumsum(profiles / profiles.sum(1, keepdims=True), axis=1)
+    columns, counts, sizes = [], [], [0]
+    for number in types:
+        depth = rng.poisson(n_counts * rng.lognormal(0, 0.3))
+        drawn = np.searchsorted(ends[number], rng.random(depth)).clip(max=n_features - 1)
+        found, times = np.unique(drawn, return_counts=True)
+        columns.append(found)
+        counts.append(times)
+        sizes.append(sizes[-1] + len(found))
+    x = sp.csr_matrix(
+        (np.concatenate(counts).astype(np.float32), np.concatenate(columns), sizes),
+        shape=(n_obs, n_features),
+    )
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(n_obs)])
+    return anndata.AnnData(x, obs=names, var=pd.DataFrame(index=map(str, range(n_features))))
+
+
+def multiome(
+    n_obs: int, n_genes: int, n_peaks: int, per_cell: tuple[int, int], *, binary: bool = False
+) -> mudata.MuData:
+    """Genes and peaks of the same cells, which are of eight types."""
+    types = np.random.default_rng(0).integers(0, 8, n_obs)
+    rna = sparse_counts(n_obs, n_genes, per_cell[0], types, 1)
+    atac = sparse_counts(n_obs, n_peaks, per_cell[1], types, 2)
+    if binary:
+        atac.X.data[:] = 1
+    rna.var_names, atac.var_names = "gene" + rna.var_names, "peak" + atac.var_names
+    return mudata.MuData({"rna": rna, "atac": atac})
+
+
+def snareseq() -> mudata.MuData:
+    """Adult mouse cortex, 10,309 cells; every second one."""
+    folder = Path(os.environ.get("SCVENN_DATA", ""))
+    return mudata.read_h5mu(folder / "snareseq_cortex.h5mu")[::2].copy()
+
+
+class Configuration(NamedTuple):
+    """Data, and how long a round is."""
+
+    text: str
+    data: Callable[[], mudata.MuData]
+    epochs: int
+    batch_key: str | None = None
+
+
+CONFIGURATIONS = {
+    "peaks_10k_binary": Configuration(
+        "2,000 genes + 10,000 peaks of 0 and 1",
+        lambda: multiome(3000, 2000, 10_000, (800, 1000), binary=True),
+        2,
+    ),
+    "peaks_10k": Configuration(
+        "2,000 genes + 10,000 peaks", lambda: multiome(3000, 2000, 10_000, (800, 1000)), 2
+    ),
+    "peaks_100k_binary": Configuration(
+        "2,000 genes + 100,000 peaks of 0 and 1",
+        lambda: multiome(1280, 2000, 100_000, (800, 4000), binary=True),
+        1,
+    ),
+    "snareseq": Configuration("SNARE-seq: 1,677 genes + 25,734 peaks", snareseq, 1),
+    "snareseq_batches": Configuration("SNARE-seq, told its 12 batches", snareseq, 1, "batch"),
+    "full_multiome": Configuration(
+        "36,000 genes + 108,000 peaks",
+        lambda: multiome(1280, 36_000, 108_000, (5000, 12_000)),
+        1,
+    ),
+}
+
+
+# --------------------------------------------------------------------------------------------
+# Models
+# --------------------------------------------------------------------------------------------
+
+
+def scvenn_model(mdata: mudata.MuData, batch_key: str | None, *, screen: bool) -> Train:
+    """MMVAE++, and how to train it for some epochs."""
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key=batch_key)
+    model = scvenn.MMVAEpp(mdata, screen=screen)
+
+    def train(epochs: int) -> scvenn.MMVAEpp:
+        arguments = {"train_size": 1.0, "batch_size": BATCH_SIZE, "write_obsm": False}
+        model.train(epochs, **arguments, **QUIET)
+        return model
+
+    return train
+
+
+def multivi(mdata: mudata.MuData, batch_key: str | None) -> Train:
+    """MULTIVI with networks of the same size."""
+    modalities = {"rna_layer": "rna", "atac_layer": "atac"}
+    scvi.model.MULTIVI.setup_mudata(mdata, batch_key=batch_key, modalities=modalities)
+    sizes = {"n_hidden": 128, "n_latent": 20, "n_layers_encoder": 1, "n_layers_decoder": 1}
+    model = scvi.model.MULTIVI(mdata, **sizes)
+
+    def train(epochs: int) -> None:
+        arguments = {"train_size": 1.0, "batch_size": BATCH_SIZE, "early_stopping": False}
+        model.train(epochs, adversarial_mixing=False, **arguments, **QUIET)
+
+    return train
+
+
+MODELS: dict[str, Callable[[mudata.MuData, str | None], Train]] = {
+    "MMVAEpp": lambda *data: scvenn_model(*data, screen=True),
+    "MMVAEpp, screen=False": lambda *data: scvenn_model(*data, screen=False),
+    "MULTIVI": multivi,
+}
+
+
+# --------------------------------------------------------------------------------------------
+# Measurement
+# --------------------------------------------------------------------------------------------
+
+
+def measured(name: str, rounds: int) -> Iterator[dict]:
+    """A row for each model of a configuration."""
+    configuration = CONFIGURATIONS[name]
+    whole = configuration.data()
+    trains, screening = {}, {}
+    for model, build in MODELS.items():
+        trains[model] = build(whole.copy(), configuration.batch_key)
+        start = time.process_time()
+        trained = trains[model](0) if model.startswith("MMVAEpp") else None
+        if trained is not None and trained.screening_ is not None:
+            screening[model] = time.process_time() - start  # 0 epochs: nothing else was done
+    seconds: dict[str, list[tuple[float, float]]] = {model: [] for model in MODELS}
+    for number in tqdm(range(rounds + 1), desc=name, leave=False):
+        for model, train in trains.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            train(configuration.epochs)
+            if number:
+                spent = time.process_time() - cpu, time.perf_counter() - wall
+                seconds[model].append(spent)
+    cells = whole.n_obs * configuration.epochs
+    for model, spent in seconds.items():
+        cpu_speed, wall_speed = (cells / np.array(spent)).T
+        yield {
+            "configuration": name,
+            "model": model,
+            "threads": torch.get_num_threads(),
+            "allocator": "raised" if ALLOCATOR[0] in os.environ else "default",
+            "rounds": rounds,
+            "cells_per_cpu_second": np.median(cpu_speed),
+            "cells_per_second": np.median(wall_speed),
+            "least": wall_speed.min(),
+            "most": wall_speed.max(),
+            "screening_seconds": screening.get(model, np.nan),
+            "memory_gib": memory(name, model),
+        }
+
+
+def memory(name: str, model: str) -> float:
+    """Highest memory of a process that trains one model, in GiB."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_trained_alone, name, model).result()
+
+
+def _trained_alone(name: str, model: str) -> float:
+    silence()
+    configuration = CONFIGURATIONS[name]
+    MODELS[model](configuration.data(), configuration.batch_key)(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def silence() -> None:
+    """Show nothing but results."""
+    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    scvi.settings.seed = 0
+
+
+# --------------------------------------------------------------------------------------------
+# The table
+# --------------------------------------------------------------------------------------------
+
+
+def table(results: pd.DataFrame) -> str:
+    """Results as a table for the page."""
+    lines = [
+        "| data | threads | allocator | model | cells/s | cells/s of CPU | times MULTIVI's speed | "
+        "screening, s | GiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key, rows in results.groupby(["configuration", "threads", "allocator"], sort=False):
+        by_model = rows.set_index("model")
+        peer = by_model.loc["MULTIVI", "cells_per_cpu_second"]
+        for model, row in by_model.iterrows():
+            screening = row["screening_seconds"]
+            cells = [
+                CONFIGURATIONS[key[0]].text,
+                *map(str, key[1:]),
+                model,
+                f"{row['cells_per_second']:.0f} ({row['least']:.0f} to {row['most']:.0f})",
+                f"{row['cells_per_cpu_second']:.0f}",
+                f"{row['cells_per_cpu_second'] / peer:.2f}",
+                "–" if np.isnan(screening) else f"{screening:.0f}",
+                f"{row['memory_gib']:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def render() -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text()
+    begin, end = "<!-- begin speed -->\n", "\n<!-- end speed -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n{table(pd.read_csv(RESULTS))}\n{end}{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("only", nargs="*", metavar="CONFIGURATION", help=", ".join(CONFIGURATIONS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--render", action="store_true", help="the table alone")
     arguments = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    scvi.settings.seed = 0
-
-    mdata = data()
-    print(mdata)
-    models = {
-        "MMVAEpp": scvenn_model(mdata.copy(), screen=True),
-        "MMVAEpp, screen=False": scvenn_model(mdata.copy(), screen=False),
-        "MULTIVI": multivi(mdata.copy()),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(arguments.rounds + 1):
-        for name, train in models.items():
-            start = time.perf_counter()
-            train(arguments.epochs, arguments.accelerator)
-            seconds = time.perf_counter() - start
-            if number:
-                speeds[name].append(N_OBS * arguments.epochs / seconds)
-    threads = torch.get_num_threads()
-    print(f"\nscvi-tools {scvi.__version__}, torch {torch.__version__}, {threads} threads")
-    for name, values in speeds.items():
-        print(
-            f"{name:22} {np.median(values):8.0f} cells/s  (of {len(values)} rounds: "
-            f"{min(values):.0f} to {max(values):.0f}), "
-            f"{np.median(values) / np.median(speeds['MULTIVI']):.2f} times MULTIVI's speed"
-        )
-
-
-def data() -> mudata.MuData:
-    """RNA counts and binary peaks of the same cells."""
-    rna = scvenn.datasets.simulate_counts(
-        N_OBS, modalities={"rna": "nb", "other": "nb"}, n_features=N_GENES, depth=1.0
-    )["rna"]
-    atac = scvenn.datasets.simulate_counts(
-        N_OBS, modalities={"other": "nb", "atac": "bernoulli"}, n_features=N_PEAKS, depth=1.0
-    )["atac"]
-    return mudata.MuData({"rna": rna, "atac": atac})
-
-
-def scvenn_model(mdata: mudata.MuData, *, screen: bool):
-    model = scvenn.MMVAEpp(mdata, n_hidden=128, n_layers=1, screen=screen)
-
-    def train(epochs: int, accelerator: str) -> None:
-        model.train(
-            epochs,
-            train_size=1.0,
-            batch_size=128,
-            accelerator=accelerator,
-            write_obsm=False,
-            enable_progress_bar=False,
-        )
-
-    return train
-
-
-def multivi(mdata: mudata.MuData):
-    scvi.model.MULTIVI.setup_mudata(mdata, modalities={"rna_layer": "rna", "atac_layer": "atac"})
-    model = scvi.model.MULTIVI(
-        mdata, n_hidden=128, n_latent=20, n_layers_encoder=1, n_layers_decoder=1
-    )
-
-    def train(epochs: int, accelerator: str) -> None:
-        model.train(
-            epochs,
-            train_size=1.0,
-            batch_size=128,
-            early_stopping=False,
-            adversarial_mixing=False,
-            accelerator=accelerator,
-            enable_progress_bar=False,
-        )
-
-    return train
+    if unknown := sorted(set(arguments.only) - set(CONFIGURATIONS)):
+        parser.error(f"{unknown}: expected some of {', '.join(CONFIGURATIONS)}")
+    silence()
+    if not arguments.render:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+        for name in arguments.only or CONFIGURATIONS:
+            try:
+                rows = pd.DataFrame(measured(name, arguments.rounds))
+            except FileNotFoundError as error:
+                print(f"{name} is left out: {error}")
+                continue
+            print(rows.to_string(index=False, float_format="{:.2f}".format))
+            known = pd.read_csv(RESULTS) if RESULTS.exists() else rows[:0]
+            same = ["configuration", "threads", "allocator"]
+            again = known.set_index(same).index.isin(rows.set_index(same).index)
+            rows = pd.concat([known[~again], rows], ignore_index=True)
+            rows.to_csv(RESULTS, index=False, float_format="%.5g")
+    render()
 
 
 if __name__ == "__main__":
