@@ -8,7 +8,7 @@ whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics``
 asked to be read), ``cells`` (what a read-out gets).
 """
 
-from scvenn.data.cells import Cells, Indices, choose_rows
+from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
 from scvenn.data.checks import check_mudata, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
 from scvenn.data.fields import ColumnField, observed_cells
@@ -27,6 +27,7 @@ __all__ = [
     "Matrix",
     "Registry",
     "SetUpMixin",
+    "Tensors",
     "as_text",
     "check_mudata",
     "choose_rows",

@@ -10,7 +10,6 @@ import pandas as pd
 from mudata import MuData
 from scvi import settings
 from scvi.dataloaders import AnnDataLoader
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from scvenn.data.checks import quoted
@@ -22,6 +21,8 @@ from scvenn.data.registry import Registry
 
 # What a user may pass for cells: positions, a boolean mask, or names.
 Indices = Any  # Sequence[int | bool | str] | np.ndarray | pd.Series | slice
+# A minibatch as loaders give it: for each field a tensor, or SparseRows of a modality read sparse.
+Tensors = dict[str, Any]
 
 
 class Cells:
@@ -86,7 +87,7 @@ class Cells:
 
     def minibatches(
         self, modalities: Collection[str], description: str
-    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    ) -> Iterator[tuple[slice, Tensors]]:
         """Minibatches of the cells, in their order, with a progress bar if they take long.
 
         Parameters

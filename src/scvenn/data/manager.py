@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -14,10 +13,8 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import torch
 from mudata import MuData
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
-from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from scvenn.data.checks import quoted
@@ -27,27 +24,27 @@ from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.registry import Registry
 from scvenn.data.statistics import density
-from scvenn.likelihoods import FeatureStats
+from scvenn.likelihoods import FeatureStats, SparseRows
 
 
 class _Dataset(AnnTorchDataset):
     """scvi-tools' dataset, of which spawned workers are sent the values alone.
 
-    Modalities that are read sparse come as tensors in the CSR layout, however they are stored.
+    Modalities that are read sparse come as such, however they are stored.
     """
 
     def __init__(self, manager: AlignedManager, keys: Any, load_sparse_tensor: bool) -> None:
         super().__init__(manager, keys, load_sparse_tensor)
         self._sparse = {Keys.x(m) for m in manager.found.modalities if manager.found.is_sparse(m)}
 
-    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, np.ndarray | Tensor]:
+    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, np.ndarray | SparseRows]:
         """Values of some cells, by the names of their fields."""
         rows = [indexes] if isinstance(indexes, int) else indexes
-        found: dict[str, np.ndarray | Tensor] = {}
+        found: dict[str, np.ndarray | SparseRows] = {}
         for key, dtype in self.keys_and_dtypes.items():
             values = self.data[key][rows]
             if key in self._sparse:
-                found[key] = _csr_tensor(sp.csr_matrix(values))
+                found[key] = SparseRows.of(sp.csr_matrix(values))
             else:
                 dense = values.toarray() if sp.issparse(values) else values
                 found[key] = dense.astype(dtype, copy=False)
@@ -57,13 +54,6 @@ class _Dataset(AnnTorchDataset):
         adata = SimpleNamespace(shape=self.adata_manager.adata.shape, isbacked=False)
         manager = SimpleNamespace(adata=adata)
         return {**self.__dict__, "_data": self.data, "adata_manager": manager}
-
-
-def _csr_tensor(csr: sp.csr_matrix) -> Tensor:
-    ends, columns, values = (torch.from_numpy(v) for v in (csr.indptr, csr.indices, csr.data))
-    with warnings.catch_warnings():  # PyTorch calls its CSR layout a beta
-        warnings.simplefilter("ignore")
-        return torch.sparse_csr_tensor(ends, columns, values, csr.shape, check_invariants=False)
 
 
 class AlignedManager(AnnDataManager):

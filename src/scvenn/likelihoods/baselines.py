@@ -19,8 +19,8 @@ from torch import Tensor
 # The points lie in an interval that is wider than needed by this factor: at the very ends of it
 # the slope of the interpolation would be a quotient of two zeros.
 _WIDER = 1.05
-# Where the interval is a single point, its half-width.
-_LEAST_HALF_WIDTH = 1e-3
+# Half-width of an interval at least: on a shorter one, slopes are differences of roundings.
+_LEAST_HALF_WIDTH = 0.03
 # No interval is so short that fewer points would do.
 _LEAST_POINTS = 5
 

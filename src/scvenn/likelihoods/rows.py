@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -22,10 +23,10 @@ class SparseRows(NamedTuple):
     width: int  # D
 
     @classmethod
-    def of(cls, csr: Tensor) -> SparseRows:
-        """From one of PyTorch's tensors in the CSR layout."""
-        ends, columns = csr.crow_indices().long(), csr.col_indices().long()
-        return cls(ends, columns, csr.values().float(), csr.shape[1])
+    def of(cls, csr: sp.csr_matrix) -> SparseRows:
+        """From one of SciPy's matrices."""
+        ends, columns = (torch.from_numpy(part).long() for part in (csr.indptr, csr.indices))
+        return cls(ends, columns, torch.from_numpy(csr.data).float(), csr.shape[1])
 
     @property
     def row(self) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from torch import Tensor
 
-from scvenn.data import AlignedManager, Keys
+from scvenn.data import AlignedManager, Keys, Tensors
 
 # Rows that are made dense at a time.
 _ROWS = 2048
@@ -71,7 +70,7 @@ class Diverged(ArithmeticError):
         return f"the log-likelihood of modality {decode!r} given {'+'.join(encode)!r}{others}"
 
 
-def broken_pairs(module: Any, tensors: Mapping[str, Tensor], output: Any) -> list[Pair]:
+def broken_pairs(module: Any, tensors: Tensors, output: Any) -> list[Pair]:
     """Pairs of modalities whose log-likelihood is not finite in a cell that has both.
 
     Parameters

@@ -24,6 +24,7 @@ from torch.nn import Module
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
+from scvenn.data import Tensors
 from scvenn.models.divergence import Diverged, broken_pairs
 from scvenn.models.history import Records
 from scvenn.models.saving import hash_of_names
@@ -65,17 +66,17 @@ class HistoryPlan(TrainingPlan):
         """Train mode: a read-out in a callback, between two epochs, leaves the other one."""
         self.module.train()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Tensors, batch_idx: int) -> Tensor:
         """Score a minibatch of training cells, whose gradient is to be followed."""
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
         return self._counted(batch, self.train_metrics)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Tensors, batch_idx: int) -> None:
         """Score a minibatch of validation cells."""
         self._counted(batch, self.val_metrics)
 
-    def _counted(self, batch: dict[str, Tensor], means: _Means) -> Tensor:
+    def _counted(self, batch: Tensors, means: _Means) -> Tensor:
         """Loss of a minibatch, after counting its cells; logging waits for the epoch's end."""
         _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         if output.loss.device.type in _CHECKED_IN_EACH_STEP and not output.loss.isfinite():
@@ -95,7 +96,7 @@ class HistoryPlan(TrainingPlan):
             means.batch, means.losses = batch, means.losses + output.loss.detach()
         return output.loss
 
-    def _stop(self, batch: dict[str, Tensor], output: Any, means: _Means) -> None:
+    def _stop(self, batch: Tensors, output: Any, means: _Means) -> None:
         """Raise an error that names what is not finite in a minibatch."""
         pairs = broken_pairs(self.module, batch, output)
         raise Diverged(self.current_epoch, means is self.val_metrics, pairs, self.lr)
@@ -153,7 +154,7 @@ class _Means:
         self.names: list[str] = []
         self.totals: Tensor | None = None  # (2, number of names)
         self.losses: Tensor | float = 0.0  # their sum, which is not finite where one is not
-        self.batch: dict[str, Tensor] | None = None  # the last one
+        self.batch: Tensors | None = None  # the last one
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add a minibatch: for each name a tensor (B,), NaN for cells it does not concern."""

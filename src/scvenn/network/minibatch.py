@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scvenn.data import Keys
-from scvenn.likelihoods import Likelihood, Rows, SparseRows
+from scvenn.data import Keys, Tensors
+from scvenn.likelihoods import Likelihood, Rows, SparseRows, dense
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,18 @@ class View:
     observed: Bool[Tensor, " B"]
 
     @classmethod
-    def read(
-        cls, x: Float[Tensor, "B D"], observed: Bool[Tensor, " B"], likelihood: Likelihood
-    ) -> View:
-        """Read values (B, D), dense or CSR, of cells that have the modality (B,) or not.
+    def read(cls, x: Rows, observed: Bool[Tensor, " B"], likelihood: Likelihood) -> View:
+        """Read values (B, D) of cells in which the modality was observed (B,) or not.
 
-        Sparse ones stay sparse: where a cell was not observed, all are 0.
+        Sparse ones stay sparse, unless single values are missing; where a cell was not observed,
+        all are 0.
         """
-        if x.layout is torch.sparse_csr and not x.values().isnan().any():
-            rows = SparseRows.of(x)
+        if isinstance(x, SparseRows) and not x.values.isnan().any():
             library = torch.where(
-                observed.unsqueeze(-1), rows.sums().clamp(min=1), likelihood.library_
+                observed.unsqueeze(-1), x.sums().clamp(min=1), likelihood.library_
             )
-            return cls(rows, observed.unsqueeze(-1), library, observed)
-        x = x.to_dense().float()
+            return cls(x, observed.unsqueeze(-1), library, observed)
+        x = dense(x).float()
         measured = observed.unsqueeze(-1)  # (B, 1)
         total = x.sum(-1, keepdim=True)  # (B, 1); NaN where an entry is
         if likelihood.allows_missing and total.isnan().any():
@@ -84,9 +82,7 @@ class MinibatchReader:
         self._continuous = list(continuous)
         self.n_covariates = sum(self._coded.values()) + len(self._continuous)
 
-    def read(
-        self, tensors: Mapping[str, Tensor], likelihoods: Mapping[str, Likelihood]
-    ) -> Minibatch:
+    def read(self, tensors: Tensors, likelihoods: Mapping[str, Likelihood]) -> Minibatch:
         """Read the modalities whose likelihoods are given; no unobserved value gets through."""
         views = {}
         for m, likelihood in likelihoods.items():
@@ -97,7 +93,7 @@ class MinibatchReader:
         labels = tensors[Keys.LABELS].view(-1).long() if Keys.LABELS in tensors else None
         return Minibatch(views, self.covariates(tensors), batch, labels)
 
-    def covariates(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B V"]:
+    def covariates(self, tensors: Tensors) -> Float[Tensor, "B V"]:
         """A column for each category of a covariate that has two or more, and for each number."""
         observed = tensors[Keys.OBSERVED]  # (B, M)
         columns = [

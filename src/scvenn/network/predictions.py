@@ -18,6 +18,7 @@ from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.func import jvp
 
+from scvenn.data import Tensors
 from scvenn.likelihoods import dense
 from scvenn.network.branch import ScreenedBranch
 from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
@@ -29,7 +30,7 @@ from scvenn.network.vae import SharedPrivateVAE
 @torch.inference_mode()
 @auto_move_data
 def posteriors(
-    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str]
+    network: SharedPrivateVAE, tensors: Tensors, sources: Sequence[str]
 ) -> tuple[Gaussian, dict[str, Gaussian], Minibatch]:
     """Posteriors given some modalities: of shared, (B, K), and of each source's private latent.
 
@@ -55,7 +56,7 @@ def posteriors(
 @torch.inference_mode()
 @auto_move_data
 def embed(
-    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str]
+    network: SharedPrivateVAE, tensors: Tensors, sources: Sequence[str]
 ) -> tuple[Float[Tensor, "B K"], dict[str, Tensor]]:
     """Posterior means given some modalities.
 
@@ -87,7 +88,7 @@ def embed(
 @auto_move_data
 def predict(
     network: SharedPrivateVAE,
-    tensors: dict[str, Tensor],
+    tensors: Tensors,
     sources: Sequence[str],
     target: str,
     *,
@@ -138,7 +139,7 @@ def predict(
 @auto_move_data
 def decode(
     network: SharedPrivateVAE,
-    tensors: dict[str, Tensor],
+    tensors: Tensors,
     modality: str,
     shared: Float[Tensor, "B K"],
     private: Float[Tensor, "B P"] | None,
@@ -171,7 +172,7 @@ def decode(
 @auto_move_data
 def slopes(
     network: SharedPrivateVAE,
-    tensors: dict[str, Tensor],
+    tensors: Tensors,
     modality: str,
     shared: Float[Tensor, "B K"],
     private: Float[Tensor, "B P"] | None,
@@ -208,7 +209,7 @@ def slopes(
 @torch.inference_mode()
 @auto_move_data
 def draw(
-    network: SharedPrivateVAE, tensors: dict[str, Tensor], sources: Sequence[str], target: str
+    network: SharedPrivateVAE, tensors: Tensors, sources: Sequence[str], target: str
 ) -> Float[Tensor, "B D"]:
     """One draw of a modality given the sources: of the latents, then of the values, (B, D)."""
     q_shared, q_private, minibatch = posteriors(network, tensors, sources)
@@ -224,9 +225,7 @@ def draw(
 
 @torch.inference_mode()
 @auto_move_data
-def draw_from_prior(
-    network: SharedPrivateVAE, n: int, tensors: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def draw_from_prior(network: SharedPrivateVAE, n: int, tensors: Tensors) -> dict[str, Tensor]:
     """Values of each modality, (n, D), of n cells whose latents follow the prior.
 
     Parameters
@@ -263,7 +262,7 @@ def label_probabilities(
 @auto_move_data
 def decoder_gradient(
     network: SharedPrivateVAE,
-    tensors: dict[str, Tensor],
+    tensors: Tensors,
     modality: str,
     shared: Float[Tensor, "B K"],
 ) -> Float[Tensor, "B R"]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
-from scvenn.data import Keys
+from scvenn.data import Keys, Tensors
 from scvenn.likelihoods import FeatureStats, Likelihood, dense, find_likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
@@ -139,22 +139,20 @@ class SharedPrivateVAE(BaseModuleClass):
 
     # ----------------------------------------------------------------- reading a minibatch
 
-    def read(
-        self, tensors: Mapping[str, Tensor], modalities: Sequence[str] | None = None
-    ) -> Minibatch:
+    def read(self, tensors: Tensors, modalities: Sequence[str] | None = None) -> Minibatch:
         """Read modalities, by default all, and covariates from the tensors of a data loader."""
         chosen = self.modalities if modalities is None else modalities
         likelihoods = {m: self.likelihood(m) for m in chosen}
         return self._reader.read(tensors, likelihoods)
 
-    def covariates(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "B V"]:
+    def covariates(self, tensors: Tensors) -> Float[Tensor, "B V"]:
         """What decoders see besides latents; see :class:`MinibatchReader`."""
         return self._reader.covariates(tensors)
 
     # ----------------------------------------------------------------- inference
 
     def _get_inference_input(
-        self, tensors: dict[str, Tensor], full_forward_pass: bool = False
+        self, tensors: Tensors, full_forward_pass: bool = False
     ) -> dict[str, Any]:
         return {"minibatch": self.read(tensors)}
 
@@ -197,7 +195,7 @@ class SharedPrivateVAE(BaseModuleClass):
     # ----------------------------------------------------------------- generative
 
     def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+        self, tensors: Tensors, inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         return {name: inference_outputs[name] for name in ("minibatch", "shared", "private")}
 
@@ -250,7 +248,7 @@ class SharedPrivateVAE(BaseModuleClass):
 
     def loss(
         self,
-        tensors: dict[str, Tensor],
+        tensors: Tensors,
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
         kl_weight: float | Tensor = 1.0,

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from scvenn import network
-from scvenn.data import Cells, Keys
+from scvenn.data import Cells, Keys, Tensors
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 
@@ -118,7 +118,7 @@ def contributions(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
 def _decoded(
     net: SharedPrivateVAE,
     modality: str,
-    tensors: dict[str, torch.Tensor],
+    tensors: Tensors,
     latents: Latents,
     part: slice,
 ) -> np.ndarray:

@@ -19,7 +19,7 @@ from anndata import AnnData
 from mudata import MuData
 from torch import Tensor
 
-from scvenn.data import Keys
+from scvenn.data import Keys, Tensors
 from scvenn.models import SharedPrivateModel
 from scvenn.objective import Objective
 from scvenn.testing.promises import check_promises, require, require_equal, require_finite
@@ -102,7 +102,7 @@ def _minibatch(model: SharedPrivateModel) -> dict[str, Tensor]:
     return next(iter(model._make_data_loader(model.adata, batch_size=B)))
 
 
-def _losses(model: SharedPrivateModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _losses(model: SharedPrivateModel, tensors: Tensors) -> dict[str, Tensor]:
     """The loss, and its parts of each cell, (B,); with the same random numbers at each call."""
     torch.manual_seed(0)
     output = model.module(tensors)[2]
