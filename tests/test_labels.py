@@ -107,7 +107,7 @@ def test_labels_that_look_missing_get_a_warning_that_names_them(small, text):
 
 
 def test_missing_labels_turned_into_text_get_a_warning(small):
-    small.obs["kind"] = pd.Series(["a", "b", np.nan] * 20, index=small.obs_names).astype(str)
+    small.obs["kind"] = pd.Series(["a", "b", np.nan] * 20, index=small.obs_names).map(str)
     with pytest.warns(UserWarning, match="'nan' is read as a class"):
         classes(small)
 

@@ -376,3 +376,46 @@ def _model_of_sparse_data():
         assert model._found.is_sparse("m0")
         _MODELS["sparse"] = model
     return _MODELS["sparse"]
+
+
+READ_OUTS = {
+    "predict": lambda m: m.predict("m0", "m1"),
+    "sample_posterior": lambda m: m.sample_posterior("m0", "m1", n_samples=2),
+    "evaluate": lambda m: m.evaluate(),
+    "variance_explained": lambda m: m.variance_explained(),
+    "loadings": lambda m: m.loadings("m1"),
+    "shared_features": lambda m: m.shared_features("m1"),
+    "private_features": lambda m: m.private_features("m1"),
+    "differential": lambda m: m.differential("batch", modality="m0", n_samples=3),
+    "get_elbo": lambda m: m.get_elbo(),
+    "get_reconstruction_error": lambda m: m.get_reconstruction_error(),
+    "write_contributions": lambda m: m.write_contributions(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:evaluate")
+@pytest.mark.parametrize("read_out", READ_OUTS)
+def test_every_read_out_of_sparse_data_is_that_of_dense_data(read_out, monkeypatch):
+    model = _model_of_sparse_data()
+    scvi.settings.seed = 0
+    found = READ_OUTS[read_out](model)
+    monkeypatch.setattr(registry, "_LEAST_DENSE", 0.0)
+    scvi.settings.seed = 0
+    expected = READ_OUTS[read_out](model)
+    if isinstance(found, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-4)
+    elif isinstance(found, dict):
+        assert found.keys() == expected.keys()
+        for key, value in found.items():
+            assert float(value) == pytest.approx(float(expected[key]), rel=1e-5)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_training_goes_on_after_a_read_out_that_came_first():
+    """The array that is used again may be made while no gradients are recorded."""
+    model = _model_of_sparse_data()
+    last_layer._buffers.kept = None
+    model.get_elbo()
+    model.train(1, **QUIET)
+    _MODELS.clear()

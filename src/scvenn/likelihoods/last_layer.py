@@ -177,7 +177,8 @@ def _buffer(n_rows: int, n_columns: int, like: Tensor) -> Tensor:
     size = n_rows * n_columns
     kept = getattr(_buffers, "kept", None)
     if kept is None or len(kept) < size or kept.dtype != like.dtype:
-        kept = _buffers.kept = like.new_empty(size)
+        with torch.inference_mode(False):  # a read-out may be the first to ask
+            kept = _buffers.kept = torch.empty(size, dtype=like.dtype, device=like.device)
     return kept[:size].view(n_rows, n_columns)
 
 

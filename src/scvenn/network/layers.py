@@ -6,7 +6,7 @@ dimensions, ``V`` columns of covariates, ``C`` classes.
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,13 +72,12 @@ class HiddenLayers(FCLayers):
         """The same, from the product of the features and :attr:`weight`."""
         first = self.fc_layers[0][0]
         x = product + first.bias
-        if self.n_cov:
-            x = x + cast(Tensor, cont) @ first.by_feature[-self.n_cov :]
+        if cont is not None and self.n_cov:
+            x = x + cont.to(x.dtype) @ first.by_feature[-self.n_cov :]
         for i, layers in enumerate(self.fc_layers):
             for layer in layers[1:] if i == 0 else layers:
-                if isinstance(layer, nn.Linear) and self.n_cov:
-                    of_cells = cast(Tensor, cont).expand(*x.shape[:-1], -1)
-                    x = torch.cat([x, of_cells], dim=-1)
+                if isinstance(layer, nn.Linear) and cont is not None:
+                    x = torch.cat([x, cont.expand(*x.shape[:-1], -1)], dim=-1)
                 x = x if layer is None else layer(x)
         return x
 

@@ -18,6 +18,7 @@ import torch
 
 from scvenn import network
 from scvenn.data import Cells, Keys, Tensors
+from scvenn.likelihoods import dense
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 
@@ -140,7 +141,7 @@ def _squares(
     sums_of_values, count = np.zeros((2, n_features)), np.zeros(n_features)
     lowest, highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     for part, tensors in cells.minibatches([modality], "Predicting"):
-        raw = tensors[Keys.x(modality)].numpy()  # (B, D); NaN where not observed
+        raw = dense(tensors[Keys.x(modality)]).numpy()  # (B, D); NaN where not observed
         library = raw.sum(1, keepdims=True, dtype=np.float64)
         x = likelihood.regression_scale(raw, library).astype(np.float64)
         for name, of in latents.items():
