@@ -419,3 +419,14 @@ def test_training_goes_on_after_a_read_out_that_came_first():
     model.get_elbo()
     model.train(1, **QUIET)
     _MODELS.clear()
+
+
+def test_cells_without_a_modality_hold_no_values_that_would_be_scored():
+    mdata = scvenn.datasets.simulate_counts(60, n_features=12, missing=0.5)
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    with pytest.warns(UserWarning, match="untrained"):
+        ((_, tensors),) = model._cells(None, None, 200).minibatches(model.modalities, "")
+    for view in model.module.read(tensors).views.values():
+        assert not view.observed.all()
+        row, _, _ = rows.entries(view.x)
+        assert view.observed[row].all()

@@ -45,6 +45,8 @@ class View:
             measured = measured & ~x.isnan()  # (B, D)
         if not measured.all():
             x = torch.where(measured, x, likelihood.mean_)
+            if likelihood.reads_sparse:  # then only values above 0 are looked at
+                x = torch.where(observed.unsqueeze(-1), x, 0.0)
         # integer counts: the largest of 1 and the sum changes only cells without any count
         library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
         return cls(x, measured, library, observed)
