@@ -430,3 +430,18 @@ def test_cells_without_a_modality_hold_no_values_that_would_be_scored():
         assert not view.observed.all()
         row, _, _ = rows.entries(view.x)
         assert view.observed[row].all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_where_networks_diverged_the_loss_is_not_finite_and_nothing_fails(broken):
+    """The check of the loss then says what happened."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(sparse_data(["nb", "bernoulli"]), n_hidden=8)
+    model.train(1, **QUIET)
+    ((_, tensors),) = model._cells(None, None, 200).minibatches(model.modalities, "")
+    with torch.no_grad():
+        model.module.branch("m0").cross_decoder.out.bias.fill_(broken)
+        model.module.branch("m0").decoder.out.bias.fill_(broken)
+    *_, losses = model.module.train()(tensors)
+    assert not losses.loss.isfinite()
+    losses.loss.backward()

@@ -71,9 +71,9 @@ class Interpolation(NamedTuple):
             members = (group == number).nonzero().squeeze(1)  # (C,)
             at = log_factor.index_select(0, members)
             n = len(at)
-            if n > _LEAST_POINTS:
-                low, high = at.detach().aminmax()
-                n = n_points(float(high - low) / 2, at.dtype)
+            width = float(at.detach().max() - at.detach().min()) if n > _LEAST_POINTS else 0.0
+            if n > _LEAST_POINTS and math.isfinite(width):  # it is not where training diverged
+                n = n_points(width / 2, at.dtype)
             if n >= len(at):
                 alone.append(members)
                 continue
@@ -87,14 +87,19 @@ class Interpolation(NamedTuple):
             cells.append(members)
             points.append(log_factor.index_select(0, members))
             groups.append(group[members])
-            mixes.append(torch.eye(len(members), dtype=torch.double, device=group.device))
+            mixes.append(torch.eye(len(members), dtype=_precise(at).dtype, device=at.device))
         order = torch.cat(cells).argsort()
         mix = torch.block_diag(*mixes).index_select(0, order)
         return cls(torch.cat(points), torch.cat(groups), mix)
 
     def __call__(self, values: Tensor) -> Tensor:
         """From values at the points, (n, ...), to those of the cells, (B, ...)."""
-        return (self.mix @ values.double()).to(values.dtype)
+        return (self.mix @ _precise(values)).to(values.dtype)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Values in double precision, which one kind of device does not have."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def _chebyshev(at: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +107,7 @@ def _chebyshev(at: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
     In double precision: sums of many features lose digits that gradients need.
     """
-    dtype, at = at.dtype, at.double()
+    dtype, at = at.dtype, _precise(at)
     low, high = at.detach().aminmax()
     middle, half = (high + low) / 2, ((high - low) / 2 * _WIDER).clamp(min=_LEAST_HALF_WIDTH)
     order = torch.arange(n, dtype=at.dtype, device=at.device)
