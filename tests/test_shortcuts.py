@@ -445,3 +445,11 @@ def test_where_networks_diverged_the_loss_is_not_finite_and_nothing_fails(broken
     *_, losses = model.module.train()(tensors)
     assert not losses.loss.isfinite()
     losses.loss.backward()
+
+
+def test_sparse_data_trains_in_half_precision():
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(sparse_data(["nb", "bernoulli"]), n_hidden=8)
+    model.train(1, precision="bf16-mixed", **QUIET)
+    assert np.isfinite(model.get_latent_representation().sum(1)).any()
+    assert all(p.dtype == torch.float32 for p in model.module.parameters())

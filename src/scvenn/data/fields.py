@@ -125,12 +125,14 @@ class ModalityField(Field):
             likelihood,
             "inferred" if self.likelihood is None else "as asked",
         )
-        state["density"] = density(matrix, rows)
-        return state | vars(self.statistics(matrix, rows, state))
+        self.learn_statistics(matrix, rows, state)
+        return state
 
-    def statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
-        """Summary of the features over some of the cells that have the modality."""
-        return feature_stats(matrix, rows, likelihood=state["likelihood"])
+    def learn_statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
+        """Put into the state what some of the cells that have the modality say of its features."""
+        found = feature_stats(matrix, rows, likelihood=state["likelihood"])
+        state.update(vars(found), density=density(matrix, rows))
+        return found
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         """Check that other data fits what was registered."""

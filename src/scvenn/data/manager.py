@@ -23,7 +23,6 @@ from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.registry import Registry
-from scvenn.data.statistics import density
 from scvenn.likelihoods import FeatureStats, SparseRows
 
 
@@ -261,9 +260,7 @@ class AlignedManager(AnnDataManager):
                     "setup_mudata(modalities=...)."
                 )
             matrix = self.get_from_registry(field.registry_key)
-            found[field.modality] = field.statistics(matrix, np.sort(measured), state)
-            state.update(vars(found[field.modality]))
-            state["density"] = density(matrix, measured)
+            found[field.modality] = field.learn_statistics(matrix, np.sort(measured), state)
         return found
 
 

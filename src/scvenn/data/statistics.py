@@ -43,12 +43,11 @@ def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Featu
 
 
 def density(matrix: Matrix, rows: np.ndarray) -> float:
-    """Share of the values of some cells that are not 0; missing ones are none of these."""
-    n_stored = sum(
-        int(np.count_nonzero(chunk.data if sp.issparse(chunk) else chunk))
-        for part in row_chunks(len(rows), matrix.shape[1])
-        for chunk in (matrix[rows[part]],)
-    )
+    """Share of the values of some cells that are not 0, or missing."""
+    n_stored = 0
+    for part in row_chunks(len(rows), matrix.shape[1]):
+        chunk = matrix[rows[part]]
+        n_stored += int(np.count_nonzero(chunk.data if sp.issparse(chunk) else chunk))
     return n_stored / max(len(rows) * matrix.shape[1], 1)
 
 

@@ -115,7 +115,7 @@ class Likelihood(nn.Module):
     n_outputs
         Number of raw parameters of each feature.
     scores_parts
-        Whether :meth:`total` scores :class:`Parts` with less work than the whole.
+        Whether :meth:`total_of_parts` is defined.
     scores_rows
         Whether :meth:`score_rows` is defined.
     reads_sparse
@@ -327,6 +327,8 @@ class Likelihood(nn.Module):
             What the gradient of the loss by each of the results will be, (T, B), up to a common
             factor. With it, a last layer is scored by :meth:`score_rows` where that is defined.
         """
+        if isinstance(output, Parts) and self._scores_parts_of(output, measured):
+            return self.total_of_parts(output, x, measured, library, batch)
         if isinstance(output, LastLayer) and weight is not None and self._scores_rows_of(measured):
             total = total_of_last_layer(self, output, x, measured, library, batch, weight)
             return total + torch.where(measured.squeeze(-1), self.constant(x, batch), 0.0)
@@ -335,6 +337,19 @@ class Likelihood(nn.Module):
         if measured.shape[-1] > 1:
             values = torch.where(measured, values, 0.0)
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
+
+    def total_of_parts(
+        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
+    ) -> Tensor:
+        """What :meth:`total` gives of parts, some of which are baselines, with less work.
+
+        ``measured``: of each cell all is measured or nothing, (B, 1).
+        """
+        raise NotImplementedError
+
+    def _scores_parts_of(self, output: Parts, measured: Tensor) -> bool:
+        """Whether there are baselines to be scored by themselves, of cells measured as a whole."""
+        return self.scores_parts and len(output.rest) > 0 and measured.shape[-1] == 1
 
     def _scores_rows_of(self, measured: Tensor) -> bool:
         """Whether rows are scored at once: on a CPU, where whole cells are measured or not."""

@@ -19,7 +19,7 @@ from scvenn.likelihoods.densities import (
     score_negative_binomial_rows,
 )
 from scvenn.likelihoods.last_layer import Measured
-from scvenn.likelihoods.outputs import LastLayer, Parts
+from scvenn.likelihoods.outputs import Parts
 from scvenn.likelihoods.rows import Rows, entries, entries_of, n_rows, some_cells, some_features
 
 # Where a share may start, relative to that of the average feature; the logarithm needs some.
@@ -99,19 +99,10 @@ class _Composition(_Counts):
         noise = [self._of_cells(values, batch) for values in self.noise()]
         return self._density(x, raw.log_softmax(-1) + library.log(), *others, *noise)
 
-    def total(
-        self,
-        output: Tensor | Parts | LastLayer,
-        x: Rows,
-        measured: Tensor,
-        library: Tensor,
-        batch: Batch = None,
-        cross_view: bool = False,
-        weight: Tensor | None = None,
+    def total_of_parts(
+        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
     ) -> Tensor:
-        """As that of every likelihood; baselines are scored together, as functions of a factor."""
-        if not isinstance(output, Parts) or not self._scores_apart(output, measured):
-            return super().total(output, x, measured, library, batch, cross_view, weight)
+        """Predicted features one by one; baselines together, as functions of the cell's factor."""
         log_factor = self._log_factor(output, library)  # (..., B, 1)
         noise = [self._of_cells(values, batch) for values in self.noise()]
         of_predicted = [values.index_select(-1, output.positions) for values in noise]
@@ -134,10 +125,6 @@ class _Composition(_Counts):
             entries_of(some_cells(x, cells), output.rest),
         )
         return torch.where(measured.squeeze(-1), total, 0.0).index_add(-1, cells, total_of_rest)
-
-    def _scores_apart(self, output: Parts, measured: Tensor) -> bool:
-        """Whether there are baselines to be scored by themselves, of cells measured as a whole."""
-        return self.scores_parts and len(output.rest) > 0 and measured.shape[-1] == 1
 
     def _log_factor(self, output: Parts, library: Tensor) -> Tensor:
         """By what the exponential of a raw parameter is multiplied to be a mean, (..., B, 1)."""

@@ -10,17 +10,12 @@ import torch.nn.functional as F
 from scipy.special import logit
 from torch import Tensor, distributions, nn
 
-from scvenn.likelihoods.base import (
-    DIFFERENCE_OF_FRACTIONS,
-    Batch,
-    FeatureStats,
-    Likelihood,
-)
+from scvenn.likelihoods.base import DIFFERENCE_OF_FRACTIONS, Batch, FeatureStats, Likelihood
 from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.densities import bernoulli_log_prob, score_bernoulli_rows
 from scvenn.likelihoods.last_layer import Measured
-from scvenn.likelihoods.outputs import LastLayer, Parts
-from scvenn.likelihoods.rows import Rows, dense, entries, entries_of, some_features
+from scvenn.likelihoods.outputs import Parts
+from scvenn.likelihoods.rows import Rows, entries, entries_of, some_features
 
 # Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
 # 10, is beyond what arrays measure.
@@ -64,33 +59,17 @@ class Bernoulli(Likelihood):
     def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
         return score_bernoulli_rows(raw, entries(rows.x))
 
-    def total(
-        self,
-        output: Tensor | Parts | LastLayer,
-        x: Rows,
-        measured: Tensor,
-        library: Tensor,
-        batch: Batch = None,
-        cross_view: bool = False,
-        weight: Tensor | None = None,
+    def total_of_parts(
+        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
     ) -> Tensor:
-        """As that of every likelihood; baselines are scored once for all that was decoded."""
-        if not isinstance(output, Parts):
-            return super().total(output, x, measured, library, batch, cross_view, weight)
-        some = measured
-        if measured.shape[-1] > 1:  # single values are missing
-            values, some = dense(x), measured.index_select(-1, output.positions)
-            baseline = output.baseline.index_select(-1, output.rest)[output.groups]
-            among = (values.index_select(-1, output.rest), measured.index_select(-1, output.rest))
-            of_rest = super().total(baseline, *among, library)
-        else:
-            row, column, _ = entries_of(x, output.rest)
-            baseline = output.baseline.index_select(-1, output.rest)  # (G, D - P)
-            of_ones = baseline[output.groups[row], column]
-            of_rest = -F.softplus(baseline).sum(-1)[output.groups].index_add(0, row, -of_ones)
-            of_rest = torch.where(measured.squeeze(-1), of_rest, 0.0)
-        values = some_features(x, output.positions)
-        return super().total(output.raw, values, some, library) + of_rest
+        """Baselines are the same for all cells of a group, and ones are looked at one by one."""
+        baseline = output.baseline.index_select(-1, output.rest)  # (G, D - P)
+        of_zeros = -F.softplus(baseline).sum(-1)  # of cells without a one, (G,)
+        row, column, _ = entries_of(x, output.rest)
+        of_ones = baseline[output.groups[row], column]
+        of_rest = of_zeros[output.groups].index_add(0, row, of_ones)  # (B,)
+        of_predicted = self.total(output.raw, some_features(x, output.positions), measured, library)
+        return of_predicted + torch.where(measured.squeeze(-1), of_rest, 0.0)
 
     def read_mean(self, output: Parts, library: Tensor) -> ReadMean:
         rows, group = output.baseline.sigmoid(), output.groups  # (G, D)
