@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import scvenn
@@ -88,3 +89,10 @@ def test_every_supported_python_is_tested():
     workflow = (ROOT / ".github" / "workflows" / "test.yml").read_text()
     matrix = set(re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", workflow)[1]))
     assert classifiers == constraints == matrix
+
+
+def test_the_table_of_speeds_is_that_of_the_results():
+    speed = runpy.run_path(str(ROOT / "benchmarks" / "speed.py"))
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert speed["table"](pd.read_csv(speed["RESULTS"])) in page
+    assert "## What makes it fast" in page.partition("<!-- end speed -->")[2]

@@ -6,6 +6,7 @@ import pickle
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 import scvenn
 from scvenn import Objective, SharedPrivateModel, Term
 from scvenn.models import runner, training
+from scvenn.models.history import Records
 from scvenn.models.training import _default_max_epochs
 from scvenn.readouts import shared_features
 from tests.conftest import QUIET, shuffled, three_modalities
@@ -713,3 +715,16 @@ def test_a_deep_copy_is_a_model_of_its_own(small, epochs):
     assert_same_weights(before, weights(model))
     assert (model.is_trained_, other.is_trained_) == (epochs > 0, True)
     assert ("X_shared" in small.obsm) == (epochs > 0)
+
+
+def test_records_are_tables_that_follow_what_is_logged():
+    records = Records()
+    for epoch, loss in ((0, 3.0), (1, torch.tensor(2.0)), (1, 1.5)):
+        records.log_metrics({"loss": loss, "epoch": epoch})
+        assert records.data["loss"].index[-1] == epoch
+    records.log_metrics({"lr": 0.1}, step=7)
+    expected = pd.DataFrame({"loss": [3.0, 1.5]}, index=pd.Index([0, 1], name="epoch"))
+    pd.testing.assert_frame_equal(records.data["loss"], expected)
+    assert records.data["lr"].index.name == "step"
+    assert list(records.data["lr"].index) == [7]
+    assert records.data is records.data  # made once

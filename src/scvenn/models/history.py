@@ -13,12 +13,12 @@ _TIME = ("step", "epoch")
 
 
 class Records(SimpleExperiment):
-    """What scvi-tools' logger writes to, without a table that grows by one cell at a time.
+    """What scvi-tools' logger writes to, without tables that grow by one entry at a time.
 
-    For a small model, adding to tables took a sixth of its training.
+    These took a noticeable part of the training of a small model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # that of the base class sets ``data``
         self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by metric and time point
         self._time: dict[str, str] = {}  # what the time points of a metric are
         self._tables: dict[str, pd.DataFrame] | None = None
