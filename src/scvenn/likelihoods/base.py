@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scvenn.likelihoods.baselines import ReadMean
-from scvenn.likelihoods.last_layer import Measured, total_of_last_layer
+from scvenn.likelihoods.last_layer import WeightedRows, total_of_last_layer
 from scvenn.likelihoods.outputs import LastLayer, Parts
 from scvenn.likelihoods.rows import Rows, dense
 
@@ -283,7 +283,9 @@ class Likelihood(nn.Module):
         """The part of the log-likelihood that depends on no raw parameter, (B,)."""
         return self.library_.new_zeros(1)
 
-    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
         """Log-likelihood of some cells, (n,), and its gradients, in place and without autograd.
 
         Without what :meth:`constant` gives.

@@ -18,7 +18,7 @@ from scvenn.likelihoods.densities import (
     negative_binomial_log_prob,
     score_negative_binomial_rows,
 )
-from scvenn.likelihoods.last_layer import Measured
+from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
 from scvenn.likelihoods.rows import Rows, entries, entries_of, n_rows, some_cells, some_features
 
@@ -183,7 +183,9 @@ class NegativeBinomial(_Composition):
         ratio = log_gamma_ratio(count, self.log_theta[at])
         return ratio.new_zeros(n_rows(x)).index_add(0, row, ratio)
 
-    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
         log_theta = self._of_cells(self.log_theta, rows.batch)
         total, by_log_theta = score_negative_binomial_rows(
             raw, entries(rows.x), rows.library, log_theta

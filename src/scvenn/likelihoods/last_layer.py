@@ -28,7 +28,7 @@ _IN_CACHE = 2**19
 _buffers = threading.local()
 
 
-class Measured(NamedTuple):
+class WeightedRows(NamedTuple):
     """What was measured in some cells, (n, ...) each, and how much each of them weighs."""
 
     x: SparseRows  # (n, D)
@@ -36,11 +36,11 @@ class Measured(NamedTuple):
     batch: Tensor | None  # (n,)
     weight: Tensor  # gradient of the loss by the log-likelihood of each, (n,)
 
-    def part(self, start: int, stop: int) -> Measured:
+    def part(self, start: int, stop: int) -> WeightedRows:
         """Some of them."""
         batch = None if self.batch is None else self.batch[start:stop]
         library, weight = self.library[start:stop], self.weight[start:stop]
-        return Measured(self.x.between(start, stop), library, batch, weight)
+        return WeightedRows(self.x.between(start, stop), library, batch, weight)
 
     def add_weighted(self, total: Tensor, values: Tensor) -> None:
         """Add values (n, D), by their weights, to what is summed over cells or over batches."""
@@ -56,7 +56,9 @@ class ScoresRows(Protocol):
     def noise(self) -> tuple[Tensor, ...]:
         """Parameters of the noise that are learned."""
 
-    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
         """Log-likelihood of some cells, and its gradients in place."""
 
 
@@ -129,7 +131,7 @@ class _TotalOfLastLayer(torch.autograd.Function):
         for t, chosen in _chunks(measured.squeeze(-1) & (weight != 0), size):
             raw = _buffer(len(chosen), len(bias), hidden)
             layer.into(raw, t, chosen)
-            rows = Measured(
+            rows = WeightedRows(
                 cast(SparseRows, some_cells(x, chosen)),
                 library.index_select(0, chosen),
                 None if batch is None else batch.index_select(0, chosen),

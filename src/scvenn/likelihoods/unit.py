@@ -13,7 +13,7 @@ from torch import Tensor, distributions, nn
 from scvenn.likelihoods.base import DIFFERENCE_OF_FRACTIONS, Batch, FeatureStats, Likelihood
 from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.densities import bernoulli_log_prob, score_bernoulli_rows
-from scvenn.likelihoods.last_layer import Measured
+from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
 from scvenn.likelihoods.rows import Rows, entries, entries_of, some_features
 
@@ -56,7 +56,9 @@ class Bernoulli(Likelihood):
     ) -> Tensor:
         return bernoulli_log_prob(raw, x)
 
-    def score_rows(self, raw: Tensor, rows: Measured, by_noise: Sequence[Tensor] | None) -> Tensor:
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
         return score_bernoulli_rows(raw, entries(rows.x))
 
     def total_of_parts(

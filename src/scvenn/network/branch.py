@@ -105,19 +105,20 @@ class Branch(nn.Module):
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
         seen = covariates if self.encode_covariates else None
-        hidden = self._read(view.x, seen)  # (B, H)
+        hidden = self._read(self._encoder_input(view.x), seen)  # (B, H)
         return _gaussian(self.shared_head(hidden)), _gaussian(self.private_head(hidden))
 
-    def _read(self, x: Rows, covariates: Tensor | None) -> Float[Tensor, "B H"]:
-        """What the hidden layers of the encoder make of values."""
-        if not isinstance(x, SparseRows):
-            return self.hidden(self.likelihood.encoder_input(x), cont=covariates)
-        product = product_of_rows(self._encoder_input(x), self.hidden.weight)
-        return self.hidden.after_product(product, covariates)
+    def _encoder_input(self, x: Rows) -> Rows:
+        """Values as the encoder reads them; of sparse ones, 0 is read as 0."""
+        if isinstance(x, SparseRows):
+            return x._replace(values=self.likelihood.encoder_input(x.values))
+        return self.likelihood.encoder_input(x)
 
-    def _encoder_input(self, x: SparseRows) -> SparseRows:
-        """Values as the encoder reads them; 0 is read as 0."""
-        return x._replace(values=self.likelihood.encoder_input(x.values))
+    def _read(self, x: Rows, covariates: Tensor | None) -> Float[Tensor, "B H"]:
+        """What the hidden layers of the encoder make of what it reads."""
+        if not isinstance(x, SparseRows):
+            return self.hidden(x, cont=covariates)
+        return self.hidden.after_product(product_of_rows(x, self.hidden.weight), covariates)
 
     def decode(
         self,
@@ -257,10 +258,7 @@ class ScreenedBranch(Branch):
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared, and of private given what the prediction of shared leaves over."""
         seen = covariates if self.encode_covariates else None
-        if isinstance(view.x, SparseRows):
-            x: Rows = self._encoder_input(view.x)
-        else:
-            x = self.likelihood.encoder_input(view.x)
+        x = self._encoder_input(view.x)
         hidden = self.shared_hidden(some_features(x, self.features), cont=seen)  # (B, H)
         shared = _gaussian(self.shared_head(hidden))
         if isinstance(x, SparseRows):  # what is left over is never made dense

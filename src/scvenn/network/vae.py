@@ -335,7 +335,7 @@ class SharedPrivateVAE(BaseModuleClass):
     ) -> Float[Tensor, "rows B"]:
         """Gradient of the loss by the log-likelihood of a modality in some rows of its plan."""
         if weight is None:
-            return self.expert_weights.new_ones(len(rows), n_cells)
+            return torch.ones(len(rows), n_cells, device=self.expert_weights.device)
         terms = [self._plan.trained[modality].terms[row] for row in rows]
         return weight[terms] * (-self.modality_weights[modality] / n_cells)
 
