@@ -131,6 +131,11 @@ CONFIGURATIONS = {
     ),
     "snareseq": Configuration("SNARE-seq, 2,578 cells: 1,677 genes + 25,734 peaks", snareseq, 4),
     "snareseq_batches": Configuration("SNARE-seq, told its 12 batches", snareseq, 4, "batch"),
+    "dense_counts": Configuration(
+        "1,000 genes + 1,000 peaks, 77 % and 28 % of whose counts are not 0",
+        lambda: scvenn.datasets.simulate_counts(2560, n_features=1000, n_shared_features=100),
+        3,
+    ),
     "full_multiome": Configuration(
         "36,000 genes + 108,000 peaks",
         lambda: multiome(1280, 36_000, 108_000, (5000, 12_000)),

@@ -18,6 +18,12 @@ from scvenn.likelihoods.baselines import Interpolation, n_points
 from scvenn.network.layers import product_of_rows
 from tests.conftest import QUIET
 
+
+def sparse(x):
+    """Values as a minibatch holds them where few are not 0."""
+    return rows.SparseRows.of(sp.csr_matrix(x.numpy()))
+
+
 # ------------------------------------------------------------------------------- sparse rows
 
 some_rows = st.integers(0, 10_000).map(
@@ -29,19 +35,21 @@ some_rows = st.integers(0, 10_000).map(
 
 @given(some_rows)
 def test_sparse_rows_hold_the_values(x):
-    for found in (rows.sparse(x), rows.SparseRows.of(sp.csr_matrix(x.numpy()))):
-        assert torch.equal(found.dense(), x)
-        assert torch.equal(found.sums(), x.sum(1, keepdim=True))
-        assert torch.equal(found.between(2, 5).dense(), x[2:5])
+    found = sparse(x)
+    assert found.n_rows == len(x)
+    assert torch.equal(found.dense(), x)
+    assert torch.equal(found.sums(), x.sum(1, keepdim=True))
+    assert torch.equal(found.between(2, 5).dense(), x[2:5])
+    assert torch.equal(found.transposed().dense(), x.T)
 
 
 @given(some_rows, st.sets(st.integers(0, 6)), st.sets(st.integers(0, 8)))
 def test_cells_and_features_of_sparse_rows_are_those_of_dense_ones(x, cells, features):
     cells, features = (torch.tensor(sorted(s), dtype=torch.long) for s in (cells, features))
-    found = rows.some_cells(rows.sparse(x), cells)
+    found = rows.some_cells(sparse(x), cells)
     assert torch.equal(rows.dense(found), x[cells])
-    assert torch.equal(rows.some_features(rows.sparse(x), features), x[:, features])
-    row, column, value = rows.entries_of(rows.sparse(x), features)
+    assert torch.equal(rows.some_features(sparse(x), features), x[:, features])
+    row, column, value = rows.entries_of(sparse(x), features)
     assert torch.equal(torch.stack([row, column], 1), x[:, features].nonzero())
     assert torch.equal(x[row, features[column]], value)
 
@@ -126,7 +134,7 @@ def test_baselines_are_scored_as_the_whole(name, n_groups, n_batches, dtype):
     measured, library = torch.arange(B).unsqueeze(1) % 5 > 0, x.sum(1, keepdim=True).clamp(min=1)
     totals = [
         likelihood.total(output, values, measured, library, group if n_batches else None)
-        for output, values in ((parts, rows.sparse(x)), (parts.whole(), x))
+        for output, values in ((parts, sparse(x)), (parts.whole(), x))
     ]
     weight = torch.rand(2, B, dtype=dtype)
     compared(totals, [raw, baseline, *likelihood.parameters()], dtype, weight)
@@ -153,7 +161,7 @@ def test_a_last_layer_is_scored_as_its_output(monkeypatch, name, n_groups, n_bat
     weight = torch.rand(2, B, dtype=dtype) * (torch.rand(2, B) < 0.8)
     totals = [
         likelihood.total(output, values, measured, library, batch, weight=weight)
-        for output, values in ((layer, rows.sparse(x)), (layer.whole(), x))
+        for output, values in ((layer, sparse(x)), (layer.whole(), x))
     ]
     totals = [torch.where(weight == 0, 0.0, total) for total in totals]
     compared(totals, [hidden, weights, bias, *likelihood.parameters()], dtype, weight)
@@ -167,8 +175,11 @@ def test_cells_without_weight_or_measurement_cost_nothing():
     layer = LastLayer(torch.randn(2, B, H), torch.randn(D, H), torch.randn(D))
     measured, weight = torch.arange(B).unsqueeze(1) % 2 > 0, torch.ones(2, B)
     weight[0] = 0
-    likelihood.total(layer, x, measured, x.sum(1, keepdim=True) + 1, weight=weight)
+    library = x.sum(1, keepdim=True) + 1
+    likelihood.total(layer, sparse(x), measured, library, weight=weight)
     assert sum(scored) == B // 2
+    likelihood.total(layer, x, measured, library, weight=weight)
+    assert sum(scored) == B // 2  # dense values are scored the plain way
 
 
 def test_other_weights_than_were_announced_are_an_error():
@@ -176,7 +187,7 @@ def test_other_weights_than_were_announced_are_an_error():
     hidden = torch.randn(1, B, H, requires_grad=True)
     layer = LastLayer(hidden, torch.randn(D, H), torch.randn(D))
     total = likelihood.total(
-        layer, x, torch.ones(B, 1, dtype=torch.bool), x[:, :1], weight=torch.ones(1, B)
+        layer, sparse(x), torch.ones(B, 1, dtype=torch.bool), x[:, :1], weight=torch.ones(1, B)
     )
     with pytest.raises(RuntimeError, match="weighed otherwise"):
         (torch.rand(1, B) * total).sum().backward()
@@ -185,7 +196,9 @@ def test_other_weights_than_were_announced_are_an_error():
 def test_of_a_layer_one_array_is_made_and_used_again():
     likelihood, x = build("nb", torch.float32)
     layer = LastLayer(torch.randn(1, B, H), torch.randn(D, H), torch.randn(D))
-    arguments = (layer, x, torch.ones(B, 1, dtype=torch.bool), x.sum(1, keepdim=True) + 1)
+    everywhere = torch.ones(B, 1, dtype=torch.bool)
+    arguments = (layer, sparse(x), everywhere, x.sum(1, keepdim=True) + 1)
+    last_layer._buffers.kept = None
     kept = []
     for _ in range(2):
         likelihood.total(*arguments, weight=torch.ones(1, B))
@@ -209,7 +222,7 @@ def test_what_is_left_over_is_read_without_making_it_dense(name, n_groups):
     library = x.sum(1, keepdim=True).clamp(min=1)
     weight = torch.randn(D, H, dtype=torch.double, requires_grad=True)
     read = likelihood.encoder_input(x)
-    values = rows.sparse(x)
+    values = sparse(x)
     values = values._replace(values=likelihood.encoder_input(values.values))
     with torch.no_grad():
         minus = likelihood.read_mean(parts, library)
@@ -428,7 +441,7 @@ def test_cells_without_a_modality_hold_no_values_that_would_be_scored():
         ((_, tensors),) = model._cells(None, None, 200).minibatches(model.modalities, "")
     for view in model.module.read(tensors).views.values():
         assert not view.observed.all()
-        row, _, _ = rows.entries(view.x)
+        row = view.x.nonzero()[:, 0]
         assert view.observed[row].all()
 
 

@@ -43,7 +43,7 @@ class _Dataset(AnnTorchDataset):
         for key, dtype in self.keys_and_dtypes.items():
             values = self.data[key][rows]
             if key in self._sparse:
-                found[key] = SparseRows.of(sp.csr_matrix(values))
+                found[key] = SparseRows.of(sp.csr_matrix(values, dtype=dtype))
             else:
                 dense = values.toarray() if sp.issparse(values) else values
                 found[key] = dense.astype(dtype, copy=False)

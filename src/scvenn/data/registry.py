@@ -11,8 +11,8 @@ from scvenn.data.columns import as_text
 from scvenn.data.keys import Keys
 from scvenn.likelihoods import FeatureStats, find_likelihood
 
-# Below this share of values that are not 0, a product that skips the zeros is faster.
-_LEAST_DENSE = 0.05
+# Below this share of values that are not 0, what skips the zeros is faster.
+_LEAST_DENSE = 0.12
 
 
 class Registry:

@@ -32,7 +32,7 @@ from scvenn.likelihoods.counts import (
 )
 from scvenn.likelihoods.outputs import LastLayer, Parts
 from scvenn.likelihoods.real import Normal
-from scvenn.likelihoods.rows import Rows, SparseRows, dense, some_features, sparse
+from scvenn.likelihoods.rows import Rows, SparseRows, dense, some_features
 from scvenn.likelihoods.unit import Bernoulli, Beta
 
 __all__ = [
@@ -60,7 +60,6 @@ __all__ = [
     "find_likelihood",
     "inferred_likelihoods",
     "some_features",
-    "sparse",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

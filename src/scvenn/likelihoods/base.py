@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.last_layer import WeightedRows, total_of_last_layer
 from scvenn.likelihoods.outputs import LastLayer, Parts
-from scvenn.likelihoods.rows import Rows, dense
+from scvenn.likelihoods.rows import Rows, SparseRows, dense
 
 # Number of each cell's batch, (B,); None where batches have no noise of their own.
 Batch = Tensor | None
@@ -279,7 +279,7 @@ class Likelihood(nn.Module):
         """Parameters of the noise that are learned, (D,) or (n_batches, D) each."""
         return ()
 
-    def constant(self, x: Rows, batch: Batch) -> Tensor:
+    def constant(self, x: SparseRows, batch: Batch) -> Tensor:
         """The part of the log-likelihood that depends on no raw parameter, (B,)."""
         return self.library_.new_zeros(1)
 
@@ -327,13 +327,16 @@ class Likelihood(nn.Module):
             As in :meth:`log_prob`.
         weight
             What the gradient of the loss by each of the results will be, (T, B), up to a common
-            factor. With it, a last layer is scored by :meth:`score_rows` where that is defined.
+            factor. With it, a last layer is scored by :meth:`score_rows` where that is defined and
+            values are sparse.
         """
-        if isinstance(output, Parts) and self._scores_parts_of(output, measured):
-            return self.total_of_parts(output, x, measured, library, batch)
-        if isinstance(output, LastLayer) and weight is not None and self._scores_rows_of(measured):
-            total = total_of_last_layer(self, output, x, measured, library, batch, weight)
-            return total + torch.where(measured.squeeze(-1), self.constant(x, batch), 0.0)
+        # what skips zeros is worth its detours where most values are 0, of cells as a whole
+        if isinstance(x, SparseRows) and measured.shape[-1] == 1:
+            if isinstance(output, Parts) and self.scores_parts and len(output.rest):
+                return self.total_of_parts(output, x, measured, library, batch)
+            if isinstance(output, LastLayer) and weight is not None and self._scores_rows_of(x):
+                total = total_of_last_layer(self, output, x, measured, library, batch, weight)
+                return total + torch.where(measured.squeeze(-1), self.constant(x, batch), 0.0)
         raw = output if isinstance(output, Tensor) else output.whole()
         values = self.log_prob(raw, dense(x), library, batch=batch, cross_view=cross_view)
         if measured.shape[-1] > 1:
@@ -341,7 +344,7 @@ class Likelihood(nn.Module):
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
 
     def total_of_parts(
-        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
+        self, output: Parts, x: SparseRows, measured: Tensor, library: Tensor, batch: Batch
     ) -> Tensor:
         """What :meth:`total` gives of parts, some of which are baselines, with less work.
 
@@ -349,13 +352,9 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
-    def _scores_parts_of(self, output: Parts, measured: Tensor) -> bool:
-        """Whether there are baselines to be scored by themselves, of cells measured as a whole."""
-        return self.scores_parts and len(output.rest) > 0 and measured.shape[-1] == 1
-
-    def _scores_rows_of(self, measured: Tensor) -> bool:
-        """Whether rows are scored at once: on a CPU, where whole cells are measured or not."""
-        return self.scores_rows and measured.shape[-1] == 1 and measured.device.type == "cpu"
+    def _scores_rows_of(self, x: SparseRows) -> bool:
+        """Whether rows are scored at once, which is written for CPUs."""
+        return self.scores_rows and x.values.device.type == "cpu"
 
     def read_mean(self, output: Parts, library: Tensor) -> ReadMean:
         """Means as an encoder reads them, without gradients.

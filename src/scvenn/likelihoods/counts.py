@@ -20,7 +20,7 @@ from scvenn.likelihoods.densities import (
 )
 from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
-from scvenn.likelihoods.rows import Rows, entries, entries_of, n_rows, some_cells, some_features
+from scvenn.likelihoods.rows import SparseRows, entries_of, some_cells, some_features
 
 # Where a share may start, relative to that of the average feature; the logarithm needs some.
 _LEAST_SHARE = 1e-3
@@ -100,7 +100,7 @@ class _Composition(_Counts):
         return self._density(x, raw.log_softmax(-1) + library.log(), *others, *noise)
 
     def total_of_parts(
-        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
+        self, output: Parts, x: SparseRows, measured: Tensor, library: Tensor, batch: Batch
     ) -> Tensor:
         """Predicted features one by one; baselines together, as functions of the cell's factor."""
         log_factor = self._log_factor(output, library)  # (..., B, 1)
@@ -177,18 +177,18 @@ class NegativeBinomial(_Composition):
     def noise(self) -> tuple[Tensor, ...]:
         return (self.log_theta,)
 
-    def constant(self, x: Rows, batch: Batch) -> Tensor:
-        row, column, count = entries(x)
+    def constant(self, x: SparseRows, batch: Batch) -> Tensor:
+        row, column, count = x.entries
         at = (column,) if self.n_batches is None else (cast(Tensor, batch)[row], column)
         ratio = log_gamma_ratio(count, self.log_theta[at])
-        return ratio.new_zeros(n_rows(x)).index_add(0, row, ratio)
+        return ratio.new_zeros(x.n_rows).index_add(0, row, ratio)
 
     def score_rows(
         self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
     ) -> Tensor:
         log_theta = self._of_cells(self.log_theta, rows.batch)
         total, by_log_theta = score_negative_binomial_rows(
-            raw, entries(rows.x), rows.library, log_theta
+            raw, rows.x.entries, rows.library, log_theta
         )
         if by_noise is not None:
             rows.add_weighted(by_noise[0], by_log_theta)

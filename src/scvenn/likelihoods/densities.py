@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from scvenn.likelihoods.rows import Entries
+
 # Beyond it, log(1 + odds) is the logarithm of the odds; the square is still finite.
 _LARGEST_ODDS = 1e18
 
@@ -35,9 +37,6 @@ def negative_binomial_log_prob(x: Tensor, log_odds: Tensor, log_theta: Tensor) -
     """
     shape = torch.broadcast_shapes(x.shape, log_odds.shape)
     return _NegativeBinomialLogProb.apply(x, log_odds.expand(shape), log_theta)
-
-
-Entries = tuple[Tensor, Tensor, Tensor]
 
 
 def score_bernoulli_rows(raw: Tensor, ones: Entries) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scvenn.likelihoods.outputs import LastLayer, Parts
-from scvenn.likelihoods.rows import Rows, SparseRows, some_cells, sparse
+from scvenn.likelihoods.rows import SparseRows, some_cells
 
 # Entries of the array that is used again: 64 MB of single precision.
 _BUFFER = 2**24
@@ -65,7 +65,7 @@ class ScoresRows(Protocol):
 def total_of_last_layer(
     likelihood: ScoresRows,
     layer: LastLayer,
-    x: Rows,
+    x: SparseRows,
     measured: Tensor,
     library: Tensor,
     batch: Tensor | None,
@@ -84,7 +84,7 @@ def total_of_last_layer(
         the same for all. Gradients by the weights of the layer are summed up while rows are scored,
         which is before that is known. Where it is 0, so is the result.
     """
-    cells = sparse(x), measured, library, batch, weight
+    cells = x, measured, library, batch, weight
     with torch.autocast("cpu", enabled=False):
         hidden = layer.hidden.to(layer.weight.dtype)
         return _TotalOfLastLayer.apply(
@@ -132,7 +132,7 @@ class _TotalOfLastLayer(torch.autograd.Function):
             raw = _buffer(len(chosen), len(bias), hidden)
             layer.into(raw, t, chosen)
             rows = WeightedRows(
-                cast(SparseRows, some_cells(x, chosen)),
+                some_cells(x, chosen),
                 library.index_select(0, chosen),
                 None if batch is None else batch.index_select(0, chosen),
                 weight[t].index_select(0, chosen),

@@ -13,6 +13,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+# Row, column and value of what is stored, (N,) each.
+Entries = tuple[Tensor, Tensor, Tensor]
+
 
 class SparseRows(NamedTuple):
     """Rows (B, D) of which the values that are not zero are stored, row after row."""
@@ -26,29 +29,46 @@ class SparseRows(NamedTuple):
     def of(cls, csr: sp.csr_matrix) -> SparseRows:
         """From one of SciPy's matrices."""
         ends, columns = (torch.from_numpy(part).long() for part in (csr.indptr, csr.indices))
-        return cls(ends, columns, torch.from_numpy(csr.data).float(), csr.shape[1])
+        return cls(ends, columns, torch.from_numpy(csr.data), csr.shape[1])
+
+    @property
+    def n_rows(self) -> int:
+        """Number B of rows."""
+        return len(self.ends) - 1
 
     @property
     def row(self) -> Tensor:
         """Row of each stored value, (N,)."""
-        order = torch.arange(len(self.ends) - 1, device=self.ends.device)
+        order = torch.arange(self.n_rows, device=self.ends.device)
         return order.repeat_interleave(self.ends.diff())
+
+    @property
+    def entries(self) -> Entries:
+        """Row, column and value of what is stored, row after row."""
+        return self.row, self.columns, self.values
 
     def sums(self) -> Tensor:
         """Sum of each row, (B, 1)."""
-        sums = self.values.new_zeros(len(self.ends) - 1)
+        sums = self.values.new_zeros(self.n_rows)
         return sums.index_add_(0, self.row, self.values).unsqueeze(1)
+
+    def transposed(self) -> SparseRows:
+        """The same with rows and columns exchanged, (D, B)."""
+        _, order = self.columns.int().sort(stable=True)  # half the time of 64 bits
+        counts = self.columns.bincount(minlength=self.width)
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return SparseRows(ends, self.row[order], self.values[order], self.n_rows)
 
     def between(self, start: int, stop: int) -> SparseRows:
         """Rows that follow each other, without copying."""
-        stop = min(stop, len(self.ends) - 1)
+        stop = min(stop, self.n_rows)
         low, high = int(self.ends[start]), int(self.ends[stop])
         ends = self.ends[start : stop + 1] - low
         return SparseRows(ends, self.columns[low:high], self.values[low:high], self.width)
 
     def dense(self) -> Tensor:
         """All values, (B, D)."""
-        out = self.values.new_zeros(len(self.ends) - 1, self.width)
+        out = self.values.new_zeros(self.n_rows, self.width)
         out[self.row, self.columns] = self.values
         return out
 
@@ -61,35 +81,10 @@ def dense(x: Rows) -> Tensor:
     return x.dense() if isinstance(x, SparseRows) else x
 
 
-def n_rows(x: Rows) -> int:
-    """Number B of cells."""
-    return len(x.ends) - 1 if isinstance(x, SparseRows) else len(x)
-
-
-def entries(x: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and value of what is not zero, row after row, (N,) each."""
-    if isinstance(x, SparseRows):
-        return x.row, x.columns, x.values
-    row, column = x.nonzero().unbind(1)
-    return row, column, x[row, column]
-
-
-def sparse(x: Rows) -> SparseRows:
-    """The same with only what is not zero stored."""
-    if isinstance(x, SparseRows):
-        return x
-    row, column, value = entries(x)
-    counts = row.bincount(minlength=len(x))
-    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return SparseRows(ends, column, value, x.shape[1])
-
-
-def some_cells(x: Rows, cells: Tensor) -> Rows:
+def some_cells(x: SparseRows, cells: Tensor) -> SparseRows:
     """The rows at these positions, which ascend."""
-    if len(cells) == n_rows(x):
+    if len(cells) == x.n_rows:
         return x
-    if not isinstance(x, SparseRows):
-        return x.index_select(0, cells)
     starts, counts = x.ends[cells], x.ends.diff()[cells]
     ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     # each stored value: where its row starts, and how far behind that it stands
@@ -105,15 +100,15 @@ def some_features(x: Rows, features: Tensor) -> Tensor:
         return x.index_select(-1, features)
     place = _places(features, x.width)[x.columns]
     found = (place >= 0).nonzero().squeeze(1)
-    out = x.values.new_zeros(len(x.ends) - 1, len(features))
+    out = x.values.new_zeros(x.n_rows, len(features))
     out[x.row[found], place[found]] = x.values[found]
     return out
 
 
-def entries_of(x: Rows, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def entries_of(x: SparseRows, features: Tensor) -> Entries:
     """The entries of some features, whose columns are positions among these."""
-    row, column, value = entries(x)
-    place = _places(features, x.width if isinstance(x, SparseRows) else x.shape[1])[column]
+    row, column, value = x.entries
+    place = _places(features, x.width)[column]
     found = (place >= 0).nonzero().squeeze(1)
     return row[found], place[found], value[found]
 

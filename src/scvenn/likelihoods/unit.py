@@ -15,7 +15,7 @@ from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.densities import bernoulli_log_prob, score_bernoulli_rows
 from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
-from scvenn.likelihoods.rows import Rows, entries, entries_of, some_features
+from scvenn.likelihoods.rows import SparseRows, entries_of, some_features
 
 # Fractions and shares of ones are read no closer to 0 and 1 than this: a logit of 7, an M-value of
 # 10, is beyond what arrays measure.
@@ -59,10 +59,10 @@ class Bernoulli(Likelihood):
     def score_rows(
         self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
     ) -> Tensor:
-        return score_bernoulli_rows(raw, entries(rows.x))
+        return score_bernoulli_rows(raw, rows.x.entries)
 
     def total_of_parts(
-        self, output: Parts, x: Rows, measured: Tensor, library: Tensor, batch: Batch
+        self, output: Parts, x: SparseRows, measured: Tensor, library: Tensor, batch: Batch
     ) -> Tensor:
         """Baselines are the same for all cells of a group, and ones are looked at one by one."""
         baseline = output.baseline.index_select(-1, output.rest)  # (G, D - P)

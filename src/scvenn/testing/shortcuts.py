@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from scvenn.likelihoods import LastLayer, Parts, sparse
+from scvenn.likelihoods import LastLayer, Likelihood, Parts, Rows, SparseRows
 from scvenn.testing.cases import B, Case, D, T, masks
 from scvenn.testing.promises import require_equal
 
@@ -27,6 +28,11 @@ def _parts(n_outputs: int, shape: tuple[int, ...], group: Tensor | None) -> Part
     return Parts(raw, every[1::2], baseline, every[::2], group)
 
 
+def _as_read(likelihood: Likelihood, x: Tensor) -> Rows:
+    """Values (B, D) as a minibatch holds them where few are not 0."""
+    return SparseRows.of(sp.csr_matrix(x.numpy())) if likelihood.reads_sparse else x
+
+
 def _groups() -> tuple[Tensor | None, ...]:
     """One group of cells, two, and one for each cell."""
     return None, torch.arange(B) % 2, torch.arange(B)
@@ -35,10 +41,14 @@ def _groups() -> tuple[Tensor | None, ...]:
 def _parts_make_the_whole(case: Case) -> None:
     """An output in parts is scored as the whole, and has the same gradients."""
     likelihood, x, library = case.build(), case.x, case.library
+    stored = _as_read(likelihood, x)
     for measured, group in product(masks(), _groups()):
         parts = _parts(likelihood.n_outputs, (T, B), group)
         learned = [parts.raw, parts.baseline, *likelihood.parameters()]
-        totals = [likelihood.total(p, x, measured, library) for p in (parts, parts.whole())]
+        totals = [
+            likelihood.total(output, values, measured, library)
+            for output, values in ((parts, stored), (parts.whole(), x))
+        ]
         require_equal("total", *totals)
         gradients = [
             torch.autograd.grad(t.sum(), learned, allow_unused=True, materialize_grads=True)
@@ -60,9 +70,10 @@ def _a_last_layer_is_its_output(case: Case) -> None:
         layer = torch.randn(width, H, requires_grad=True), torch.randn(width, requires_grad=True)
         weight = torch.rand(T, B) * (torch.rand(T, B) < 0.7) if few else torch.rand(T, B)
         learned = [hidden, *layer, *likelihood.parameters()]
+        last = LastLayer(hidden, *layer, fixed)
         gradients = []
-        for output in (LastLayer(hidden, *layer, fixed), LastLayer(hidden, *layer, fixed).whole()):
-            total = likelihood.total(output, x, measured, library, batch, weight=weight)
+        for output, values in ((last, _as_read(likelihood, x)), (last.whole(), x)):
+            total = likelihood.total(output, values, measured, library, batch, weight=weight)
             require_equal("shape of total", torch.tensor(total.shape), torch.tensor([T, B]))
             loss = -3 * (weight * total).sum()  # the weights are known up to a factor
             found = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
@@ -80,7 +91,10 @@ def _sparse_values_are_the_same(case: Case) -> None:
     x = torch.where(cells, case.x, 0.0)
     parts = _parts(likelihood.n_outputs, (T, B), None)
     for output in (parts, parts.whole()):
-        found = [likelihood.total(output, values, cells, library) for values in (x, sparse(x))]
+        found = [
+            likelihood.total(output, values, cells, library)
+            for values in (x, _as_read(likelihood, x))
+        ]
         require_equal("total", *found)
 
 
