@@ -143,7 +143,7 @@ def test_baselines_are_scored_as_the_whole(name, n_groups, n_batches, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("size", [None, 3 * D], ids=["at once", "three cells at a time"])
 @pytest.mark.parametrize(
-    ("name", "n_groups", "n_batches"), [c for c in CASES if LIKELIHOODS[c[0]].scores_rows]
+    ("name", "n_groups", "n_batches"), [*CASES, ("zinb", 1, None), ("zinb", 2, 2)]
 )
 def test_a_last_layer_is_scored_as_its_output(monkeypatch, name, n_groups, n_batches, size, dtype):
     if size is not None:
@@ -151,11 +151,12 @@ def test_a_last_layer_is_scored_as_its_output(monkeypatch, name, n_groups, n_bat
         monkeypatch.setattr(last_layer, "_IN_CACHE", 2 * D)
     likelihood, x = build(name, dtype, n_batches)
     group, batch = torch.arange(B) % n_groups, torch.arange(B) % 2 if n_batches else None
-    baseline, raw = torch.randn(n_groups, D, dtype=dtype), torch.randn(2, B, P, dtype=dtype)
-    every = torch.arange(D)
+    width = likelihood.n_outputs * D
+    baseline, raw = torch.randn(n_groups, width, dtype=dtype), torch.randn(2, B, P, dtype=dtype)
+    every = torch.arange(width)
     fixed = Parts(raw, every[:P], baseline, every[P:], group)
     hidden = torch.randn(2, B, H, dtype=dtype, requires_grad=True)
-    weights, bias = (torch.randn(D, *n, dtype=dtype, requires_grad=True) for n in ((H,), ()))
+    weights, bias = (torch.randn(width, *n, dtype=dtype, requires_grad=True) for n in ((H,), ()))
     layer = LastLayer(hidden, weights, bias, fixed)
     measured, library = torch.arange(B).unsqueeze(1) % 5 > 0, x.sum(1, keepdim=True).clamp(min=1)
     weight = torch.rand(2, B, dtype=dtype) * (torch.rand(2, B) < 0.8)
@@ -165,6 +166,23 @@ def test_a_last_layer_is_scored_as_its_output(monkeypatch, name, n_groups, n_bat
     ]
     totals = [torch.where(weight == 0, 0.0, total) for total in totals]
     compared(totals, [hidden, weights, bias, *likelihood.parameters()], dtype, weight)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_gradient_of_sparse_values_is_that_of_dense_ones(name):
+    likelihood, x = build(name, torch.float64, n_batches=2)
+    x = x.clamp(max=0.5) if name == "beta" else x
+    raw = torch.randn(B, likelihood.n_outputs * D, dtype=torch.double)
+    library, batch = x.sum(1, keepdim=True).clamp(min=1), torch.arange(B) % 2
+    measured = torch.arange(B).unsqueeze(1) % 5 > 0
+    kept = raw.clone()
+    found, expected = (
+        likelihood.gradient(raw, values, measured, library, batch)
+        for values in (sparse(x) if likelihood.reads_sparse else x, x)
+    )
+    assert torch.equal(raw, kept)
+    assert not found[0].any()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_cells_without_weight_or_measurement_cost_nothing():

@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from scvenn.likelihoods.baselines import ReadMean
-from scvenn.likelihoods.last_layer import WeightedRows, total_of_last_layer
+from scvenn.likelihoods.last_layer import (
+    WeightedRows,
+    score_a_few_at_a_time,
+    total_of_last_layer,
+)
 from scvenn.likelihoods.outputs import LastLayer, Parts
 from scvenn.likelihoods.rows import Rows, SparseRows, dense
 
@@ -342,6 +346,34 @@ class Likelihood(nn.Module):
         if measured.shape[-1] > 1:
             values = torch.where(measured, values, 0.0)
         return torch.where(measured.any(-1), values.sum(-1), 0.0)
+
+    def gradient(
+        self, raw: Tensor, x: Rows, measured: Tensor, library: Tensor, batch: Batch = None
+    ) -> Tensor:
+        """Gradient of what :meth:`total` gives of a cross-view prediction, by raw parameters.
+
+        Parameters
+        ----------
+        raw
+            Output of the decoder, (B, n_outputs * D).
+        x, measured, library, batch
+            As in :meth:`total`.
+
+        Returns
+        -------
+        Shape (B, n_outputs * D).
+        """
+        if isinstance(x, SparseRows) and measured.shape[-1] == 1 and self._scores_rows_of(x):
+            found, alike = raw.detach().clone(), raw.new_ones(len(raw))
+            with torch.no_grad():
+                rows = WeightedRows(x, library, batch, alike)
+                score_a_few_at_a_time(self, found, rows, by_noise=None)
+            return torch.where(measured, found, 0.0)
+        raw = raw.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.total(raw, x, measured, library, batch, cross_view=True)
+            (gradient,) = torch.autograd.grad(total.sum(), raw)
+        return gradient
 
     def total_of_parts(
         self, output: Parts, x: SparseRows, measured: Tensor, library: Tensor, batch: Batch

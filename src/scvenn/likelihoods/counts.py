@@ -17,6 +17,7 @@ from scvenn.likelihoods.densities import (
     log_gamma_ratio,
     negative_binomial_log_prob,
     score_negative_binomial_rows,
+    score_poisson_rows,
 )
 from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
@@ -148,6 +149,15 @@ class Poisson(_Composition):
 
     name = "poisson"
     summary = "counts (Poisson)"
+    scores_rows = True
+
+    def constant(self, x: SparseRows, batch: Batch) -> Tensor:
+        return x._replace(values=-torch.lgamma(x.values + 1)).sums().squeeze(1)
+
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
+        return score_poisson_rows(raw, rows.x.entries, rows.library)
 
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
@@ -186,9 +196,18 @@ class NegativeBinomial(_Composition):
     def score_rows(
         self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
     ) -> Tensor:
+        return self._score_rows(raw, rows, by_noise)
+
+    def _score_rows(
+        self,
+        raw: Tensor,
+        rows: WeightedRows,
+        by_noise: Sequence[Tensor] | None,
+        zero: Tensor | None = None,
+    ) -> Tensor:
         log_theta = self._of_cells(self.log_theta, rows.batch)
         total, by_log_theta = score_negative_binomial_rows(
-            raw, rows.x.entries, rows.library, log_theta
+            raw, rows.x.entries, rows.library, log_theta, zero
         )
         if by_noise is not None:
             rows.add_weighted(by_noise[0], by_log_theta)
@@ -227,8 +246,13 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     summary = "counts (negative binomial with additional zeros)"
     inferred_rank = None  # not that of its parent
     scores_parts = False  # the likelihood of a zero is no smooth function of the mean
-    scores_rows = False
     n_outputs = 2
+
+    def score_rows(
+        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+    ) -> Tensor:
+        of_mean, zero = raw.chunk(2, -1)
+        return self._score_rows(of_mean, rows, by_noise, zero)
 
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         zero, log_theta = parameters

@@ -69,8 +69,27 @@ def log_gamma_ratio(count: Tensor, log_theta: Tensor) -> Tensor:
     return log_theta.index_copy(0, more, ratio)
 
 
+def score_poisson_rows(raw: Tensor, counts: Entries, library: Tensor) -> Tensor:
+    """Log-likelihood of rows of counts, (n,), but for log x!; see below for the parameters."""
+    row, column, count = counts
+    place = row * raw.shape[1] + column
+    raw -= raw.logsumexp(1, keepdim=True)
+    log_library = library.log().squeeze(1)
+    its_log_mean = raw.view(-1).index_select(0, place) + log_library[row]
+    total = -library.squeeze(1)
+    total.index_add_(0, row, its_log_mean.mul_(count))
+    sums = library.new_zeros(len(raw)).index_add_(0, row, count)
+    raw.exp_().mul_(-sums.unsqueeze(1))
+    raw.view(-1).index_add_(0, place, count)
+    return total
+
+
 def score_negative_binomial_rows(
-    raw: Tensor, counts: Entries, library: Tensor, log_theta: Tensor
+    raw: Tensor,
+    counts: Entries,
+    library: Tensor,
+    log_theta: Tensor,
+    zero: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-likelihood of rows of counts whose means are a library times a softmax.
 
@@ -86,6 +105,8 @@ def score_negative_binomial_rows(
         Each cell's library size, (n, 1).
     log_theta
         Logarithm of the inverse dispersion, (D,) or (n, D).
+    zero
+        Logits of zeros of another origin, (n, D); they become the gradients by them.
 
     Returns
     -------
@@ -95,14 +116,17 @@ def score_negative_binomial_rows(
     place = row * raw.shape[1] + column
     theta = log_theta.exp()
     raw -= raw.amax(1, keepdim=True)
-    its_odds = raw.view(-1).index_select(0, place)
+    its_odds = raw.flatten().index_select(0, place)
     share = raw.exp_()
     sums = share.sum(1, keepdim=True)  # (n, 1)
     share /= sums
     odds = (share * (library / theta)).clamp_(max=_LARGEST_ODDS)  # mean / theta
     log_rest = odds.log1p()
     p = odds.div_(1 + odds)
-    total = -(log_rest @ theta if theta.ndim == 1 else (log_rest * theta).sum(1))
+    if zero is None:
+        total = -(log_rest @ theta if theta.ndim == 1 else (log_rest * theta).sum(1))
+    else:
+        total, by_zero = _zero_inflated(zero, log_rest * -theta, place)
 
     at, of = (column, log_theta) if theta.ndim == 1 else (place, log_theta.view(-1))
     its_odds += (library / sums).log().squeeze(1)[row] - of.index_select(0, at)
@@ -110,13 +134,41 @@ def score_negative_binomial_rows(
     total.index_add_(0, row, its_odds.mul_(count))
     more = count * (1 - p.view(-1).index_select(0, place))
     by_log_theta = log_rest.sub_(p).mul_(-theta)  # the odds fall as theta rises
-    by_log_theta.view(-1).index_add_(0, place, more, alpha=-1)
-
     by_log_odds = p.mul_(-theta)
+    if zero is not None:
+        by_log_theta *= by_zero
+        by_log_odds *= by_zero
+    by_log_theta.view(-1).index_add_(0, place, more, alpha=-1)
     by_log_odds.view(-1).index_add_(0, place, more)
     share *= by_log_odds.sum(1, keepdim=True)  # which falls where others rise
     torch.sub(by_log_odds, share, out=raw)
     return total, by_log_theta
+
+
+def _zero_inflated(zero: Tensor, of_zero: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of rows (n,) with zeros of another origin, as far as values are 0.
+
+    Parameters
+    ----------
+    zero
+        Logits of those zeros, (n, D); they become the gradients by them.
+    of_zero
+        Log-likelihood of a 0 of the usual origin, (n, D).
+    place
+        Which of the n * D values are not 0; they count as if they were, of the usual origin.
+
+    Returns
+    -------
+    The log-likelihoods, and their gradients by ``of_zero``, (n, D).
+    """
+    usual = (of_zero - zero).sigmoid_()  # of a 0: that it is of the usual origin
+    usual.view(-1).index_fill_(0, place, 1)
+    either = torch.logaddexp(zero, of_zero)
+    its_of_zero = of_zero.view(-1).index_select(0, place)
+    either.view(-1).index_copy_(0, place, its_of_zero)
+    total = either.sub_(F.softplus(zero)).sum(1)
+    torch.sub(1 - usual, zero.sigmoid(), out=zero)
+    return total, usual
 
 
 class _BernoulliLogProb(torch.autograd.Function):

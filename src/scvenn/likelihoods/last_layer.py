@@ -92,6 +92,18 @@ def total_of_last_layer(
         )
 
 
+def score_a_few_at_a_time(
+    likelihood: ScoresRows, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
+) -> Tensor:
+    """As the likelihood's ``score_rows``, of so few rows in one go that they stay in a cache."""
+    step = max(1, _IN_CACHE // raw.shape[1])
+    starts = range(0, len(raw), step)
+    scored = [
+        likelihood.score_rows(raw[i : i + step], rows.part(i, i + step), by_noise) for i in starts
+    ]
+    return torch.cat(scored)
+
+
 class _Gradients(NamedTuple):
     """Gradients that were summed up in the forward pass, of the shapes of what they are by."""
 
@@ -127,7 +139,6 @@ class _TotalOfLastLayer(torch.autograd.Function):
             )
         beta = 0  # the first product is written, not added: nothing need be zero before it
         size = max(1, _BUFFER // len(bias))
-        step = max(1, _IN_CACHE // len(bias))
         for t, chosen in _chunks(measured.squeeze(-1) & (weight != 0), size):
             raw = _buffer(len(chosen), len(bias), hidden)
             layer.into(raw, t, chosen)
@@ -138,11 +149,7 @@ class _TotalOfLastLayer(torch.autograd.Function):
                 weight[t].index_select(0, chosen),
             )
             to_noise = None if found is None else found.by_noise
-            scored = [
-                likelihood.score_rows(raw[i : i + step], rows.part(i, i + step), to_noise)
-                for i in range(0, len(chosen), step)
-            ]
-            total[t, chosen] = torch.cat(scored)
+            total[t, chosen] = score_a_few_at_a_time(likelihood, raw, rows, to_noise)
             if found is not None:  # raw holds the gradient of each row by its parameters
                 found.by_hidden[t, chosen] = raw @ weights
                 weighted = hidden[t].index_select(0, chosen) * rows.weight.unsqueeze(1)

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.func import jvp
 
 from scvenn.data import Tensors
-from scvenn.likelihoods import dense
 from scvenn.network.branch import ScreenedBranch
 from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
 from scvenn.network.layers import LabelHead
@@ -283,12 +282,8 @@ def decoder_gradient(
     view, branch = minibatch.views[modality], cast(ScreenedBranch, network.branch(modality))
     with torch.no_grad():
         raw = branch.cross_decoder(shared, minibatch.covariates)
-    raw.requires_grad_()
-    log_prob = branch.likelihood.log_prob(
-        raw, dense(view.x), view.library, batch=minibatch.batch, cross_view=True
-    )
-    (gradient,) = torch.autograd.grad(torch.where(view.measured, log_prob, 0.0).sum(), raw)
-    return gradient
+    measured = (view.x, view.measured, view.library, minibatch.batch)
+    return branch.likelihood.gradient(raw, *measured)
 
 
 def _any_observed(minibatch: Minibatch) -> Tensor:
