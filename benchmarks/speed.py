@@ -137,9 +137,9 @@ CONFIGURATIONS = {
         3,
     ),
     "full_multiome": Configuration(
-        "36,000 genes + 108,000 peaks",
-        lambda: multiome(1280, 36_000, 108_000, (5000, 12_000)),
-        1,
+        "36,000 genes + 108,000 peaks, of which a cell has 2,300 and 8,000",
+        lambda: multiome(1280, 36_000, 108_000, (2550, 8750)),
+        3,
     ),
 }
 

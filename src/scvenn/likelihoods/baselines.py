@@ -154,7 +154,9 @@ def total_of_baselines(
     if not len(group):
         return torch.zeros_like(log_factor)
     row, column, count = counts
-    log_mean, *others = (values[group[row], column] for values in parameters)  # (N,) each
+    n_features = parameters[0].shape[1]
+    place = group.index_select(0, row) * n_features + column
+    log_mean, *others = (values.flatten().index_select(0, place) for values in parameters)  # (N,)
     log_mean = log_mean + log_factor.index_select(-1, row)  # (..., N)
     gains = gain(count, log_mean, *others)  # (..., N)
 

@@ -189,8 +189,10 @@ class NegativeBinomial(_Composition):
 
     def constant(self, x: SparseRows, batch: Batch) -> Tensor:
         row, column, count = x.entries
-        at = (column,) if self.n_batches is None else (cast(Tensor, batch)[row], column)
-        ratio = log_gamma_ratio(count, self.log_theta[at])
+        place = column
+        if self.n_batches is not None:
+            place = cast(Tensor, batch).index_select(0, row) * x.width + column
+        ratio = log_gamma_ratio(count, self.log_theta.flatten().index_select(0, place))
         return ratio.new_zeros(x.n_rows).index_add(0, row, ratio)
 
     def score_rows(

@@ -75,7 +75,7 @@ def score_poisson_rows(raw: Tensor, counts: Entries, library: Tensor) -> Tensor:
     place = row * raw.shape[1] + column
     raw -= raw.logsumexp(1, keepdim=True)
     log_library = library.log().squeeze(1)
-    its_log_mean = raw.view(-1).index_select(0, place) + log_library[row]
+    its_log_mean = raw.view(-1).index_select(0, place) + log_library.index_select(0, row)
     total = -library.squeeze(1)
     total.index_add_(0, row, its_log_mean.mul_(count))
     sums = library.new_zeros(len(raw)).index_add_(0, row, count)
@@ -129,7 +129,7 @@ def score_negative_binomial_rows(
         total, by_zero = _zero_inflated(zero, log_rest * -theta, place)
 
     at, of = (column, log_theta) if theta.ndim == 1 else (place, log_theta.view(-1))
-    its_odds += (library / sums).log().squeeze(1)[row] - of.index_select(0, at)
+    its_odds += (library / sums).log().squeeze(1).index_select(0, row) - of.index_select(0, at)
     its_odds -= log_rest.view(-1).index_select(0, place)
     total.index_add_(0, row, its_odds.mul_(count))
     more = count * (1 - p.view(-1).index_select(0, place))

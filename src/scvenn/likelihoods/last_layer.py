@@ -164,7 +164,10 @@ class _TotalOfLastLayer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.found is None:
+            raise RuntimeError("Gradients of a last layer that was scored can be asked for once.")
         by_hidden, by_weights, by_bias, by_noise = ctx.found
+        ctx.found = None  # so that they become gradients of parameters without being copied
         factor = _common_factor(gradient, ctx.weight)
         if factor != 1:
             for values in (by_weights, by_bias, *by_noise):

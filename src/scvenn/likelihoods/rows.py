@@ -57,7 +57,8 @@ class SparseRows(NamedTuple):
         _, order = self.columns.int().sort(stable=True)  # half the time of 64 bits
         counts = self.columns.bincount(minlength=self.width)
         ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return SparseRows(ends, self.row[order], self.values[order], self.n_rows)
+        row, values = (part.index_select(0, order) for part in (self.row, self.values))
+        return SparseRows(ends, row, values, self.n_rows)
 
     def between(self, start: int, stop: int) -> SparseRows:
         """Rows that follow each other, without copying."""
@@ -91,26 +92,27 @@ def some_cells(x: SparseRows, cells: Tensor) -> SparseRows:
     taken = (starts - ends[:-1]).repeat_interleave(counts) + torch.arange(
         int(ends[-1]), device=counts.device
     )
-    return SparseRows(ends, x.columns[taken], x.values[taken], x.width)
+    return SparseRows(
+        ends, x.columns.index_select(0, taken), x.values.index_select(0, taken), x.width
+    )
 
 
 def some_features(x: Rows, features: Tensor) -> Tensor:
     """The columns at these positions, dense, (B, len(features))."""
     if not isinstance(x, SparseRows):
         return x.index_select(-1, features)
-    place = _places(features, x.width)[x.columns]
-    found = (place >= 0).nonzero().squeeze(1)
+    row, column, value = entries_of(x, features)
     out = x.values.new_zeros(x.n_rows, len(features))
-    out[x.row[found], place[found]] = x.values[found]
+    out.view(-1).index_copy_(0, row * len(features) + column, value)
     return out
 
 
 def entries_of(x: SparseRows, features: Tensor) -> Entries:
     """The entries of some features, whose columns are positions among these."""
     row, column, value = x.entries
-    place = _places(features, x.width)[column]
+    place = _places(features, x.width).index_select(0, column)
     found = (place >= 0).nonzero().squeeze(1)
-    return row[found], place[found], value[found]
+    return row.index_select(0, found), place.index_select(0, found), value.index_select(0, found)
 
 
 def _places(features: Tensor, width: int) -> Tensor:

@@ -68,7 +68,8 @@ class Bernoulli(Likelihood):
         baseline = output.baseline.index_select(-1, output.rest)  # (G, D - P)
         of_zeros = -F.softplus(baseline).sum(-1)  # of cells without a one, (G,)
         row, column, _ = entries_of(x, output.rest)
-        of_ones = baseline[output.groups[row], column]
+        place = output.groups.index_select(0, row) * baseline.shape[1] + column
+        of_ones = baseline.flatten().index_select(0, place)
         of_rest = of_zeros[output.groups].index_add(0, row, of_ones)  # (B,)
         of_predicted = self.total(output.raw, some_features(x, output.positions), measured, library)
         return of_predicted + torch.where(measured.squeeze(-1), of_rest, 0.0)

@@ -58,7 +58,8 @@ class HiddenLayers(FCLayers):
     def weight(self) -> Float[Tensor, "D H"]:
         """Of the first layer, for each feature."""
         by_feature = self.fc_layers[0][0].by_feature  # (D + V, H)
-        return by_feature[: len(by_feature) - self.n_cov]
+        # the gradient of a part is copied into that of the whole
+        return by_feature[: len(by_feature) - self.n_cov] if self.n_cov else by_feature
 
     def forward(
         self, x: Float[Tensor, "*T B D"], cont: Float[Tensor, "B V"] | None
@@ -115,7 +116,7 @@ class _ProductOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, x: SparseRows, minus: ReadMean | None) -> Tensor:
         ctx.found = x, minus
-        product = _product(x, weight)
+        product = _product(x, weight.detach())  # faster where no gradient is asked for
         if minus is not None:
             product -= minus.mix @ (minus.rows @ weight)
             product -= minus.added @ weight.index_select(0, minus.positions)
