@@ -72,7 +72,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         of the shared and private latents, and the log-likelihood (nats per cell) of each modality
         given each encoded one: ``log_likelihood_rna->atac_validation`` is how well the shared
         latent of ``rna`` predicts ``atac`` in cells that were not trained on, and
-        ``log_likelihood_cross_view_validation`` is the sum over all such pairs.
+        ``log_likelihood_cross_view_validation`` is the sum over all such pairs. Pairs that the
+        objective leaves out, as :class:`~scvenn.MVAE` does, are recorded of validation cells alone.
         ``model.best_epoch_`` is the epoch whose weights the model has, counted over all trainings
         as in the history; -1 for the last.
 

@@ -51,6 +51,8 @@ def of_terms(
                     records[decoding.names[row]] = record
                     if across:
                         cross_view.append(record)
+    if not cross_view:
+        return records
     pairs = torch.stack(cross_view)  # (pairs, B)
     records[Keys.CROSS_VIEW] = _where(~pairs.isnan().all(0), pairs.nansum(0))
     return records

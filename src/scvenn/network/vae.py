@@ -207,8 +207,9 @@ class SharedPrivateVAE(BaseModuleClass):
         decoded = self._decode(self._plan.trained, *latents, minibatch.covariates)
         if self.training:
             self._update_cross_view_noise(decoded, minibatch)
-        with torch.no_grad():
-            watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
+            return {"decoded": decoded, "watched": {}}
+        # for the history alone, which tells it of validation cells
+        watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
         return {"decoded": decoded, "watched": watched}
 
     def _decode(
