@@ -1,6 +1,8 @@
 """Training: what it learns from, what it records, and how it ends."""
 
 import copy
+import itertools
+import logging
 import os
 import pickle
 import signal
@@ -15,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 
 import scvenn
 from scvenn import Objective, SharedPrivateModel, Term
-from scvenn.models import runner, training
+from scvenn.models import duration, runner, training
 from scvenn.models.history import Records
 from scvenn.models.training import _default_max_epochs
 from scvenn.readouts import shared_features
@@ -729,3 +731,24 @@ def test_records_are_tables_that_follow_what_is_logged():
     assert records.data["lr"].index.name == "step"
     assert list(records.data["lr"].index) == [7]
     assert records.data is records.data  # made once
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "said"),
+    [
+        (10, None),
+        (25, "took 25 s; 3 epochs take about 75 s"),
+        (600, "took 10 min; 3 epochs take about 30 min"),
+        (7000, "took 1.9 h; 3 epochs take about 5.8 h"),
+    ],
+)
+def test_how_long_a_training_takes_is_said_if_that_is_long(per_epoch, said, caplog, monkeypatch):
+    mdata = scvenn.datasets.simulate_counts(60, n_features=12)
+    now = itertools.count(step=per_epoch)  # a clock that is looked at when epochs begin
+    monkeypatch.setattr(duration.time, "perf_counter", lambda: next(now))
+    model = scvenn.MMVAE(mdata, **SMALL)
+    with caplog.at_level(logging.INFO, "scvi.scvenn"):
+        model.train(3, **QUIET)
+    found = [r.getMessage() for r in caplog.records if "first epoch" in r.getMessage()]
+    assert len(found) == (said is not None)
+    assert all(said in message and "early stopping" in message for message in found)

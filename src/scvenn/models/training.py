@@ -10,6 +10,7 @@ from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from scvenn.data import AlignedManager, Cells
+from scvenn.models.duration import Duration
 from scvenn.models.runner import (
     BeforeTraining,
     HistoryPlan,
@@ -76,6 +77,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         objective leaves out, as :class:`~scvenn.MVAE` does, are recorded of validation cells alone.
         ``model.best_epoch_`` is the epoch whose weights the model has, counted over all trainings
         as in the history; -1 for the last.
+
+        After the first epoch, the log says how long all of them will take if that is more than a
+        minute.
 
         What likelihoods and screening take from the data, they take from training cells only.
 
@@ -177,7 +181,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             trainer["early_stopping_mode"],
             trainer["early_stopping_warmup_epochs"],
         )
-        trainer["callbacks"] = [BeforeTraining(self._prepare), *(trainer.get("callbacks") or [])]
+        others = trainer.get("callbacks") or []
+        trainer["callbacks"] = [BeforeTraining(self._prepare), Duration(), *others]
         # as text: callbacks and loggers may not be saved
         arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
         arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
