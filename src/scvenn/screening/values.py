@@ -27,6 +27,8 @@ Matrix = Any  # an array or a sparse matrix
 
 # Entries that are dense at a time.
 _BLOCK_ENTRIES = 2**21
+# Below this share of values that are not 0, products that skip the zeros are faster.
+_LEAST_DENSE = 0.1
 # A standard deviation below this part of the mean is rounding: the feature counts as constant.
 _LEAST_VARIATION = 1e-6
 
@@ -68,6 +70,18 @@ class Values(ABC):
     def blocks(self) -> Iterator[Block]:
         """All features, some at a time, standardised."""
 
+    def gram(self) -> np.ndarray:
+        """Inner products of cells over the standardised features, (n, n)."""
+        products = np.zeros((self.shape[0],) * 2)
+        for _, block, _ in self.blocks():
+            z = block.astype(np.float32)
+            products += z @ z.T
+        return products
+
+    def by_feature(self) -> sp.csr_matrix | None:
+        """Values of each feature, (D, n), where all were observed and most are 0; else None."""
+        return None
+
     @abstractmethod
     def times(self, right: np.ndarray) -> np.ndarray:
         """Product of the values with a matrix (D, k); (n, k)."""
@@ -89,10 +103,14 @@ class Values(ABC):
         """Squared deviations from the mean; None where they add nothing."""
 
     def _slices(self) -> Iterator[slice]:
-        n, n_features = self.shape
-        width = max(1, _BLOCK_ENTRIES // max(1, n))
-        for start in range(0, n_features, width):
-            yield slice(start, min(start + width, n_features))
+        return slices(*self.shape)
+
+
+def slices(n: int, n_features: int) -> Iterator[slice]:
+    """So many features at a time that their values of n cells can be held."""
+    width = max(1, _BLOCK_ENTRIES // max(1, n))
+    for start in range(0, n_features, width):
+        yield slice(start, min(start + width, n_features))
 
 
 class DiscreteValues(Values):
@@ -152,6 +170,26 @@ class DiscreteValues(Values):
                 if missing is not None:
                     observed &= ~missing[:, block].toarray(order="C")
             yield Block(block, values, observed)
+
+    @property
+    def _is_sparse(self) -> bool:
+        return self._values.nnz < _LEAST_DENSE * np.prod(self.shape)
+
+    def gram(self) -> np.ndarray:
+        if not self._is_sparse:
+            return super().gram()
+        # that of values less their means is multiplied out, so that nothing becomes dense
+        scaled = self._values @ sp.diags(1 / self._scale)  # (n, D)
+        mean = self._mean / self._scale  # (D,); 0 of constant features
+        by_mean = (scaled @ mean)[:, None]  # (n, 1)
+        products = (scaled @ scaled.T).toarray() - by_mean - by_mean.T + mean @ mean
+        products[~self._present] = 0
+        products[:, ~self._present] = 0
+        return products
+
+    def by_feature(self) -> sp.csr_matrix | None:
+        complete = self._missing is None and self._present.all()
+        return self._values.T.tocsr() if complete and self._is_sparse else None
 
     def times(self, right: np.ndarray) -> np.ndarray:
         return self._values @ right + np.outer(~self._present, self._mean @ right)
