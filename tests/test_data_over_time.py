@@ -268,6 +268,42 @@ def test_cells_filtered_or_reordered_in_place_are_found_by_name(model, change):
         assert names(part) == before[part] & left
 
 
+def test_cells_that_were_trained_on_and_filtered_since_are_not_scored(model):
+    before = model.adata.copy()
+    trained = model.adata.obs_names[model.train_indices]
+    filter_cells(model.adata)
+    model.get_shared_representation()
+    gone = trained.difference(model.adata.obs_names)
+    for score in (model.evaluate, model.variance_explained):
+        with pytest.raises(ValueError, match=f"{len(gone)} of the {len(gone)} cells .* trained on"):
+            score(before, indices=gone)
+
+
+def renamed(mdata):
+    """The same cells under other names."""
+    mods = {m: adata.copy() for m, adata in mdata.mod.items()}
+    for adata in mods.values():
+        adata.obs_names = "new_" + adata.obs_names
+    result = mudata.MuData(mods)
+    result.obs = mdata.obs.set_axis("new_" + mdata.obs_names)
+    return result
+
+
+def test_cells_that_came_after_the_first_training_are_test_cells(model, caplog):
+    before = set(model.adata.obs_names[model.train_indices])
+    others = renamed(model.adata)
+    mods = {m: anndata.concat([a, others[m]], merge="same") for m, a in model.adata.mod.items()}
+    more = mudata.MuData(mods)
+    more.obs = pd.concat([model.adata.obs, others.obs]).loc[more.obs_names]
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", more)
+    with caplog.at_level("WARNING", "scvi.scvenn"):
+        loaded.train(1, **QUIET)
+    assert f"{N} of the {2 * N} cells were not there in the first training" in caplog.text
+    assert set(more.obs_names[loaded.train_indices]) == before
+    assert set(more.obs_names[loaded.test_indices]) == set(others.obs_names)
+
+
 def test_evaluation_needs_held_out_cells_that_are_left(model):
     keep = np.isin(np.arange(N), model.train_indices)
     muon.pp.filter_obs(model.adata, keep)

@@ -1,5 +1,6 @@
 """The table of `evaluate`: what is in it, what its numbers are, what is refused."""
 
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -186,14 +187,49 @@ def test_a_model_without_data_says_what_to_do(model):
         scvenn.MMVAEpp.load("model").evaluate(three_modalities(missing=0.0))
 
 
-def test_a_model_loaded_with_other_cells_does_not_take_them_for_its_own(model):
+def held_out_names(model):
+    return set(model.adata.obs_names[model.validation_indices])
+
+
+@pytest.mark.parametrize("n_left", [300, 200])
+def test_held_out_cells_of_a_loaded_model_are_found_by_name(model, n_left):
     model.save("model")
-    others = model.adata[::-1].copy()
+    moved = model.adata[np.random.default_rng(0).permutation(300)[:n_left]].copy()
+    loaded = scvenn.MMVAEpp.load("model", moved)
+    expected = held_out_names(model) & set(moved.obs_names)
+    assert held_out_names(loaded) == expected
+    loaded.train(1, **QUIET)
+    assert held_out_names(loaded) == expected
+
+
+def test_a_model_loaded_with_the_cells_in_another_order_scores_the_same_ones(model):
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", model.adata[::-1].copy())
+    columns = ["metric", "view", "source", "target", "feature"]
+    found, expected = (
+        m.evaluate().query("metric == 'r2'").set_index(columns) for m in (loaded, model)
+    )
+    pd.testing.assert_frame_equal(found, expected.loc[found.index], rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_loaded_with_new_cells_alone_has_no_held_out_ones(model):
+    model.save("model")
+    mods = {m: adata.copy() for m, adata in model.adata.mod.items()}
+    for adata in mods.values():
+        adata.obs_names = "new_" + adata.obs_names
+    others = mudata.MuData(mods)
+    others.obs["batch"] = model.adata.obs["batch"].iloc[0]
     loaded = scvenn.MMVAEpp.load("model", others)
     with pytest.raises(ValueError, match="of which this model has none"):
         loaded.evaluate()
-    same = scvenn.MMVAEpp.load("model", model.adata)
-    pd.testing.assert_frame_equal(same.evaluate(), model.evaluate())
+
+
+def test_a_model_without_data_knows_the_cells_it_was_trained_on(model):
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", False)
+    with pytest.raises(ValueError, match="150 of the 300 cells to score were trained on"):
+        loaded.variance_explained(model.adata)
+    assert len(loaded.variance_explained(model.adata, indices=model.validation_indices))
 
 
 def test_scores_that_are_not_defined_are_named_once(model):

@@ -4,7 +4,8 @@ In reading order: ``keys`` (every name that is written or read), ``checks`` (of 
 whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics`` (means and scales),
 ``columns`` (of ``obs``), ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up
 found), ``fingerprint`` (was the data changed?), ``manager`` (all reading goes by it), ``setup``
-(what the user asked to be read), ``cells`` (what a read-out gets).
+(what the user asked to be read), ``cells`` (what a read-out gets), ``names`` (cells that are known
+by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
@@ -14,6 +15,7 @@ from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
 
@@ -33,6 +35,8 @@ __all__ = [
     "fields_of",
     "find_categories",
     "find_column",
+    "hashes_of",
+    "moved",
     "observed_cells",
     "quoted",
     "row_sums",

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
-import numpy as np
 import scvi
 from mudata import MuData
 from scvi.model.base import VAEMixin
@@ -19,9 +18,11 @@ from scvenn.data import (
     check_mudata,
     choose_rows,
     fields_of,
+    hashes_of,
+    moved,
 )
 from scvenn.models.refused import refuses_what_does_not_work
-from scvenn.models.saving import SavingMixin, hash_of_names
+from scvenn.models.saving import SavingMixin
 from scvenn.models.training import TrainingMixin
 from scvenn.network import Design, SharedPrivateVAE
 from scvenn.objective import Objective
@@ -224,12 +225,11 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
         before = self.adata_manager.check_unchanged(labels=labels)
         if before is None or self.train_indices is None:
             return
-        for part in ("train", "validation", "test", "earlier_train"):
-            rows = getattr(self, f"{part}_indices_")
+        for part in ("train", "validation", "test"):
+            rows = getattr(self, f"{part}_indices")
             if rows is not None:
-                now = names.get_indexer(before[np.asarray(rows, dtype=int)])
-                setattr(self, f"{part}_indices_", now[now >= 0])
-        self.trained_on_ = hash_of_names(names)
+                setattr(self, f"{part}_indices", moved(rows, before, names))
+        self.cells_ = hashes_of(names)
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         """For scvi-tools' methods: the data to read, checked."""

@@ -24,10 +24,9 @@ from torch.nn import Module
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
-from scvenn.data import Tensors
+from scvenn.data import Tensors, hashes_of
 from scvenn.models.divergence import Diverged, broken_pairs
 from scvenn.models.history import Records
-from scvenn.models.saving import hash_of_names
 
 logger = logging.getLogger("scvi.scvenn")
 # what is kept after Ctrl-C concerns those who go on with the model, and not the command line
@@ -333,10 +332,9 @@ class Runner(TrainRunner):
         model.to_device(self.device)
         if kept.n_finished == 0:
             return
-        cells = hash_of_names(model.adata.obs_names)
-        if model.trained_on_ == cells:
-            seen = np.union1d(model.train_indices, model.earlier_train_indices_)
-            model.earlier_train_indices_ = np.setdiff1d(seen, splitter.train_idx).astype(int)
+        model.cells_ = hashes_of(model.adata.obs_names)
+        trained = model.cells_[splitter.train_idx]
+        model.trained_cells_ = np.union1d(model.trained_cells_, trained)
         n_before = len((model.history_ or {}).get("train_loss", ())) if model.is_trained_ else 0
         self._update_history()
         model.best_epoch_ = kept.epoch if kept.epoch < 0 else n_before + kept.epoch
@@ -345,7 +343,6 @@ class Runner(TrainRunner):
             splitter.val_idx,
             splitter.test_idx,
         )
-        model.trained_on_ = cells
         model.is_trained_ = True
         model.trainer = self.trainer
         model._forget_estimates()  # of the networks before

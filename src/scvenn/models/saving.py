@@ -13,18 +13,20 @@ from uuid import uuid4
 
 import mudata
 import numpy as np
-import pandas as pd
 from mudata import MuData
 from scvi.model.base import BaseModelClass
 
-from scvenn.data import AlignedManager, Registry, check_mudata, fields_of
+from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
 
 
 class SavingMixin(BaseModelClass):
     """Saving and loading of :class:`~scvenn.SharedPrivateModel`."""
 
-    # which cells, in which order, the positions of training and held-out cells refer to
-    trained_on_: str | None = None
+    # hashes of the names of the cells, in the order that positions of training and held-out cells
+    # refer to; and of all that were ever trained on
+    cells_: np.ndarray | None = None
+    trained_cells_: np.ndarray = np.zeros(0, dtype=np.uint64)
+    trained_on_: str | None = None  # of files of 0.1: a hash of all names
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
@@ -101,8 +103,8 @@ class SavingMixin(BaseModelClass):
         adata
             MuData to read from; it needs no set-up, may hold other cells, fewer modalities, and
             features in another order. None takes the one saved with the model, if there is one.
-            False loads the model without data. With other cells than it was trained on, the model
-            forgets which of them it has seen.
+            False loads the model without data. Cells that were trained on, and those held out, are
+            found by their names.
         accelerator, device
             Where to put the model.
         prefix
@@ -137,12 +139,26 @@ class SavingMixin(BaseModelClass):
             model._adata = adata
             model._adata_manager = _manager_like(model.registry_, adata)
             model.registry_ = model._adata_manager.registry
-            if model.trained_on_ not in (None, hash_of_names(adata.obs_names)):
-                # positions in the training data mean nothing in this one
-                model.train_indices = model.validation_indices = model.test_indices = None
-                model.earlier_train_indices_ = ()
-                model.trained_on_ = None
+            model._find_split(adata)
         return model
+
+    def _find_split(self, mdata: MuData) -> None:
+        """Find the training and held-out cells by their names; none where it has none of them."""
+        if self.train_indices is None:
+            return
+        names = hashes_of(mdata.obs_names)
+        if self.cells_ is None and self.trained_on_ == _hash_of_all(mdata):  # files of 0.1
+            self.cells_, self.trained_cells_ = names, np.unique(names[self.train_indices])
+        before = np.zeros(0, dtype=np.uint64) if self.cells_ is None else self.cells_
+        parts = ("train", "validation", "test")
+        rows = [getattr(self, f"{part}_indices") for part in parts]
+        known = len(before) > 0
+        if known and not np.array_equal(before, names):
+            rows = [None if part is None else moved(part, before, names) for part in rows]
+            known = len(rows[0]) > 0
+        for part, found in zip(parts, rows, strict=True):
+            setattr(self, f"{part}_indices", found if known else None)
+        self.cells_ = names if known else None
 
 
 def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
@@ -175,6 +191,6 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
     return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
 
 
-def hash_of_names(obs_names: pd.Index) -> str:
-    """Hash of the names of cells in their order."""
-    return hashlib.sha256("\n".join(map(str, obs_names)).encode()).hexdigest()
+def _hash_of_all(mdata: MuData) -> str:
+    """Hash of the names of all cells in their order, as files of 0.1 hold it."""
+    return hashlib.sha256("\n".join(map(str, mdata.obs_names)).encode()).hexdigest()

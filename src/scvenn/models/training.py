@@ -9,7 +9,7 @@ import numpy as np
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
-from scvenn.data import AlignedManager, Cells
+from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.duration import Duration
 from scvenn.models.runner import (
     BeforeTraining,
@@ -21,7 +21,6 @@ from scvenn.models.runner import (
     single_precision,
     step,
 )
-from scvenn.models.saving import hash_of_names
 from scvenn.network import SharedPrivateVAE, check_positive
 from scvenn.readouts import learn_weak_effects, screen_features, weigh_experts
 from scvenn.screening import Screening
@@ -46,10 +45,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     is_trained_: bool
     train_params_: dict[str, str] | None = None
     best_epoch_: int = -1
-    # which cells, in which order, the positions of training and held-out cells refer to
-    trained_on_: str | None = None
-    # positions of cells that an earlier training, with another split, was on
-    earlier_train_indices_: Any = ()
+    cells_: np.ndarray | None = None
 
     def train(
         self,
@@ -150,8 +146,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
         by_default = train_size is None and validation_size is None and shuffle_set_split
         if self._keeps_split(splitter, by_default and "external_indexing" not in options):
-            parts = self.train_indices, self.validation_indices, self.test_indices
-            options["external_indexing"] = [np.asarray(part) for part in parts]
+            options["external_indexing"] = self._kept_split()
             splitter = Splitter(self.adata_manager, batch_size=batch_size, **options)
             used = {name: (self.train_params_ or {}).get(name, "not recorded") for name in split}
         steps_per_epoch = -(-splitter.n_train // batch_size)
@@ -219,7 +214,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         by_default
             Whether nothing particular was asked for.
         """
-        if not self.is_trained_ or self.trained_on_ != hash_of_names(self.adata.obs_names):
+        if not self.is_trained_ or self.cells_ is None:
+            return False
+        if not np.array_equal(self.cells_, hashes_of(self.adata.obs_names)):
             return False
         split = [self.train_indices, self.validation_indices, self.test_indices]
         if by_default or splitter.gives(split):
@@ -237,6 +234,22 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             "refuses them."
         )
         return False
+
+    def _kept_split(self) -> list[np.ndarray]:
+        """Training, validation and test cells of the training before; cells since then are test."""
+        parts = (self.train_indices, self.validation_indices, self.test_indices)
+        train, validation, test = (np.asarray(() if p is None else p, dtype=int) for p in parts)
+        n = self.adata.n_obs
+        new = np.setdiff1d(np.arange(n), np.concatenate([train, validation, test]))
+        if len(new):
+            logger.warning(
+                "%d of the %d cells were not there in the first training. train() goes on with its "
+                "training and validation cells; the others count as test cells. To train on them, "
+                "train a new model.",
+                len(new),
+                n,
+            )
+        return [train, validation, np.concatenate([test, new])]
 
     def _prepare(self, train: np.ndarray) -> None:
         """Start from the training cells: their statistics, and which of their features are shared.

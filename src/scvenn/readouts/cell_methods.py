@@ -22,6 +22,7 @@ from scvenn.data import (
     Registry,
     check_mudata,
     choose_rows,
+    hashes_of,
 )
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed, write_embeddings
@@ -46,7 +47,7 @@ class ReadoutsMixin:
     versions_: dict[str, str]
     adata_manager: AlignedManager
     train_indices: Any
-    earlier_train_indices_: Any
+    trained_cells_: np.ndarray
 
     @property
     def modalities(self) -> list[str]:
@@ -579,23 +580,20 @@ class ReadoutsMixin:
 
     def _to_score(self, cells: Cells, caller: str) -> Cells:
         """The same cells, after checking that none of them was trained on."""
-        trained = cells.names.intersection(self._trained_names())
-        if len(cells) < 2 or len(trained):
-            found = f"{len(trained)} of the {len(cells)} cells to score were trained on"
+        n_trained = int(self._trained(cells.names).sum())
+        if len(cells) < 2 or n_trained:
+            found = (
+                f"{n_trained} of the {len(cells)} cells to score were trained on, by their names"
+            )
             raise ValueError(
                 f"{caller}() needs two or more cells that were not trained on; {found}. Train with "
                 "train_size below 1, or pass indices=... or new data."
             )
         return cells
 
-    def _trained_names(self) -> pd.Index:
-        """Names of all cells that the model was ever trained on, as far as they are known."""
-        if self.adata is None or self.train_indices is None:
-            return pd.Index([])
-        ever = np.union1d(self.train_indices, self.earlier_train_indices_).astype(int)
-        # positions are those of the cells as they were when the data was last checked
-        names = self.adata_manager.fingerprint.cells  # type: ignore[union-attr]
-        return names[ever]
+    def _trained(self, names: pd.Index) -> np.ndarray:
+        """Which cells, by their names, the model was ever trained on; boolean, (n,)."""
+        return np.isin(hashes_of(names), self.trained_cells_)
 
     def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
         """A column of labels as text; missing where not known, as in the set-up."""

@@ -657,7 +657,7 @@ class InterpretationMixin(ReadoutsMixin):
             raise ValueError(
                 f"{caller}() fits probes on the training cells, of which this model has none: it "
                 "was not trained yet, or was loaded with other cells. Load it with the data it was "
-                "trained on, its cells in the same order."
+                "trained on."
             )
         own = others.mdata is self.adata
         manager = others.manager if own else self._manager_of(None)
@@ -665,8 +665,8 @@ class InterpretationMixin(ReadoutsMixin):
 
     def _evaluation_of(self, cells: Cells, labels_key: str | None) -> pd.DataFrame:
         """The table of :meth:`evaluate` for cells of checked data."""
+        train = self._training_cells("evaluate", cells)
         test = self._to_score(cells, "evaluate")
-        train = self._training_cells("evaluate", test)
         labels = None
         if labels_key is not None:
             labels = pd.concat(
