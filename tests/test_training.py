@@ -1,6 +1,7 @@
 """Training: what it learns from, what it records, and how it ends."""
 
 import copy
+import dataclasses
 import itertools
 import logging
 import os
@@ -424,6 +425,44 @@ def test_a_training_that_diverges_later_keeps_the_epochs_before(small):
     assert len(model.history["train_loss"]) == 3
     assert "X_shared" not in small.obsm
     assert_usable(model, small)
+
+
+def infinite(latents):
+    """A penalty that overflows."""
+    return next(iter(latents.shared.values())).square().sum(1) * torch.inf
+
+
+def break_kl(net):
+    net.branches[0].private_head.bias.data.fill_(1e30)
+
+
+def break_labels(net):
+    net.label_head.logits.bias.data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (break_kl, "the KL of the private latent of modality 'rna'"),
+        (break_labels, "the log-likelihood of the labels"),
+        (None, "the penalty 'size'"),
+    ],
+)
+def test_the_part_of_the_loss_that_is_not_finite_is_named(small, change, what):
+    class Change(Callback):
+        def on_train_epoch_start(self, trainer, plan):
+            if change is not None and trainer.current_epoch == 1:
+                change(plan.module)
+
+    scvenn.MMVAE.setup_mudata(small, labels_key="cell_type")
+    objective = scvenn.MMVAE(small, **SMALL).module.objective
+    if change is None:
+        penalty = scvenn.Penalty("size", 1.0, infinite)
+        objective = dataclasses.replace(objective, penalties=(penalty,))
+    model = SharedPrivateModel(small, objective=objective, **SMALL)
+    with pytest.raises(ValueError, match="diverged in epoch") as found:
+        model.train(3, callbacks=[Change()], **QUIET)
+    assert what in str(found.value)
 
 
 @pytest.mark.parametrize("modality", ["rna", "meth"])

@@ -12,9 +12,15 @@ from scvenn.data import AlignedManager, Keys, Tensors
 
 # Rows that are made dense at a time.
 _ROWS = 2048
+# Parts of the loss that a message names.
+_MOST_NAMED = 3
 
-# What was encoded, and what was decoded from it.
-Pair = tuple[tuple[str, ...], str]
+
+class Broken(NamedTuple):
+    """A part of the loss that is not finite, and the modalities that it is about."""
+
+    what: str
+    modalities: tuple[str, ...] = ()
 
 
 class Diverged(ArithmeticError):
@@ -26,17 +32,17 @@ class Diverged(ArithmeticError):
         In which epoch of this training, counted from 0.
     validation
         Whether it was found in validation cells.
-    pairs
-        The pairs of modalities whose log-likelihood is not finite.
+    broken
+        What of the loss is not finite, the likeliest cause first.
     lr
         The learning rate.
     """
 
-    def __init__(self, epoch: int, validation: bool, pairs: Sequence[Pair], lr: float) -> None:
-        super().__init__(epoch, validation, pairs, lr)
+    def __init__(self, epoch: int, validation: bool, broken: Sequence[Broken], lr: float) -> None:
+        super().__init__(epoch, validation, broken, lr)
         self.epoch = epoch
         self.validation = validation
-        self.pairs = list(pairs)
+        self.broken = list(broken)
         self.lr = lr
 
     def explain(self, model: Any, rows: np.ndarray) -> str:
@@ -50,11 +56,11 @@ class Diverged(ArithmeticError):
             Positions of the cells that were read.
         """
         cells = "validation" if self.validation else "training"
-        modalities = dict.fromkeys(m for encode, decode in self.pairs for m in (*encode, decode))
+        modalities = dict.fromkeys(m for part in self.broken for m in part.modalities)
         found = most_extreme(model, list(modalities) or model.modalities, rows)
         return (
-            f"Training diverged in epoch {self.epoch} (the first is 0): {self._what()} is not "
-            f"finite in {cells} cells. Try a smaller learning rate, plan_kwargs={{'lr': "
+            f"Training diverged in epoch {self.epoch} (the first is 0). Not finite in {cells} cells: "
+            f"{self._what()}. Try a smaller learning rate, plan_kwargs={{'lr': "
             f"{self.lr / 10:g}}} (it was {self.lr:g}). The most extreme value of these cells is "
             f"{found.value:g}, {found.deviations:.0f} standard deviations from the mean of its "
             f"feature: modality {found.modality!r}, feature {found.feature!r}, cell "
@@ -63,15 +69,15 @@ class Diverged(ArithmeticError):
         )
 
     def _what(self) -> str:
-        if not self.pairs:
+        if not self.broken:
             return "the loss"
-        encode, decode = self.pairs[0]
-        others = f" (and of {len(self.pairs) - 1} other pairs)" if len(self.pairs) > 1 else ""
-        return f"the log-likelihood of modality {decode!r} given {'+'.join(encode)!r}{others}"
+        named = "; ".join(part.what for part in self.broken[:_MOST_NAMED])
+        n_others = len(self.broken[_MOST_NAMED:])
+        return named + (f"; and {n_others} more" if n_others else "")
 
 
-def broken_pairs(module: Any, tensors: Tensors, output: Any) -> list[Pair]:
-    """Pairs of modalities whose log-likelihood is not finite in a cell that has both.
+def broken_parts(module: Any, tensors: Tensors, output: Any) -> list[Broken]:
+    """Parts of the loss that are not finite in a cell that they concern.
 
     Parameters
     ----------
@@ -83,14 +89,29 @@ def broken_pairs(module: Any, tensors: Tensors, output: Any) -> list[Pair]:
         Its loss, whose records (B,) are NaN for cells they do not concern.
     """
     observed = dict(zip(module.modalities, tensors[Keys.OBSERVED].bool().T, strict=True))
-    pairs = {(term.encode, m) for term in module.objective.terms for m in term.decode}
-    broken = []
-    for encode, decode in sorted(pairs):
-        record = output.extra_metrics[Keys.log_likelihood(encode, decode)]  # (B,)
-        concerned = sum(observed[m] for m in encode).bool() & observed[decode]
-        if not record[concerned].isfinite().all():
-            broken.append((encode, decode))
-    return broken
+    anything = tensors[Keys.OBSERVED].bool().any(1)  # (B,)
+    parts = []  # what it is, its record, and the cells it concerns
+    for encode, m in sorted({(t.encode, m) for t in module.objective.terms for m in t.decode}):
+        what = f"the log-likelihood of modality {m!r} given {'+'.join(encode)!r}"
+        concerned = sum(observed[e] for e in encode).bool() & observed[m]
+        parts.append((Broken(what, (*encode, m)), Keys.log_likelihood(encode, m), concerned))
+    parts.append((Broken("the KL of the shared latent"), Keys.KL_SHARED, anything))
+    for m, has in observed.items():
+        what = f"the KL of the private latent of modality {m!r}"
+        parts.append((Broken(what, (m,)), Keys.kl_private(m), has))
+    if module.label_head is not None:
+        labelled = (tensors[Keys.LABELS].squeeze(1) >= 0) & anything
+        parts.append(
+            (Broken("the log-likelihood of the labels"), Keys.LABEL_LOG_LIKELIHOOD, labelled)
+        )
+    for penalty in module.objective.penalties:  # NaN is of cells that it does not concern
+        values = output.extra_metrics[penalty.name]
+        parts.append((Broken(f"the penalty {penalty.name!r}"), penalty.name, ~values.isnan()))
+    return [
+        part
+        for part, name, concerned in parts
+        if not output.extra_metrics[name][concerned].isfinite().all()
+    ]
 
 
 class Extreme(NamedTuple):

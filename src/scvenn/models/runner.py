@@ -25,7 +25,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from scvenn.data import Tensors, hashes_of
-from scvenn.models.divergence import Diverged, broken_pairs
+from scvenn.models.divergence import Diverged, broken_parts
 from scvenn.models.history import Records
 
 logger = logging.getLogger("scvi.scvenn")
@@ -97,8 +97,8 @@ class HistoryPlan(TrainingPlan):
 
     def _stop(self, batch: Tensors, output: Any, means: _Means) -> None:
         """Raise an error that names what is not finite in a minibatch."""
-        pairs = broken_pairs(self.module, batch, output)
-        raise Diverged(self.current_epoch, means is self.val_metrics, pairs, self.lr)
+        broken = broken_parts(self.module, batch, output)
+        raise Diverged(self.current_epoch, means is self.val_metrics, broken, self.lr)
 
     @torch.no_grad()
     def _check(self, means: _Means) -> None:

@@ -292,7 +292,7 @@ class SharedPrivateVAE(BaseModuleClass):
         if self.label_head is not None:
             codes = cast(Tensor, minibatch.labels)
             label, right = self.label_head.score(shared.z, codes)  # (S, B) each
-            known = ~label.isnan()
+            known = codes >= 0  # (B,)
             label_of_terms = torch.where(known, label, 0.0)[self.of_terms]  # (T, B)
             loss = loss - self.label_weight * over_terms(label_of_terms)
             history |= records.of_labels(self._plan, label, right, known & active)
