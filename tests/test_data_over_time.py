@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -302,6 +303,23 @@ def test_cells_that_came_after_the_first_training_are_test_cells(model, caplog):
     assert f"{N} of the {2 * N} cells were not there in the first training" in caplog.text
     assert set(more.obs_names[loaded.train_indices]) == before
     assert set(more.obs_names[loaded.test_indices]) == set(others.obs_names)
+
+
+def test_a_split_outlives_cells_that_are_filtered_before_the_model_is_saved(model):
+    before = set(model.adata.obs_names[model.validation_indices])
+    filter_cells(model.adata)
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", model.adata)
+    left = before & set(model.adata.obs_names)
+    assert set(loaded.adata.obs_names[loaded.validation_indices]) == left
+
+
+def test_data_that_was_changed_is_not_saved_with_a_model(model):
+    model.adata["rna"].X = model.adata["rna"].X * 2
+    model.save("weights")
+    with pytest.raises(ValueError, match="changed"):
+        model.save("both", save_anndata=True)
+    assert not os.path.exists("both")
 
 
 def test_evaluation_needs_held_out_cells_that_are_left(model):

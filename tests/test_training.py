@@ -791,3 +791,28 @@ def test_how_long_a_training_takes_is_said_if_that_is_long(per_epoch, said, capl
     found = [r.getMessage() for r in caplog.records if "first epoch" in r.getMessage()]
     assert len(found) == (said is not None)
     assert all(said in message and "early stopping" in message for message in found)
+
+
+def test_epochs_are_counted_over_trainings_also_where_few_are_validated(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    for _ in range(2):
+        model.train(4, check_val_every_n_epoch=2, **QUIET)
+    assert list(model.history["train_loss"].index) == [*range(8)]
+    assert list(model.history["validation_loss"].index) == [1, 3, 5, 7]
+    assert model.best_epoch_ in (5, 7)
+
+
+def test_a_training_without_an_epoch_writes_nothing_and_says_so(small, caplog):
+    model = scvenn.MMVAE(small, **SMALL)
+    with caplog.at_level(logging.WARNING, "scvi.scvenn"):
+        model.train(2, max_time="00:00:00:00", **QUIET)
+    assert "No epoch was finished" in caplog.text
+    assert not model.is_trained_
+    assert "X_shared" not in small.obsm
+
+
+@pytest.mark.parametrize("monitor", ["nonsense", "train_loss"])
+def test_what_cannot_be_watched_is_named(small, monitor):
+    model = scvenn.MMVAE(small, **SMALL)
+    with pytest.raises(ValueError, match=f"{monitor!r} is not recorded .* 'validation_loss'"):
+        model.train(2, early_stopping_monitor=monitor, **QUIET)

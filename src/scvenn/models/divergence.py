@@ -59,8 +59,8 @@ class Diverged(ArithmeticError):
         modalities = dict.fromkeys(m for part in self.broken for m in part.modalities)
         found = most_extreme(model, list(modalities) or model.modalities, rows)
         return (
-            f"Training diverged in epoch {self.epoch} (the first is 0). Not finite in {cells} cells: "
-            f"{self._what()}. Try a smaller learning rate, plan_kwargs={{'lr': "
+            f"Training diverged in epoch {self.epoch} (the first is 0). Not finite in {cells} "
+            f"cells: {self._what()}. Try a smaller learning rate, plan_kwargs={{'lr': "
             f"{self.lr / 10:g}}} (it was {self.lr:g}). The most extreme value of these cells is "
             f"{found.value:g}, {found.deviations:.0f} standard deviations from the mean of its "
             f"feature: modality {found.modality!r}, feature {found.feature!r}, cell "

@@ -213,7 +213,16 @@ class KeptEpoch(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if no epoch was better."""
         epoch = trainer.current_epoch
-        if self.monitor is None or trainer.sanity_checking or epoch < self.warmup_epochs:
+        if self.monitor is None or trainer.sanity_checking:
+            return
+        # records of training cells would be those of the epoch before
+        known = sorted(name for name in trainer.callback_metrics if "validation" in name)
+        if self.monitor not in known:
+            raise ValueError(
+                f"early_stopping_monitor={self.monitor!r} is not recorded of validation cells. "
+                f"Expected one of {known}."
+            )
+        if epoch < self.warmup_epochs:
             return
         value = self.sign * float(trainer.callback_metrics[self.monitor])
         if value < self.least:
@@ -336,7 +345,7 @@ class Runner(TrainRunner):
         trained = model.cells_[splitter.train_idx]
         model.trained_cells_ = np.union1d(model.trained_cells_, trained)
         n_before = len((model.history_ or {}).get("train_loss", ())) if model.is_trained_ else 0
-        self._update_history()
+        self._update_history(n_before)
         model.best_epoch_ = kept.epoch if kept.epoch < 0 else n_before + kept.epoch
         model.train_indices, model.validation_indices, model.test_indices = (
             splitter.train_idx,
@@ -347,13 +356,21 @@ class Runner(TrainRunner):
         model.trainer = self.trainer
         model._forget_estimates()  # of the networks before
 
-    def _update_history(self) -> None:
-        """Add the records of the epochs that finished to the history."""
+    def _update_history(self, n_before: int) -> None:
+        """Add the records of the epochs that finished to those of ``n_before`` earlier ones."""
         history = getattr(self.trainer.logger, "history", None) or {}
+        before = {name: table.index for name, table in (self.model.history_ or {}).items()}
         for name, records in history.items():
             if records.index.name == "epoch":
                 history[name] = records[records.index < self.kept.n_finished]
+        epochs = {name: table.index for name, table in history.items()}
         super()._update_history()
+        if not n_before or not isinstance(self.model.history_, dict):
+            return
+        for name, index in epochs.items():  # scvi-tools counts records, which may skip epochs
+            if name in before and index.name == "epoch":
+                table = self.model.history_[name]
+                table.index = before[name].append(index + n_before).rename("epoch")
 
 
 @contextmanager

@@ -28,6 +28,10 @@ class SavingMixin(BaseModelClass):
     trained_cells_: np.ndarray = np.zeros(0, dtype=np.uint64)
     trained_on_: str | None = None  # of files of 0.1: a hash of all names
 
+    def _find_cells_by_name(self) -> None:
+        """Check the model's own data."""
+        raise NotImplementedError
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
         new = type(self).__new__(type(self))
@@ -74,7 +78,11 @@ class SavingMixin(BaseModelClass):
         ------
         FileExistsError
             If the folder exists and ``overwrite`` is False.
+        ValueError
+            If the MuData is to be saved as well, and was changed since the model was set up.
         """
+        if save_anndata:
+            self._find_cells_by_name()
         folder = Path(dir_path)
         if folder.exists() and not overwrite:
             raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")

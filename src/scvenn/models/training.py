@@ -202,6 +202,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             finally:
                 if kept.n_finished:
                     self.train_params_ = used
+            if not kept.n_finished:
+                logger.warning(kept.summary)
+                return
             self._finish(write_obsm)
 
     def _keeps_split(self, splitter: Splitter, by_default: bool) -> bool:
