@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mudata import MuData
 
 import scvenn
+from scvenn.data.matrices import canonical, stored_matrix
 from tests.conftest import QUIET
 
 pytestmark = pytest.mark.filterwarnings("ignore:No feature of modality")
@@ -128,6 +129,19 @@ def test_storage_changes_nothing_for_any_modalities(likelihoods, storage, seed, 
 
 
 # ------------------------------------------------------------------------------- missing entries
+
+
+@pytest.mark.parametrize("layer", [None, "masked"])
+@pytest.mark.parametrize(
+    "view", [lambda x: x[::-1], lambda x: x[5:][[3, 1, 2], 2:], lambda x: x[x.obs_names[:9], ::2]]
+)
+def test_a_view_of_a_masked_array_hides_what_the_array_hides(view, layer):
+    rng = np.random.default_rng(0)
+    x = np.ma.array(rng.normal(size=(N, D)), mask=rng.random((N, D)) < 0.2)
+    plain = anndata.AnnData(np.ma.filled(x, np.nan))
+    masked = anndata.AnnData(x, layers={"masked": x})
+    read = canonical(stored_matrix(MuData({"m0": view(masked)}), "m0", layer), "m0", "")
+    np.testing.assert_array_equal(read, view(plain).X.astype(np.float32))
 
 
 @pytest.mark.parametrize("likelihood", ["normal", "bernoulli", "beta", "nb_mixture"])

@@ -46,7 +46,10 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
     Raises
     ------
     ValueError
-        If the modality is backed by a file, or the layer or ``.X`` is not there.
+        If the modality is backed by a file, the layer or ``.X`` is not there, or the modality is a
+        view of a sparse matrix whose index is damaged.
+    TypeError
+        If it is a view of a sparse matrix of something else than real numbers.
     """
     adata: AnnData = mdata.mod[modality]
     where = expression(modality, layer)
@@ -60,13 +63,22 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
             f"modality {modality!r}: layer {layer!r} not found; mdata[{modality!r}].layers has "
             f"{list(adata.layers)}."
         )
-    matrix = adata.X if layer is None else adata.layers[layer]
+    # A view would follow the index of what it is of before that was checked, and lose its mask.
+    source = adata._adata_ref if adata.is_view else adata
+    matrix = source.X if layer is None else source.layers[layer]
     if matrix is None:
         raise ValueError(
             f"modality {modality!r}: {where} is None. Put the values there, or name a layer when "
             f"the model is set up: layers={{{modality!r}: <layer>}}, one of {list(adata.layers)}."
         )
-    return matrix
+    if source is adata:
+        return matrix
+    if sp.issparse(matrix):
+        _check_numbers(matrix, modality, where)
+        matrix = _sound(matrix, modality, where)
+    elif not isinstance(matrix, np.ndarray):
+        return adata.X if layer is None else adata.layers[layer]
+    return matrix[adata._oidx][:, adata._vidx]
 
 
 def canonical(matrix: Any, modality: str, where: str) -> Matrix:
@@ -168,18 +180,12 @@ def _rows_of_columns(
     stored = np.flatnonzero(chosen[indices[: ends[-1]]])
     columns = np.searchsorted(ends, stored, side="right") - 1
     some = (data[stored], (np.searchsorted(different, indices[stored]), columns))
-    return _checked_csr(sp.coo_matrix(some, shape=(len(different), shape[1])))[order]
+    return _checked(sp.coo_matrix(some, shape=(len(different), shape[1])))[order]
 
 
 def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
-    """CSR whose index was checked before anything follows it."""
-    try:
-        csr = _checked_csr(matrix)
-    except (ValueError, IndexError, TypeError, OverflowError) as error:
-        raise ValueError(
-            f"modality {modality!r}: the sparse matrix {where} is damaged ({error}). A file that "
-            "was cut off or written by another tool can be so; make or copy it again."
-        ) from error
+    """CSR in single precision, with unique entries none of which is zero."""
+    csr = _sound(matrix, modality, where).tocsr()
     if not csr.has_canonical_format:
         _check_finite(csr.data, csr.data, modality, where)  # a sum of infinite values may be NaN
         csr = csr.astype(np.float64)  # a copy; sums of repeated entries may exceed a small type
@@ -202,8 +208,19 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
     return result
 
 
-def _checked_csr(matrix: Any) -> sp.csr_matrix:
-    """CSR of any sparse matrix, which may share its arrays; entries may be repeated.
+def _sound(matrix: Any, modality: str, where: str) -> Any:
+    """CSR or CSC whose index was checked before anything follows it."""
+    try:
+        return _checked(matrix)
+    except (ValueError, IndexError, TypeError, OverflowError) as error:
+        raise ValueError(
+            f"modality {modality!r}: the sparse matrix {where} is damaged ({error}). A file that "
+            "was cut off or written by another tool can be so; make or copy it again."
+        ) from error
+
+
+def _checked(matrix: Any) -> Any:
+    """CSC as such, CSR of any other sparse matrix; may share its arrays, and repeat entries.
 
     Raises
     ------
@@ -216,7 +233,7 @@ def _checked_csr(matrix: Any) -> sp.csr_matrix:
         parts = (matrix.data, matrix.indices, matrix.indptr)
         checked = form(parts, shape=matrix.shape, copy=False)
         checked.check_format(full_check=True)
-        return checked.tocsr()
+        return checked
     coo = matrix.tocoo(copy=False)
     # the constructor checks the index; the conversion sums repeated entries in the type they have
     values = coo.data if coo.dtype == bool else coo.data.astype(np.float64)
