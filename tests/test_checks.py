@@ -241,6 +241,41 @@ def test_names_that_are_numbers_here_and_text_there_are_refused(small, model):
 
 
 @pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+@pytest.mark.parametrize("other", [1, 2.5, b"c1", None])
+def test_one_name_that_is_no_text_is_refused_wherever_it_stands(small, model, other):
+    mod = {m: small[m].copy() for m in small.mod}
+    names = list(mod["atac"].obs_names)
+    mod["atac"].obs.index = pd.Index([*names[:-1], other], dtype=object)
+    kind = type(other).__name__
+    for call in (setup, lambda x: model.get_shared_representation(x)):
+        with pytest.raises(ValueError, match=rf"'atac' has '{names[0]}' \(str\) and .* \({kind}\)"):
+            call(MuData(mod))
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_names_that_are_text_in_the_mudata_alone_are_refused_with_a_remedy_that_works(small):
+    mdata = MuData(with_numbers_as_names(small, ["rna", "atac"]))
+    mdata.obs.index = mdata.obs_names.astype(str)
+    with pytest.raises(ValueError, match=r"'atac' has 0 \(int\), mdata.obs has '0' \(str\)"):
+        setup(mdata)
+    for adata in mdata.mod.values():  # what the message says
+        adata.obs_names = adata.obs_names.astype(str)
+    mdata.update()
+    setup(mdata)
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_features_that_are_numbers_and_text_are_refused(model):
+    new = model.adata.copy()
+    new["rna"].var.index = pd.Index([*new["rna"].var_names[:-2], 1, "1"], dtype=object)
+    for call in (setup, lambda x: model.predict("rna", "atac", x)):
+        with pytest.raises(
+            ValueError, match=r"'rna': var_names has 'rna_0' \(str\) and 1 \(int\).*astype"
+        ):
+            call(new)
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
 def test_names_that_are_numbers_everywhere_are_names(small):
     mdata = MuData(with_numbers_as_names(small, ["rna", "atac"]))
     model = scvenn.MMVAEpp(mdata, n_hidden=8, screen=False)

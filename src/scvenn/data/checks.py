@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
@@ -61,15 +63,12 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
             f"mdata.axis is {mdata.axis}, expected 0: scvenn needs modalities that share cells "
             "(observations)."
         )
-    first = {m: adata.obs_names[0] for m, adata in mdata.mod.items() if adata.n_obs}
-    if len({isinstance(name, str) for name in first.values()}) > 1:
-        found = ", ".join(
-            f"{m!r} has {name!r} ({type(name).__name__})" for m, name in first.items()
-        )
+    names = {repr(m): adata.obs_names for m, adata in mdata.mod.items()}
+    if found := _text_and_other({**names, "mdata.obs": mdata.obs_names}):
         raise ValueError(
-            f"obs_names are text in some modalities and numbers in others: {found}; cells are "
-            "matched by name, and 1 is not '1'. Make all of them text, for each modality: "
-            "adata.obs_names = adata.obs_names.astype(str), and then mdata.update()."
+            f"obs_names are text here and something else there: {found}; cells are matched by "
+            "name, and 1 is not '1'. Make all of them text, for each modality: adata.obs_names = "
+            "adata.obs_names.astype(str), and then mdata.update()."
         )
     if not mdata.obs_names.is_unique:
         repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
@@ -77,6 +76,25 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
             f"mdata.obs_names holds {quoted(repeated)} more than once; cells are aligned by name. "
             "Make the names unique in each modality and call mdata.update()."
         )
+
+
+def _text_and_other(names: Mapping[str, pd.Index]) -> str:
+    """Where some names are text and some are not: the first of each, for a message; else ''."""
+    first: dict[str, list[Any]] = {}
+    for owner, index in names.items():
+        every = index.astype(object)
+        if pd.api.types.infer_dtype(every, skipna=False).startswith("mixed"):
+            text = np.array([isinstance(name, str) for name in every])
+            first[owner] = [every[which][0] for which in (text, ~text) if which.any()]
+        else:
+            first[owner] = list(every[:1])
+    if len({isinstance(name, str) for some in first.values() for name in some}) < 2:
+        return ""
+    return ", ".join(
+        f"{owner} has " + " and ".join(f"{name!r} ({type(name).__name__})" for name in some)
+        for owner, some in first.items()
+        if some
+    )
 
 
 def choose_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[str]:
@@ -134,6 +152,11 @@ def _check_modality(mdata: MuData, modality: str) -> None:
 def check_names(mdata: MuData, modality: str) -> None:
     """Refuse a modality whose names cannot be matched one to one."""
     adata = mdata.mod[modality]
+    if found := _text_and_other({"var_names": adata.var_names}):
+        raise ValueError(
+            f"modality {modality!r}: {found}; features are found by name, as text. Make all of "
+            f"them text: mdata[{modality!r}].var_names = mdata[{modality!r}].var_names.astype(str)."
+        )
     for axis, names, remedy in (
         ("obs_names", adata.obs_names, "obs_names_make_unique() and then mdata.update()"),
         ("var_names", adata.var_names, "var_names_make_unique()"),
