@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scvenn
+from scvenn.data.fields import ModalityField
 from tests.conftest import three_modalities
 
 
@@ -294,26 +295,60 @@ def renamed(model, names):
     return new
 
 
+RENAMED = "mdata['rna'].var_names"
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (str.upper, ".str.lower()"),
+        (lambda v: v.replace("rna_3", "RNA_3"), ".str.lower()"),
+        (lambda v: f" {v}  ", ".str.strip()"),
+        (lambda v: f"{v}-1", ".str.removesuffix('-1')"),
+        (lambda v: f"hg38-{v}", ".str.removeprefix('hg38-')"),
+        (lambda v: f"{v}.{len(v)}{v[-1]}", r".str.replace(r'\.\d+$', '', regex=True)"),
+        (lambda v: f"z{v}.z", ".str.removeprefix('z').str.removesuffix('.z')"),
+        (lambda v: f" rna:{v.upper()}", ".str.strip().str.removeprefix('rna:').str.lower()"),
+        (lambda v: v.removeprefix("rna_"), None),
+    ],
+)
+def test_a_query_with_similar_names_is_told_the_expression_that_renames_them(model, names, remedy):
+    new = renamed(model, names)
+    written = f"'rna_' + {RENAMED}" if remedy is None else RENAMED + remedy
+    with pytest.raises(ValueError, match=r"modality 'rna': \d+ of the 12 features") as error:
+        model.predict("rna", "atac", new)
+    assert str(error.value).endswith(f" Rename them: {RENAMED} = {written}.")
+    new["rna"].var_names = eval(written, {"mdata": new})  # what the message says
+    model.predict("rna", "atac", new)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (str.upper, r"differ in upper and lower case, such as 'RNA_0' for 'rna_0'"),
-        (lambda v: f"{v}.1", r"behind the last dot, such as 'rna_0.1' for 'rna_0'"),
-        (lambda v: f"GRCh38_{v}", r"before the last underscore, such as 'GRCh38_rna_0' for"),
-        (lambda v: f"hg19__{v}", r"before the last underscore, such as 'hg19__rna_0' for 'rna_0'"),
         (
-            lambda v: f"z{v}.z",
-            r"This data has 'zrna_0.z', 'zrna_1.z', .* Use the same names, or add",
+            lambda v: f"{v}.{'abc'[len(v) % 3]}{v}",
+            "behind the last dot, such as 'rna_0.crna_0' for",
         ),
-        (
-            lambda v: v.replace("rna_3", "RNA_3"),
-            r"upper and lower case, such as 'RNA_3' for 'rna_3'",
-        ),
+        (lambda v: v.replace("rna_3", "X"), "Use the same names, or add the missing features"),
     ],
 )
-def test_a_query_with_unknown_features_is_shown_the_names_of_both_sides(model, names, message):
+def test_a_query_with_other_names_is_shown_the_names_of_both_sides(model, names, message):
     with pytest.raises(ValueError, match=rf"modality 'rna': \d+ of the 12 .* 'rna_.*{message}"):
         model.predict("rna", "atac", renamed(model, names))
+
+
+def test_names_whose_case_follows_no_rule_are_shown(small):
+    small["rna"].var_names = [*small["rna"].var_names[2:], "ACTB", "MT-CO1"]
+    with pytest.raises(
+        ValueError, match="upper and lower case or blanks, such as 'ACTB' for 'Actb'"
+    ):
+        ModalityField("rna", None, None).columns(small, np.array(["Actb", "mt-Co1"]))
+
+
+def test_a_query_with_none_of_the_features_is_not_told_to_add_all_of_them(model):
+    with pytest.raises(ValueError, match="'X0', .* Give the features the names") as error:
+        model.predict("rna", "atac", renamed(model, lambda v: f"X{v.removeprefix('rna_')}"))
+    assert "add" not in str(error.value)
 
 
 def test_a_query_without_features_is_refused(model):
