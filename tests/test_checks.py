@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scvenn
+from scvenn.data.cells import choose_rows
 from scvenn.data.fields import ModalityField
 from tests.conftest import three_modalities
 
@@ -266,6 +267,27 @@ def test_names_that_are_text_in_the_mudata_alone_are_refused_with_a_remedy_that_
 
 
 @pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_names_are_shown_without_the_name_of_their_type_in_numpy(small):
+    mod = with_numbers_as_names(small, ["rna"])
+    mod["atac"].obs.index = pd.Index([np.str_(f"c{i}") for i in range(60)], dtype=object)
+    with pytest.raises(ValueError, match=r"'atac' has 'c0' \(str\)"):
+        setup(MuData(mod))
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
+def test_cells_whose_names_are_numbers_are_chosen_by_what_the_message_says(small):
+    mdata = MuData(with_numbers_as_names(small, ["rna", "atac"]))
+    with pytest.raises(ValueError, match=r"'1' not found: .* type int.*obs_names.isin\(\[0, 1\]\)"):
+        choose_rows(mdata, ["1"])
+    assert list(choose_rows(mdata, mdata.obs_names.isin([0, 1]))) == [0, 1]
+
+
+def test_features_that_are_asked_for_by_number_are_to_be_named(model):
+    with pytest.raises(ValueError, match=r"such as 'rna_0', .* found 3 \(int\). List names"):
+        model.predict("atac", "rna", features=[3])
+
+
+@pytest.mark.filterwarnings("ignore::anndata.ImplicitModificationWarning")
 def test_features_that_are_numbers_and_text_are_refused(model):
     new = model.adata.copy()
     new["rna"].var.index = pd.Index([*new["rna"].var_names[:-2], 1, "1"], dtype=object)
@@ -424,11 +446,35 @@ def test_a_matrix_of_words_is_refused(small):
         setup(small, layers={"rna": "words"})
 
 
-def test_a_modality_without_matrix_is_refused(small):
-    empty = AnnData(obs=small["rna"].obs.copy(), var=small["rna"].var.copy())
-    mdata = MuData({"rna": empty, "atac": small["atac"].copy()})
-    with pytest.raises(ValueError, match=r"mdata\['rna'\].X is None. Put the values there"):
+def without_matrix(mdata):
+    """The same without .X of a modality, which has it as the layer "raw"."""
+    rna = mdata["rna"]
+    empty = AnnData(obs=rna.obs.copy(), var=rna.var.copy(), layers={"raw": rna.X})
+    return MuData({"rna": empty, "atac": mdata["atac"].copy()})
+
+
+def test_a_modality_without_matrix_is_refused_with_what_it_has(small):
+    mdata = without_matrix(small)
+    with pytest.raises(
+        ValueError, match=r"mdata\['rna'\].X is None; the modality has .layers\['raw'"
+    ):
         setup(mdata)
+    with pytest.raises(ValueError, match=r"'Raw' not found; .*setup_mudata\(layers=...\)\.$"):
+        setup(mdata, layers={"rna": "Raw"})
+    del mdata["rna"].layers["raw"]
+    with pytest.raises(ValueError, match=r"has no matrix. Put the values into mdata\['rna'\].X\.$"):
+        setup(mdata)
+
+
+def test_a_query_without_matrix_is_told_where_to_put_it(model):
+    new = without_matrix(model.adata)
+    with pytest.raises(
+        ValueError, match=r"Put the values into mdata\['rna'\].X of the data given"
+    ) as e:
+        model.predict("rna", "atac", new)
+    assert "layers=" not in str(e.value)
+    new["rna"].X = new["rna"].layers["raw"]  # what the message says
+    model.predict("rna", "atac", new)
 
 
 def test_a_refused_mudata_is_left_as_it_was(small):

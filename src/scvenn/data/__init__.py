@@ -9,7 +9,7 @@ by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
-from scvenn.data.checks import check_mudata, quoted
+from scvenn.data.checks import check_mudata, plain, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
@@ -38,6 +38,7 @@ __all__ = [
     "hashes_of",
     "moved",
     "observed_cells",
+    "plain",
     "quoted",
     "row_sums",
 ]

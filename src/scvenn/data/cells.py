@@ -12,7 +12,7 @@ from scvi import settings
 from scvi.dataloaders import AnnDataLoader
 from tqdm.auto import tqdm
 
-from scvenn.data.checks import quoted
+from scvenn.data.checks import plain, quoted
 from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
@@ -159,6 +159,14 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
     if kind == "string":
         rows = mdata.obs_names.get_indexer(chosen)
         if (rows < 0).any():
+            if not isinstance(mdata.obs_names[0], str):
+                examples = [plain(name) for name in mdata.obs_names[:2]]
+                raise ValueError(
+                    f"indices: {quoted(chosen[rows < 0])} not found: the names of the "
+                    f"{mdata.n_obs} cells are no text but of type {type(examples[0]).__name__}, "
+                    "and numbers in indices are positions. Pass a mask: "
+                    f"indices=mdata.obs_names.isin({examples})."
+                )
             raise ValueError(
                 f"indices: {quoted(chosen[rows < 0])} not found among the {mdata.n_obs} cells, "
                 f"such as {quoted(mdata.obs_names, 3)}."
@@ -167,7 +175,7 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
     if kind not in ("integer", "boolean"):
         raise ValueError(
             f"indices: expected positions (integers), a mask (booleans) or names (strings) of "
-            f"cells; found {kind} values, the first of which is {chosen[0]!r}."
+            f"cells; found {kind} values, the first of which is {plain(chosen[0])!r}."
         )
     try:
         return every[chosen.astype(bool if kind == "boolean" else np.int64)]

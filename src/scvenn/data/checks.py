@@ -18,6 +18,11 @@ def quoted(names: Iterable[Any], n: int = 5) -> str:
     return shown if len(every) <= n else f"{shown}, … ({len(every)} in all)"
 
 
+def plain(value: Any) -> Any:
+    """A value as Python writes it, without numpy's name for its type."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     """Refuse what is not an in-memory MuData with unambiguous names.
 
@@ -91,7 +96,8 @@ def _text_and_other(names: Mapping[str, pd.Index]) -> str:
     if len({isinstance(name, str) for some in first.values() for name in some}) < 2:
         return ""
     return ", ".join(
-        f"{owner} has " + " and ".join(f"{name!r} ({type(name).__name__})" for name in some)
+        f"{owner} has "
+        + " and ".join(f"{name!r} ({type(name).__name__})" for name in map(plain, some))
         for owner, some in first.items()
         if some
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from scvenn.data.checks import quoted
+from scvenn.data.checks import plain, quoted
 
 # What a missing label becomes when a column is turned into text, in small letters.
 _SPELLED_MISSING = ("nan", "none", "na", "<na>", "n/a", "nat", "null", "")
@@ -86,8 +86,9 @@ def _refuse_contradiction(
         cell = differ.index[differ][0]
         raise ValueError(
             f"obs column {key!r} differs between {where[0]} and {where[1]} in {int(differ.sum())} "
-            f"cells: of {str(cell)!r} they have {one[cell]!r} and {other[cell]!r}. Keep the right "
-            f"values in mdata.obs[{key!r}] and remove the column {key!r} from {where[1]}."
+            f"cells: of {str(cell)!r} they have {plain(one[cell])!r} and "
+            f"{plain(other[cell])!r}. Keep the right values in mdata.obs[{key!r}] and remove the "
+            f"column {key!r} from {where[1]}."
         )
 
 
@@ -122,7 +123,7 @@ def find_numbers(mdata: MuData, key: str, argument: str) -> np.ndarray:
     values = pd.to_numeric(column, errors="coerce").astype("Float64")
     if (text := values.isna() & column.notna()).any():
         raise ValueError(
-            f"{argument}: expected numbers, found {column[text].iloc[0]!r} in cell "
+            f"{argument}: expected numbers, found {plain(column[text].iloc[0])!r} in cell "
             f"{quoted(column.index[text])}. Categories belong to categorical_covariate_keys."
         )
     numbers = pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=column.index)

@@ -156,7 +156,8 @@ class ModalityField(Field):
         if self.modality not in mdata.mod:  # as new data may
             return sp.csr_matrix((mdata.n_obs, len(names)), dtype=np.float32)
         adata = mdata.mod[self.modality]
-        stored = stored_matrix(mdata, self.modality, self.layer)
+        was_set_up = "likelihood" in state
+        stored = stored_matrix(mdata, self.modality, self.layer, new_data=was_set_up)
         columns = self.columns(mdata, names)
         matrix = canonical(stored, self.modality, self.where)
         return align(matrix, adata.obs_names.get_indexer(mdata.obs_names), columns)

@@ -127,7 +127,7 @@ def _rows(mdata: MuData, field: ModalityField, state: dict) -> _Rows:
 
 def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> np.ndarray:
     """Sums (rows, 4) over the model's features of some rows of a modality."""
-    stored = stored_matrix(mdata, field.modality, field.layer)
+    stored = stored_matrix(mdata, field.modality, field.layer, new_data=True)
     names = state[Keys.COLUMN_NAMES]
     rows = canonical_rows(stored, positions, field.modality, field.where)
     if not np.array_equal(mdata.mod[field.modality].var_names, names):

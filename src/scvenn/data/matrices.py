@@ -40,8 +40,17 @@ def expression(modality: str, layer: str | None) -> str:
     return f"mdata[{modality!r}]" + (".X" if layer is None else f".layers[{layer!r}]")
 
 
-def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
+def stored_matrix(
+    mdata: MuData, modality: str, layer: str | None, *, new_data: bool = False
+) -> Any:
     """The matrix of a modality as it is stored.
+
+    Parameters
+    ----------
+    mdata, modality, layer
+        Where it is.
+    new_data
+        Whether a model that was set up is to read it: no other layer can be named any more.
 
     Raises
     ------
@@ -58,18 +67,17 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
             f"modality {modality!r} is backed by the file {adata.filename}; its matrices are not "
             f"in memory. Read it: mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
         )
-    if layer is not None and layer not in adata.layers:
-        raise ValueError(
-            f"modality {modality!r}: layer {layer!r} not found; mdata[{modality!r}].layers has "
-            f"{list(adata.layers)}."
-        )
     # A view would follow the index of what it is of before that was checked, and lose its mask.
     source = adata._adata_ref if adata.is_view else adata
+    if layer is not None and layer not in adata.layers:
+        raise ValueError(
+            f"modality {modality!r}: layer {layer!r} not found; "
+            f"{_put_there(source, where, new_data)}."
+        )
     matrix = source.X if layer is None else source.layers[layer]
     if matrix is None:
         raise ValueError(
-            f"modality {modality!r}: {where} is None. Put the values there, or name a layer when "
-            f"the model is set up: layers={{{modality!r}: <layer>}}, one of {list(adata.layers)}."
+            f"modality {modality!r}: {where} is None; {_put_there(source, where, new_data)}."
         )
     if source is adata:
         return matrix
@@ -79,6 +87,17 @@ def stored_matrix(mdata: MuData, modality: str, layer: str | None) -> Any:
     elif not isinstance(matrix, np.ndarray):
         return adata.X if layer is None else adata.layers[layer]
     return matrix[adata._oidx][:, adata._vidx]
+
+
+def _put_there(adata: AnnData, where: str, new_data: bool) -> str:
+    """What there is instead of a matrix, and what to do."""
+    others = [f".layers[{name!r}]" for name in adata.layers]
+    if adata.X is not None:
+        others.insert(0, ".X")
+    found = f"the modality has {', '.join(others) or 'no matrix'}. Put the values into {where}"
+    if new_data:
+        return f"{found} of the data given, from where the model reads them"
+    return f"{found}, or choose another with setup_mudata(layers=...)" if others else found
 
 
 def canonical(matrix: Any, modality: str, where: str) -> Matrix:

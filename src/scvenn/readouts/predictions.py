@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scvenn import network
-from scvenn.data import Cells, Keys, Registry, quoted
+from scvenn.data import Cells, Keys, Registry, plain, quoted
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,13 @@ def choose_features(
     columns = names.get_indexer(asked)
     if (columns < 0).any():
         unknown = [name for name, column in zip(asked, columns, strict=True) if column < 0]
+        if others := [plain(name) for name in unknown if not isinstance(name, str)]:
+            text = [str(name) for name in asked]
+            remedy = f"Write features={text}" if set(text) <= set(names) else "List names"
+            raise ValueError(
+                f"features: expected names, which are text, such as {quoted(names, 3)} of "
+                f"{modality!r}; found {others[0]!r} ({type(others[0]).__name__}). {remedy}."
+            )
         raise ValueError(
             f"features: {quoted(unknown)} not found among the {len(names)} features of "
             f"{modality!r}, such as {quoted(names, 3)}."
