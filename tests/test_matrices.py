@@ -366,6 +366,21 @@ def test_counts_that_are_nearly_integers_are_to_be_rounded(form, likelihood, new
     check_values(rounded, np.arange(2), modality="rna", where="matrix", likelihood=likelihood)
 
 
+def test_large_counts_recovered_from_single_precision_are_to_be_rounded():
+    counts = np.random.default_rng(0).poisson([1, 30, 7500], (50, 3)).astype(np.float32)
+    totals = counts.sum(1, keepdims=True)
+    recovered = np.expm1(np.log1p(counts / totals * np.float32(1e4))) * totals / np.float32(1e4)
+    assert np.abs(recovered - counts).max() > 2e-3
+    with pytest.raises(ValueError, match=r"counts but for rounding, such as .*np.round"):
+        check_values(recovered, np.arange(50), modality="rna", where="matrix", likelihood=None)
+
+
+def test_large_real_values_are_not_taken_for_counts():
+    values = (1e5 * np.random.default_rng(0).normal(1, 0.1, (50, 3))).astype(np.float32)
+    found = check_values(values, np.arange(50), modality="rna", where="matrix", likelihood=None)
+    assert found == "normal"
+
+
 def test_01_values_that_are_nearly_so_are_to_be_rounded():
     values = read(np.array([[1.0000005, 0], [0, 1]]))
     with pytest.raises(ValueError, match="needs 0 or 1, found 1.00000.*np.round"):

@@ -23,8 +23,9 @@ Matrix = Any
 
 # Values that are looked at in one go: bounds the memory of checks and statistics.
 _CHUNK = 10_000_000
-# Counts that arithmetic has moved by no more than this are taken for counts that need rounding.
-_ROUNDING = 1e-3
+# Counts that arithmetic has moved by no more than this are taken for counts that need rounding;
+# arithmetic in single precision moves large ones by more, in proportion, and never by half.
+_ROUNDING, _RELATIVE_ROUNDING, _MOST_ROUNDING = 1e-3, 4e-6, 0.25
 
 _LARGEST = np.finfo(np.float32).max
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -385,7 +386,8 @@ def check_values(
                 candidates.remove(name)
         if counts_like:
             off = np.abs(values - np.round(values))
-            counts_like = bool((((off < _ROUNDING) & (values > -_ROUNDING)) | missing).all())
+            near = _is_nearly_integer(values) & (values > -_ROUNDING)
+            counts_like = bool((near | missing).all())
             if (off > 0).any():
                 rounding = float(values[off > 0][0])
             largest = max(largest, float(np.nanmax(values, initial=0)))
@@ -396,6 +398,12 @@ def check_values(
             f"pass likelihoods={{{modality!r}: 'normal'}}."
         )
     return candidates[0]
+
+
+def _is_nearly_integer(values: Any) -> Any:
+    """Whether values are integers but for rounding."""
+    allowed = np.clip(_RELATIVE_ROUNDING * np.abs(values), _ROUNDING, _MOST_ROUNDING)
+    return np.abs(values - np.round(values)) < allowed
 
 
 def _written(value: float) -> str:
@@ -418,7 +426,7 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
         f"{_written(value)} in {where}. "
     )
     nearest = np.round(value)
-    if cls.discrete and abs(value - nearest) < _ROUNDING and cls.in_domain(nearest):
+    if cls.discrete and _is_nearly_integer(value) and cls.in_domain(nearest):
         return found + f"If all are so but for rounding, round them: {_rounded(where)}."
     if not new_data:
         return found + (
