@@ -165,6 +165,21 @@ def test_the_unlabeled_category_may_be_of_another_type(small, values, unlabeled)
     assert classes(small, unlabeled_category=unlabeled) == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("unlabeled", "remedy"),
+    [
+        ("unknown", "Did you mean 'Unknown'"),
+        ("Unknwon ", "Did you mean 'Unknown'"),
+        ("x", "Pass one of these, or leave it out"),
+    ],
+)
+def test_an_unlabeled_category_that_no_cell_has_gets_a_warning(small, unlabeled, remedy):
+    small.obs["kind"] = ["a", "b", "Unknown"] * 20
+    message = f"={unlabeled!r} is the label of no cell, .* 'Unknown', 'a', 'b'. {remedy}"
+    with pytest.warns(UserWarning, match=message):
+        assert classes(small, unlabeled_category=unlabeled) == ["Unknown", "a", "b"]
+
+
 def test_nan_in_the_mudata_is_not_filled_from_the_modalities(small):
     labels = pd.Series(["a", "b", None] * 20, index=small.obs_names)
     small.obs["kind"] = labels

@@ -1,5 +1,7 @@
 """How a MuData becomes tensors: alignment by name, inference of likelihoods, columns of obs."""
 
+import warnings
+
 import mudata
 import numpy as np
 import pandas as pd
@@ -142,6 +144,26 @@ def test_statistics_leave_out_what_was_not_measured(incomplete):
     x = incomplete["meth"].X
     np.testing.assert_allclose(state["mean"], np.nanmean(x, 0), rtol=1e-5)
     np.testing.assert_allclose(state["scale"], np.nanstd(x, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("layer", [None, "scaled"])
+def test_cells_that_are_nan_in_every_feature_get_a_warning_whose_remedy_works(small, form, layer):
+    x = small["rna"].X.toarray() - 0.5
+    x[:2], x[5, 1:] = np.nan, np.nan
+    x[6, 0] = np.nan
+    small["rna"].layers["scaled"] = small["rna"].X = form(x)
+    with pytest.warns(
+        UserWarning, match="'rna': 2 of 60 cells are NaN in every.*'cell0', 'cell1'"
+    ) as w:
+        manager_of(small, layers={"rna": layer})
+    found = next(str(x.message) for x in w if "are NaN in every" in str(x.message))
+    exec(found.partition("modality: ")[2].removesuffix("."), {"mdata": small})  # what it says
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*are NaN in every")
+        manager = manager_of(small, layers={"rna": layer})
+    lacks = ~manager.get_from_registry("observed")[:, 0]
+    assert set(small.obs_names[lacks]) == {"cell0", "cell1"}
 
 
 def test_a_constant_feature_has_scale_one(small):

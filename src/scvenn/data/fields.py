@@ -9,6 +9,7 @@ A field keeps what must survive saving in its state in the registry, and no data
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,6 +40,7 @@ from scvenn.data.matrices import (
     check_values,
     expression,
     stored_matrix,
+    warn_of_empty_cells,
 )
 from scvenn.data.statistics import density, feature_stats
 from scvenn.likelihoods import FeatureStats
@@ -116,6 +118,7 @@ class ModalityField(Field):
         )
         state["likelihood"] = likelihood
         check_measured(matrix, rows, names=names, modality=m)
+        self._warn_of_empty_cells(mdata, matrix, rows)
         logger.info(
             "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
@@ -140,15 +143,22 @@ class ModalityField(Field):
         if m in mdata.mod:
             check_names(mdata, m)
             read = kwargs.get("read") or partial(self.read, mdata, state_registry)
+            matrix, rows = read(), np.flatnonzero(observed_cells(mdata, m))
             check_values(
-                read(),
-                np.flatnonzero(observed_cells(mdata, m)),
+                matrix,
+                rows,
                 modality=m,
                 where=self.where,
                 likelihood=state_registry["likelihood"],
                 new_data=True,
             )
+            self._warn_of_empty_cells(mdata, matrix, rows)
         return state_registry
+
+    def _warn_of_empty_cells(self, mdata: MuData, matrix: Matrix, rows: np.ndarray) -> None:
+        warn_of_empty_cells(
+            matrix, rows, names=mdata.obs_names, modality=self.modality, layer=self.layer
+        )
 
     def read(self, mdata: MuData, state: dict) -> Matrix:
         """Values (n_obs, D), CSR or dense; zeros for cells that lack the modality."""
@@ -343,6 +353,7 @@ class ColumnField(Field):
         if self.attr_key is None:
             return {Keys.CATEGORIES: np.array([], dtype=object), Keys.SOURCE: None}
         values = self.values(adata)
+        self._warn_of_unused_category(adata)
         categories = np.array(sorted(set(values.dropna())), dtype=object)
         self._check(values, categories)
         if self.is_label:
@@ -362,6 +373,25 @@ class ColumnField(Field):
                     f"pass unlabeled_category={suspects[0]!r} or replace it by NaN."
                 )
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
+
+    def _warn_of_unused_category(self, mdata: MuData) -> None:
+        """Warn if no cell has the label that means "not known"."""
+        if pd.isna(self.unlabeled_category) is True:  # None, or NaN, which is not known anyway
+            return
+        meant = as_text(self.unlabeled_category)
+        labels = list(find_categories(mdata, str(self.attr_key), self.argument).dropna().unique())
+        if meant in labels:
+            return
+        similar = {label.strip().casefold(): label for label in labels}
+        alike = [
+            similar[match]
+            for match in difflib.get_close_matches(meant.strip().casefold(), similar, cutoff=0.8)
+        ]
+        remedy = f"Did you mean {alike[0]!r}?" if alike else "Pass one of these, or leave it out."
+        warn(
+            f"{self.argument}: unlabeled_category={self.unlabeled_category!r} is the label of no "
+            f"cell, so that it changes nothing; the labels are {quoted(sorted(labels))}. {remedy}"
+        )
 
     def _check(self, values: pd.Series, categories: np.ndarray) -> None:
         if self.is_label and len(categories) < 2:

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from scvenn._warnings import warn
 from scvenn.data.checks import quoted
 from scvenn.likelihoods import LIKELIHOODS, inferred_likelihoods
 
@@ -334,6 +335,28 @@ def check_measured(matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modalit
     raise ValueError(
         f"modality {modality!r}: features {quoted(names[~measured])} are NaN in every cell. Remove "
         f"them: mdata.mod[{modality!r}] = mdata[{modality!r}][:, keep].copy(); mdata.update()."
+    )
+
+
+def warn_of_empty_cells(
+    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, layer: str | None
+) -> None:
+    """Warn of cells that have the modality and are NaN in every feature."""
+    first = matrix[:, :1]
+    first = first.toarray() if sp.issparse(first) else first
+    suspects, empty = rows[np.isnan(first[rows, 0])], []
+    for part in row_chunks(len(suspects), matrix.shape[1]):
+        chunk = matrix[suspects[part]]
+        missing = np.isnan(chunk.toarray() if sp.issparse(chunk) else chunk)
+        empty.extend(suspects[part][missing.all(axis=1)])
+    if not empty:
+        return
+    values = f"mdata[{modality!r}].to_df({'' if layer is None else repr(layer)})"
+    warn(
+        f"modality {modality!r}: {len(empty)} of {len(rows)} cells are NaN in every feature and "
+        f"count as measured, for example {quoted(names[empty], 3)}. If they were not measured, "
+        f"leave them out of the modality: keep = {values}.notna().any(axis=1); "
+        f"mdata.mod[{modality!r}] = mdata[{modality!r}][keep].copy(); mdata.update()."
     )
 
 
