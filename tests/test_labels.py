@@ -205,17 +205,43 @@ def contradicting(small):
 )
 def test_a_contradiction_between_the_mudata_and_a_modality_is_refused(small, arguments):
     match = (
-        r"obs column 'kind' differs between mdata.obs and mdata\['atac'\].obs in 2 cells: of "
-        r"'cell58' they have 'a' and 'b'. Keep the right values in mdata.obs\['kind'\]"
+        r"'kind' differs between mdata.obs\['kind'\] and mdata\['atac'\].obs\['kind'\] in "
+        r"2 cells: of 'cell58' they have 'a' and 'b'. Keep the right values in mdata.obs\['kind'\]"
     )
     with pytest.raises(ValueError, match=match):
         scvenn.MMVAEpp.setup_mudata(contradicting(small), **arguments)
 
 
+@pytest.mark.parametrize("argument", ["labels_key", "batch_key"])
+@pytest.mark.parametrize(
+    ("key", "places"),
+    [
+        ("kind", ("mdata['rna'].obs['kind']", "mdata.obs['rna:kind']")),
+        ("rna:kind", ("mdata.obs['rna:kind']", "mdata['rna'].obs['kind']")),
+    ],
+)
+def test_a_copy_in_the_mudata_that_differs_is_refused(small, argument, key, places):
+    small["rna"].obs["kind"] = ["a", "b"] * 30
+    small.obs["rna:kind"] = ["a", "b"] * 29 + ["b", "a"]
+    with pytest.raises(ValueError, match="obs column") as error:
+        scvenn.MMVAEpp.setup_mudata(small, **{argument: key})
+    assert "between {} and {} in 2 cells".format(*places) in str(error.value)
+    exec(str(error.value).rpartition(": ")[2].removesuffix("."), {"mdata": small})  # what it says
+    scvenn.MMVAEpp.setup_mudata(small, **{argument: key})
+
+
+def test_a_label_removed_from_a_modality_is_not_taken_from_its_copy_in_the_mudata(small):
+    small["rna"].obs["kind"] = ["a", "b", None] * 20
+    small.obs["rna:kind"] = ["a", "b", "c"] * 20
+    assert classes(small) == ["a", "b"]
+
+
 def test_a_contradiction_between_numbers_is_refused(small):
     small.obs["x"] = np.arange(60.0)
     small["rna"].obs["x"] = np.arange(60.0) + np.r_[np.zeros(59), 0.5]
-    with pytest.raises(ValueError, match=r"'x' differs between mdata.obs and mdata\['rna'\].obs"):
+    with pytest.raises(
+        ValueError, match=r"'x' differs between mdata.obs\['x'\] and mdata\['rna'\]"
+    ):
         scvenn.MMVAEpp.setup_mudata(small, continuous_covariate_keys=["x"])
 
 
@@ -228,7 +254,9 @@ def test_a_contradiction_is_refused_by_readouts_and_plots(small):
         lambda: model.differential("kind", modality="rna"),
         lambda: scvenn.pl.embeddings(small, color="kind"),
     ):
-        with pytest.raises(ValueError, match="obs column 'kind' differs between mdata.obs and"):
+        with pytest.raises(
+            ValueError, match=r"obs column 'kind' differs between mdata.obs\['kind'"
+        ):
             call()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,7 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
     Raises
     ------
     ValueError
-        If it is nowhere, or ``mdata.obs`` and modalities contradict each other.
+        If it is nowhere, or two of these contradict each other.
     """
     found = find_column_or_none(mdata, key)
     if found is None:
@@ -46,26 +47,36 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
 def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
     """The same; None where it is nowhere."""
     in_mdata = _column_of(mdata.obs, key, "mdata.obs")
-    # NaN in mdata.obs is meant: what modalities hold completes each other, and not mdata.obs
-    found = None if in_mdata is None else in_mdata.astype(object)
-    first = "mdata.obs"
-    for m, adata in mdata.mod.items():
-        column = str(key).removeprefix(f"{m}:") if str(key).startswith(f"{m}:") else key
-        if column in adata.obs:
-            where = f"mdata[{m!r}].obs"
-            values = cast(pd.Series, _column_of(adata.obs, column, where))
-            values = values.astype(object).reindex(mdata.obs_names)
-        elif in_mdata is None and f"{m}:{key}" in mdata.obs:
-            values, where = mdata.obs[f"{m}:{key}"].astype(object), "mdata.obs"
-        else:
-            continue
+    found: pd.Series | None = None
+    places: dict[str, pd.Series] = {}
+    for where, values, completes in _places(mdata, key):
         if found is None:
-            found, first = values, where
-            continue
-        _refuse_contradiction(found, values, key, (first, where))
-        if in_mdata is None:
-            found = found.where(found.notna(), values)
+            found = values
+        else:
+            _refuse_contradiction(found, values, key, places, where)
+            # NaN in mdata.obs is meant: what modalities hold completes each other alone
+            if in_mdata is None and completes:
+                found = found.where(found.notna(), values)
+        places[where] = values
     return found if in_mdata is None else in_mdata
+
+
+def _places(mdata: MuData, key: str) -> Iterator[tuple[str, pd.Series, bool]]:
+    """Columns that a key stands for: as a user writes them, and their values by ``obs_names``.
+
+    The last of each is whether it says more than those before: a copy in ``mdata.obs`` of what a
+    modality has does not.
+    """
+    tables = [("mdata.obs", mdata.obs, key, True)]
+    for m, adata in mdata.mod.items():
+        column = str(key).removeprefix(f"{m}:")
+        tables.append((f"mdata[{m!r}].obs", adata.obs, column, True))
+        if (pulled := f"{m}:{column}") != key:
+            tables.append(("mdata.obs", mdata.obs, pulled, column not in adata.obs))
+    for owner, obs, column, completes in tables:
+        if (values := _column_of(obs, column, owner)) is not None:
+            by_name = values.astype(object).reindex(mdata.obs_names)
+            yield f"{owner}[{column!r}]", by_name, completes
 
 
 def _column_of(obs: pd.DataFrame, key: str, where: str) -> pd.Series | None:
@@ -78,17 +89,20 @@ def _column_of(obs: pd.DataFrame, key: str, where: str) -> pd.Series | None:
 
 
 def _refuse_contradiction(
-    one: pd.Series, other: pd.Series, key: str, where: tuple[str, str]
+    found: pd.Series, values: pd.Series, key: str, places: dict[str, pd.Series], where: str
 ) -> None:
-    both = one.notna() & other.notna()
-    differ = both & (one.map(_in_single_precision) != other.map(_in_single_precision))
+    """Raise where values of a place are not those that were found in places before."""
+    if values.equals(found):
+        return
+    both = found.notna() & values.notna()
+    differ = both & (found.map(_in_single_precision) != values.map(_in_single_precision))
     if differ.any():
         cell = differ.index[differ][0]
+        first = next(place for place, known in places.items() if pd.notna(known[cell]))
         raise ValueError(
-            f"obs column {key!r} differs between {where[0]} and {where[1]} in {int(differ.sum())} "
-            f"cells: of {str(cell)!r} they have {plain(one[cell])!r} and "
-            f"{plain(other[cell])!r}. Keep the right values in mdata.obs[{key!r}] and remove the "
-            f"column {key!r} from {where[1]}."
+            f"obs column {key!r} differs between {first} and {where} in {int(differ.sum())} cells: "
+            f"of {str(cell)!r} they have {plain(found[cell])!r} and {plain(values[cell])!r}. Keep "
+            f"the right values in {first} and remove the other: del {where}."
         )
 
 
