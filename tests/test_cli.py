@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -535,6 +536,28 @@ def test_debug_shows_where_a_command_was_interrupted(data, monkeypatch):
     stderr = run("train", data, "--out", "out.h5mu", "--debug", code=130).stderr
     assert "Traceback" in stderr
     assert stderr.endswith("Interrupted. Nothing was written.\n")
+
+
+# ------------------------------------------------------------------------------- warnings
+
+
+def test_a_warning_of_scvenn_is_shown_once(small):
+    small.obs["kind"] = ["a", "b", "nan"] * 20
+    small.write("in.h5mu")
+    stderr = run("train", "in.h5mu", "--out", "out.h5mu", "--labels", "kind", *QUICK).stderr
+    (line,) = [line for line in stderr.splitlines() if "Warning" in line]
+    assert line.startswith("Warning: labels_key='kind': 'nan' is read as a class of its own, with")
+
+
+def test_warnings_of_other_packages_are_shown_only_with_debug(data, monkeypatch):
+    def train(self, **arguments):
+        warnings.warn("an old function", FutureWarning, stacklevel=1)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", train)
+    assert "an old function" not in run("train", data, "--out", "out.h5mu", code=1).stderr
+    with pytest.warns(FutureWarning, match="an old function"), pytest.raises(ValueError):
+        run("train", data, "--out", "out.h5mu", "--debug")
 
 
 # ------------------------------------------------------------------------------- debugging

@@ -6,8 +6,12 @@ import sys
 import warnings
 
 
+class ScvennWarning(UserWarning):
+    """A warning of scvenn's own; its line, outside the package, does not tell whose it is."""
+
+
 def warn(message: str) -> None:
-    """Issue a ``UserWarning`` for the line that called the package.
+    """Issue a :class:`ScvennWarning` for the line that called the package.
 
     What other packages run on the way, such as the training loop of Lightning, is passed over: the
     line is the caller of the outermost function of this package.
@@ -18,4 +22,4 @@ def warn(message: str) -> None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == package:
             level = depth + 1
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
+    warnings.warn(message, ScvennWarning, stacklevel=level)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from scvenn._warnings import ScvennWarning
 from scvenn._whole_files import draft
 from scvenn.cli.files import Output, check_outputs, columns_as_they_are
 from scvenn.cli.options import options
@@ -40,9 +41,8 @@ class Command(click.Command):
     Only the result goes to stdout; what libraries print goes to stderr. Errors about the data, the
     model or the machine become one message and the exit code 1, Ctrl-C one line and the code 130.
 
-    ``outputs`` are written in their order. ``sections`` are tables of further options by heading
-    in the help: of those that were given, the function gets one dictionary for each table, named
-    by the heading in lower case.
+    ``outputs`` are written in their order. ``sections`` are tables of further options by heading in
+    the help; the function gets those given, a dictionary for each table by heading in lower case.
     """
 
     def __init__(
@@ -117,5 +117,5 @@ def show_messages(debug: bool) -> None:
         logger.addHandler(logging.StreamHandler(sys.stderr))
     if not debug:
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"scvenn\b")
+        warnings.simplefilter("always", ScvennWarning)
         warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
