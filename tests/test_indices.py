@@ -9,6 +9,7 @@ import pytest
 import scvi
 
 import scvenn
+from scvenn.data import choose_rows
 from tests.conftest import QUIET, three_modalities
 
 # few cells, some of whose features are constant
@@ -100,6 +101,7 @@ def forms(names):
         "series": series,
         "shuffled series": shuffled,
         "shuffled series of pandas": shuffled.astype("boolean"),
+        "shuffled series of objects": shuffled.astype(object),
         "series by position": series.reset_index(drop=True),
         "names": names[POSITIONS].tolist(),
         "index": names[POSITIONS],
@@ -190,21 +192,21 @@ def test_no_cells_give_an_empty_result_or_a_message(model, method, nothing):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([60], "index 60 is out of bounds"),
+        ([60], "there is no position 60"),
         ([-61], "positions or a mask of the 60 cells"),
         (np.ones(59, bool), "positions or a mask of the 60 cells"),
         (np.ones(61, bool), "positions or a mask of the 60 cells"),
         (["obs0", "nobody"], "'nobody'.* not found among the 60 cells"),
         ("nobody", "'nobody' not found among the 60 cells"),
         ([0.0, 1.0], r"found floating values, .*0\.0"),
-        ([0, None], "found mixed.* values"),
+        ([0, None], "1 of 2 values are missing, the first at position 1"),
         ([0, "obs1"], "found|not found"),
-        (pd.array([True, None] * 30, dtype="boolean"), "found .* values"),
+        (pd.array([True, None] * 30, dtype="boolean"), "30 of 60 values are missing"),
         (np.ones((60, 1), bool), "indices has 2 dimensions"),
         ([[0, 1]], "indices has 2 dimensions"),
         (pd.DataFrame({"a": [0, 1]}), "indices has 2 dimensions"),
         (slice("a", "b"), "expected a slice of positions"),
-        ({1, 2}, "found mixed values"),
+        ({1, 2}, "found set"),
     ],
     ids=str,
 )
@@ -218,6 +220,36 @@ def test_a_mask_needs_a_value_for_each_cell(model):
     names = model.adata.obs_names
     with pytest.raises(ValueError, match="the mask has no value for"):
         model.get_shared_representation(indices=pd.Series(True, names[:50]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda d: np.array([0, 2**64 - 1], dtype=np.uint64), "no position 18446744073709551615"),
+        (lambda d: [2**70], f"there is no position {2**70}"),
+        (lambda d: slice(0.0, 3.0), "expected a slice of positions"),
+        (lambda d: d[:3], "such as mdata.obs_names.*found MuData"),
+        (lambda d: d["rna"], "found AnnData"),
+        (lambda d: (i for i in range(3)), "found generator"),
+        (lambda d: pd.Series(True, [*d.obs_names, d.obs_names[3]]), "more than one value for"),
+        (
+            lambda d: pd.Series([True] * 59 + [None], d.obs_names),
+            "1 of 60 values are missing, the first at position 59",
+        ),
+    ],
+    ids=["uint64", "2**70", "slice", "MuData", "AnnData", "generator", "repeated", "missing"],
+)
+def test_what_chooses_no_cells_is_named(small, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        choose_rows(small, wrong(small))
+
+
+@pytest.mark.parametrize(
+    ("features", "found"), [(3, "found 3"), ({"meth_1", "meth_2"}, "a set, which has no order")]
+)
+def test_features_are_a_list_of_names(model, features, found):
+    with pytest.raises(ValueError, match=f"features: expected a list of names, .*{found}"):
+        model.predict("rna", "meth", features=features)
 
 
 # ------------------------------------------------------------------------------- and their state

@@ -9,7 +9,7 @@ by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
-from scvenn.data.checks import check_mudata, plain, quoted
+from scvenn.data.checks import as_list, check_mudata, plain, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
@@ -29,6 +29,7 @@ __all__ = [
     "Registry",
     "SetUpMixin",
     "Tensors",
+    "as_list",
     "as_text",
     "check_mudata",
     "choose_rows",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,10 @@ from scvenn.data.registry import Registry
 
 # What a user may pass for cells: positions, a boolean mask, or names.
 Indices = Any  # Sequence[int | bool | str] | np.ndarray | pd.Series | slice
+_EXPECTED = (
+    "expected positions (integers), a mask (booleans) or names (strings) of cells such as "
+    "mdata.obs_names[:3], in a list, an array or a Series; or a slice of positions"
+)
 # A minibatch as loaders give it: for each field a tensor, or SparseRows of a modality read sparse.
 Tensors = dict[str, Any]
 
@@ -140,13 +144,16 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
     if indices is None:
         return every
     if isinstance(indices, slice):
-        if any(isinstance(end, str) for end in (indices.start, indices.stop)):
+        try:
+            return every[indices]
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"indices={indices}: expected a slice of positions. List the names of cells."
-            )
-        return every[indices]
-    if isinstance(indices, pd.Series) and pd.api.types.is_bool_dtype(indices):
-        indices = _matched_mask(mdata, indices)
+                f"indices={indices}: expected a slice of positions ({error}). List the names of "
+                "cells."
+            ) from error
+    # of a MuData, numpy would make an array cell by cell; sets have no order
+    if not (np.isscalar(indices) or isinstance(indices, Sequence) or hasattr(indices, "__array__")):
+        raise ValueError(f"indices: {_EXPECTED}; found {type(indices).__name__}.")
     chosen = np.atleast_1d(np.asarray(indices))
     if chosen.ndim != 1:
         raise ValueError(
@@ -155,7 +162,15 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
         )
     if not chosen.size:
         return every[:0]
-    kind = pd.api.types.infer_dtype(chosen, skipna=False)  # pandas' arrays come as objects
+    # whatever the type of the array: pandas' arrays come as objects
+    kind = pd.api.types.infer_dtype(chosen)
+    if isinstance(indices, pd.Series) and kind == "boolean":
+        chosen = _matched_mask(mdata, pd.Series(chosen, indices.index))
+    if (missing := pd.isna(chosen)).any():
+        raise ValueError(
+            f"indices: {missing.sum()} of {len(chosen)} values are missing, the first at position "
+            f"{missing.argmax()}. Fill them in; in a mask, False leaves a cell out."
+        )
     if kind == "string":
         rows = mdata.obs_names.get_indexer(chosen)
         if (rows < 0).any():
@@ -174,23 +189,33 @@ def choose_rows(mdata: MuData, indices: Indices | None) -> np.ndarray:
         return rows
     if kind not in ("integer", "boolean"):
         raise ValueError(
-            f"indices: expected positions (integers), a mask (booleans) or names (strings) of "
-            f"cells; found {kind} values, the first of which is {plain(chosen[0])!r}."
+            f"indices: {_EXPECTED}; found {kind} values, the first of which is "
+            f"{plain(chosen[0])!r}."
         )
-    try:
-        return every[chosen.astype(bool if kind == "boolean" else np.int64)]
-    except IndexError as error:
+    if kind == "boolean":
+        problem = "" if len(chosen) == len(every) else f"the mask has {len(chosen)} values"
+    else:  # compared before they become integers of 64 bits, which not all of them fit
+        beyond = chosen[(chosen < -len(every)) | (chosen >= len(every))]
+        problem = f"there is no position {beyond[0]}" if len(beyond) else ""
+    if problem:
         raise ValueError(
-            f"indices must be positions or a mask of the {mdata.n_obs} cells: {error}."
-        ) from error
+            f"indices must be positions or a mask of the {len(every)} cells: {problem}."
+        )
+    return every[chosen.astype(bool if kind == "boolean" else np.int64)]
 
 
 def _matched_mask(mdata: MuData, mask: pd.Series) -> np.ndarray:
     """A mask with an index of names, in the order of the cells."""
-    if mask.index.equals(mdata.obs_names) or not mask.index.isin(mdata.obs_names).any():
+    of_cells = mask[mask.index.isin(mdata.obs_names)]
+    if mask.index.equals(mdata.obs_names) or of_cells.empty:
         return mask.to_numpy()
-    if missing := list(mdata.obs_names.difference(mask.index)):
+    if missing := list(mdata.obs_names.difference(of_cells.index)):
         raise ValueError(
             f"indices: the mask has no value for {quoted(missing)}; it needs one for each cell."
         )
-    return mask.reindex(mdata.obs_names).to_numpy(dtype=bool)
+    if (repeated := of_cells.index.duplicated()).any():
+        raise ValueError(
+            f"indices: the mask has more than one value for {quoted(of_cells.index[repeated])}; it "
+            "needs one for each cell."
+        )
+    return of_cells.reindex(mdata.obs_names).to_numpy()

@@ -23,6 +23,20 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def as_list(names: Any, argument: str) -> list[Any]:
+    """Names that a user passed as a plain list, in their order, which holds on to nothing else.
+
+    Raises
+    ------
+    ValueError
+        If they have no order, or are not several names at all.
+    """
+    if isinstance(names, str | set | frozenset) or not isinstance(names, Iterable):
+        found = "a set, which has no order" if isinstance(names, set | frozenset) else repr(names)
+        raise ValueError(f"{argument}: expected a list of names, found {found}.")
+    return [plain(name) for name in names]
+
+
 def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     """Refuse what is not an in-memory MuData with unambiguous names.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scvenn import network
-from scvenn.data import Cells, Keys, Registry, plain, quoted
+from scvenn.data import Cells, Keys, Registry, as_list, plain, quoted
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def choose_features(
     Raises
     ------
     ValueError
-        If one is unknown.
+        If one is unknown, or they have no order.
     """
     names = pd.Index(found.features(modality))
     if features is None:
         return np.arange(len(names))
-    asked = [features] if isinstance(features, str) else list(features)
+    asked = [features] if isinstance(features, str) else as_list(features, "features")
     columns = names.get_indexer(asked)
     if (columns < 0).any():
         unknown = [name for name, column in zip(asked, columns, strict=True) if column < 0]
