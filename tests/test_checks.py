@@ -123,6 +123,7 @@ def test_cells_unknown_to_the_mudata_are_refused(small):
         ({"modalities": ["rna", "rna"]}, "names one more than once"),
         ({"modalities": ["rna"]}, "two or more modalities"),
         ({"modalities": "rna"}, "expected a list"),
+        ({"modalities": {"rna", "atac"}}, "found a set, which has no order"),
         ({"layers": {"rna": "counts"}}, "'rna': layer 'counts' not found"),
         ({"layers": {"adt": "counts"}}, r"\['adt'\] not found among the modalities"),
         ({"layers": "counts"}, "expected a dictionary"),
@@ -130,6 +131,8 @@ def test_cells_unknown_to_the_mudata_are_refused(small):
         ({"likelihoods": {"adt": "nb"}}, r"\['adt'\] not found among the modalities"),
         ({"likelihoods": "nb"}, "expected a dictionary"),
         ({"labels_key": "kind"}, "labels_key='kind' not found. Searched mdata.obs"),
+        ({"labels_key": pd.Series(["a", "b"] * 30)}, "labels_key: expected the name .* Series"),
+        ({"batch_key": ["donor"]}, "batch_key: expected the name of one column, found list"),
         ({"batch_key": "donor"}, "batch_key='donor' not found. Searched mdata.obs"),
     ],
 )

@@ -121,7 +121,7 @@ def test_without_batches_there_is_none_to_predict():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"categorical_covariate_keys": "donor"}, "expected a list of columns"),
+        ({"categorical_covariate_keys": "donor"}, "expected a list of names"),
         ({"continuous_covariate_keys": ["age", "age"]}, "each once"),
         ({"categorical_covariate_keys": ["site"]}, "'site' not found. Searched mdata.obs"),
         ({"continuous_covariate_keys": ["donor"]}, "expected numbers, found '[abc]' in cell"),

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import weakref
+from types import MappingProxyType
 
 import anndata
 import mudata
@@ -509,6 +510,27 @@ def held():
     n_held = len(BaseModelClass._setup_adata_manager_store) + sum(map(len, of_classes))
     n_held += sum(len(c._setup_adata_manager_store) for c in ours)
     return n_held + sum(known.manager is not None for known in data_setup._SETUPS.values())
+
+
+def test_arguments_of_a_set_up_are_kept_plain_and_without_the_data():
+    mdata = data()
+    scvenn.MMVAEpp.setup_mudata(
+        mdata,
+        modalities=mdata.mod.keys(),
+        layers=MappingProxyType({"rna": None}),
+        likelihoods=pd.Series({"rna": "poisson"}),
+        labels_key=np.str_("cell_type"),
+        categorical_covariate_keys=pd.Index(["batch"]),
+    )
+    (kept,) = [s.arguments for s in data_setup._SETUPS.values() if s.mdata() is mdata]
+    alive = [weakref.ref(x) for x in (mdata, *mdata.mod.values())]
+    del mdata
+    gc.collect()
+    assert [ref() for ref in alive] == [None] * 3
+    assert kept["modalities"] == ["rna", "atac"]
+    assert kept["categorical_covariate_keys"] == ["batch"]
+    plain = {"layers": dict, "likelihoods": dict, "labels_key": str}
+    assert {name: type(kept[name]) for name in plain} == plain
 
 
 @pytest.mark.slow

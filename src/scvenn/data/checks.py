@@ -126,8 +126,6 @@ def choose_modalities(mdata: MuData, modalities: Sequence[str] | None) -> list[s
         If one is unknown or repeated, there are fewer than two, one has fewer than two cells or no
         feature, names repeat, or one shares no cell with any other.
     """
-    if isinstance(modalities, str):
-        raise ValueError(f"modalities={modalities!r}: expected a list of two or more names.")
     names = list(mdata.mod) if modalities is None else list(modalities)
     if unknown := [m for m in names if m not in mdata.mod]:
         raise ValueError(

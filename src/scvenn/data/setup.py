@@ -6,10 +6,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from pandas.api.types import is_list_like
 
-from scvenn.data.checks import check_mudata, choose_modalities
+from scvenn.data.checks import as_list, check_mudata, choose_modalities
 from scvenn.data.fields import ColumnField, ModalityField, NumberField, ObservedField
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
@@ -139,13 +141,13 @@ class SetUpMixin:
         setup_method_args = cls._get_setup_method_args(**locals())
         source_registry = kwargs.get("source_registry")
         check_mudata(mdata, may_be_view=False)
+        arguments = _plain(setup_method_args["setup_args"])
+        setup_method_args["setup_args"] = arguments
         if source_registry is None:
-            names = choose_modalities(mdata, modalities)
+            names = choose_modalities(mdata, arguments["modalities"])
         else:  # new data may lack some of the modalities
             names = Registry(source_registry).modalities
-        manager = AlignedManager(
-            fields_of(names, **setup_method_args["setup_args"]), setup_method_args
-        )
+        manager = AlignedManager(fields_of(names, **arguments), setup_method_args)
         manager.register_fields(mdata, **kwargs)
         if (before := _SETUPS.get(mdata.uns.get(Keys.SCVI_UUID, ""))) and before.is_of(mdata):
             before.forget()
@@ -181,9 +183,9 @@ def fields_of(
     labels_key: str | None,
     unlabeled_category: Any,
     batch_key: str | None,
-    modalities: Sequence[str] | None,
-    categorical_covariate_keys: Sequence[str] | None = None,
-    continuous_covariate_keys: Sequence[str] | None = None,
+    modalities: list[str] | None,
+    categorical_covariate_keys: list[str] | None = None,
+    continuous_covariate_keys: list[str] | None = None,
 ) -> list[Any]:
     """Fields that the arguments of a set-up ask for."""
     layer = _by_modality(layers, names, "layers")
@@ -205,10 +207,36 @@ def fields_of(
     ]
 
 
-def _columns(value: Sequence[str] | None, argument: str) -> list[str]:
-    """Names of columns, after checking that they are a list without repetitions."""
-    names = list(value or [])
-    if isinstance(value, str) or len(set(names)) < len(names):
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a set-up as plain lists, dictionaries and text.
+
+    They are kept and saved, and views such as ``mdata.mod.keys()`` would keep the data as well.
+    """
+    plain = dict(arguments)
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if name.endswith("_keys") or name == "modalities":
+            plain[name] = as_list(value, name)
+        elif isinstance(value, str):
+            plain[name] = str(value)
+        elif name in ("labels_key", "batch_key") and is_list_like(value):
+            raise ValueError(
+                f"{name}: expected the name of one column, found {type(value).__name__}. Put the "
+                "values into mdata.obs, and pass the name that they have there."
+            )
+        elif isinstance(value, Mapping | pd.Series):
+            found = dict(value.items())
+            plain[name] = dict(
+                zip(as_list(found, name), as_list(found.values(), name), strict=True)
+            )
+    return plain
+
+
+def _columns(value: list[str] | None, argument: str) -> list[str]:
+    """Names of columns, after checking that none is repeated."""
+    names = value or []
+    if len(set(names)) < len(names):
         raise ValueError(f"{argument}={value!r}: expected a list of columns, each once.")
     return names
 
