@@ -1,5 +1,7 @@
 """Every mistake in the data ends in one clear message."""
 
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -418,9 +420,23 @@ def test_a_query_may_have_few_cells_of_a_modality_or_none(model, n):
     assert np.isfinite(found).all(1).sum() == n
 
 
-def test_anything_else_is_refused():
-    with pytest.raises(TypeError, match="Expected a MuData, found DataFrame"):
-        setup(pd.DataFrame())
+@pytest.mark.parametrize("use", [setup, scvenn.MMVAEpp, scvenn.choose_latent_sizes])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (pd.DataFrame(), "found DataFrame. Put the measurements together"),
+        ({"rna": AnnData(np.eye(3))}, "found dict"),
+        (np.eye(3), "found ndarray"),
+        (None, "found NoneType"),
+        (AnnData(np.eye(3)), "found an AnnData"),
+        ("x.h5mu", r"found the path 'x.h5mu'. Read the file first: mudata.read_h5mu"),
+        (Path("x.h5mu"), r"found the path 'x.h5mu'"),
+    ],
+    ids=["DataFrame", "dict", "array", "None", "AnnData", "text", "Path"],
+)
+def test_anything_else_is_refused(use, given, message):
+    with pytest.raises(TypeError, match=f"Expected a MuData, {message}"):
+        use(given)
 
 
 def test_a_view_is_refused_for_training(small):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,8 +61,16 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
             "Expected a MuData, found an AnnData. Put the measurements of the same cells together "
             "first: mudata.MuData({'rna': adata, 'atac': other_adata})."
         )
+    if isinstance(mdata, str | os.PathLike):
+        raise TypeError(
+            f"Expected a MuData, found the path {str(mdata)!r}. Read the file first: "
+            "mudata.read_h5mu(path)."
+        )
     if not isinstance(mdata, MuData):
-        raise TypeError(f"Expected a MuData, found {type(mdata).__name__}.")
+        raise TypeError(
+            f"Expected a MuData, found {type(mdata).__name__}. Put the measurements together "
+            "first: mudata.MuData({'rna': adata, 'atac': other_adata})."
+        )
     if nested := [m for m, adata in mdata.mod.items() if isinstance(adata, MuData)]:
         m = nested[0]
         raise TypeError(

@@ -140,6 +140,8 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
         decoder: Literal["mlp", "linear"] = "mlp",
         dispersion: Literal["feature", "feature-batch"] = "feature",
     ) -> None:
+        if registry is None:  # else it is loaded, its data after it
+            check_mudata(adata, may_be_view=False)
         super().__init__(adata, registry)
 
         self.init_params_ = self._get_init_params(locals())
