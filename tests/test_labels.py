@@ -7,6 +7,7 @@ import scvi
 import torch
 
 import scvenn
+from scvenn._warnings import ScvennWarning
 from tests.conftest import QUIET, data_file
 
 
@@ -112,7 +113,44 @@ def test_missing_labels_turned_into_text_get_a_warning(small):
         classes(small)
 
 
-def test_batches_and_groups_may_be_called_anything(small):
+READOUTS = {
+    "evaluate": lambda m: m.evaluate(labels_key="kind"),
+    "report": lambda m: m.report("report.html", labels_key="kind"),
+    "differential": lambda m: m.differential("kind", modality="rna", group1="a", n_samples=3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:evaluate")
+@pytest.mark.parametrize("readout", READOUTS)
+def test_readouts_warn_once_of_labels_that_look_missing(small, readout):
+    small.obs["kind"] = pd.Series(["a", "b", np.nan] * 20, index=small.obs_names).map(str)
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    with pytest.warns(ScvennWarning) as caught:
+        READOUTS[readout](model)
+    (message,) = [str(w.message) for w in caught if "is read as a class" in str(w.message)]
+    assert "='kind': 'nan' is read as a class of its own, with 20 cells." in message
+
+
+@pytest.mark.filterwarnings("error:.*is read as a class")
+def test_labels_of_which_the_set_up_warned_get_no_second_warning(small):
+    small.obs["kind"] = ["a", "b", "nan"] * 20
+    with pytest.warns(ScvennWarning, match="is read as a class"):
+        scvenn.MMVAE.setup_mudata(small, labels_key="kind")
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    model.evaluate(labels_key="kind")
+
+
+@pytest.mark.filterwarnings("error:.*is read as a class")
+def test_groups_that_are_named_may_be_called_anything(small):
+    small.obs["kind"] = ["a", "b", "NA"] * 20
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    model.differential("kind", modality="rna", group1="a", group2="NA", n_samples=3)
+
+
+def test_batches_may_be_called_anything(small):
     small.obs["kind"] = ["a", "NA"] * 30
     scvenn.MMVAEpp.setup_mudata(small, batch_key="kind")
 

@@ -2,10 +2,10 @@
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
 whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics`` (means and scales),
-``columns`` (of ``obs``), ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up
-found), ``fingerprint`` (was the data changed?), ``manager`` (all reading goes by it), ``setup``
-(what the user asked to be read), ``cells`` (what a read-out gets), ``names`` (cells that are known
-by their names).
+``columns`` (of ``obs``), ``missing`` (labels that became text), ``fields`` (which entry becomes
+which tensor), ``registry`` (what a set-up found), ``fingerprint`` (was the data changed?),
+``manager`` (all reading goes by it), ``setup`` (what the user asked to be read), ``cells`` (what a
+read-out gets), ``names`` (cells that are known by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
@@ -15,6 +15,7 @@ from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
@@ -42,4 +43,5 @@ __all__ = [
     "plain",
     "quoted",
     "row_sums",
+    "warn_of_spelled_missing",
 ]

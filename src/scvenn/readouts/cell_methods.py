@@ -23,6 +23,7 @@ from scvenn.data import (
     check_mudata,
     choose_rows,
     hashes_of,
+    warn_of_spelled_missing,
 )
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed, write_embeddings
@@ -600,3 +601,9 @@ class ReadoutsMixin:
         used = self._found.arguments
         unknown = used["unlabeled_category"] if labels_key == used["labels_key"] else None
         return ColumnField(Keys.LABELS, labels_key, unknown).values(mdata)
+
+    def _warn_of_labels(self, labels: pd.Series, labels_key: str) -> None:
+        """Warn of labels that look missing, and of which the set-up did not warn before."""
+        in_setup = labels_key == self._found.arguments["labels_key"]
+        known = self._found.classes if in_setup else ()
+        warn_of_spelled_missing(labels, f"labels_key={labels_key!r}", known=known)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from scvenn.data import Cells, Indices, find_categories
+from scvenn.data import Cells, Indices, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
@@ -520,7 +520,10 @@ class InterpretationMixin(ReadoutsMixin):
         settings.check()
         (modality,) = check_modalities(self._found, modality)
         cells = self._cells(mdata, indices, batch_size)
-        groups = find_categories(cells.mdata, groupby, f"groupby={groupby!r}").iloc[cells.rows]
+        argument = f"groupby={groupby!r}"
+        groups = find_categories(cells.mdata, groupby, argument).iloc[cells.rows]
+        if group2 is None:  # else only groups are compared that the user named
+            warn_of_spelled_missing(groups, argument)
         return comparison.differential(
             self.module,
             cells,
@@ -640,7 +643,10 @@ class InterpretationMixin(ReadoutsMixin):
         cells = self._cells(mdata, None, None)
         if labels_key is None and cells.mdata is self.adata:
             labels_key = self._found.arguments["labels_key"]
-        labels = None if labels_key is None else self._labels_of(cells.mdata, labels_key)
+        labels = None
+        if labels_key is not None:
+            labels = self._labels_of(cells.mdata, labels_key)
+            self._warn_of_labels(labels, labels_key)
         write_report(file, self, cells, labels)
         return file
 
@@ -672,6 +678,7 @@ class InterpretationMixin(ReadoutsMixin):
             labels = pd.concat(
                 [self._labels_of(c.mdata, labels_key).iloc[c.rows] for c in (train, test)]
             )
+            self._warn_of_labels(labels, labels_key)
         return evaluation.evaluate(self.module, train, test, labels)
 
     def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:

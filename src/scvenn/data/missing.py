@@ -1,0 +1,34 @@
+"""Missing labels that became text on their way into a MuData."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pandas as pd
+
+from scvenn._warnings import warn
+from scvenn.data.checks import quoted
+from scvenn.data.columns import spelled_missing
+
+
+def warn_of_spelled_missing(
+    values: pd.Series, argument: str, *, known: Collection[str] = ()
+) -> None:
+    """Warn of classes that look as if a missing value had been turned into text.
+
+    Parameters
+    ----------
+    values
+        The class of each cell as text; missing where not known.
+    argument
+        How the user named the column.
+    known
+        Classes of which a set-up warned.
+    """
+    suspects = [name for name in spelled_missing(values.dropna().unique()) if name not in known]
+    if suspects:
+        warn(
+            f"{argument}: {quoted(suspects)} is read as a class of its own, with "
+            f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, replace "
+            "it by NaN."
+        )
