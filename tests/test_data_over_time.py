@@ -500,6 +500,42 @@ def test_a_fingerprint_holds_no_data():
     assert len(found.cells) == N
 
 
+def repeated(names):
+    return [names[0], *names[:-1]]
+
+
+REPEATED = {
+    "cells of the data": (
+        lambda d: setattr(d, "obs_names", repeated(d.obs_names)),
+        "mdata.obs_names holds 'cell0' more than once",
+    ),
+    "cells of a modality": (
+        lambda d: setattr(d["rna"], "obs_names", repeated(d["rna"].obs_names)),
+        "obs_names holds 'cell0' more than once",
+    ),
+    "features": (
+        lambda d: setattr(d["rna"], "var_names", repeated(d["rna"].var_names)),
+        "'rna': var_names holds 'rna_0' more than once",
+    ),
+}
+USES = {
+    "read-out": lambda m: m.get_shared_representation(),
+    "names": lambda m: m.predict("rna", "atac", indices=["cell3"]),
+    "training": lambda m: m.train(1, **QUIET),
+    "new model": lambda m: scvenn.MMVAEpp(m.adata),
+    "new data": lambda m: m.predict("rna", "atac", m.adata.copy()),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("names", REPEATED)
+def test_names_that_repeat_after_the_set_up_are_refused(model, names, use):
+    change, message = REPEATED[names]
+    change(model.adata)
+    with pytest.raises(ValueError, match=message):
+        USES[use](model)
+
+
 # ------------------------------------------------------------------------------- nothing is kept
 
 

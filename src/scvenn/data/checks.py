@@ -178,6 +178,17 @@ def _check_modality(mdata: MuData, modality: str) -> None:
 
 def check_names(mdata: MuData, modality: str) -> None:
     """Refuse a modality whose names cannot be matched one to one."""
+    check_unique(mdata, modality)
+    adata = mdata.mod[modality]
+    if missing := list(adata.obs_names[mdata.obs_names.get_indexer(adata.obs_names) < 0]):
+        raise ValueError(
+            f"modality {modality!r} holds cells that are not in mdata.obs_names: "
+            f"{quoted(missing)}. Call mdata.update() first."
+        )
+
+
+def check_unique(mdata: MuData, modality: str) -> None:
+    """Refuse a modality in which names of cells or features repeat."""
     adata = mdata.mod[modality]
     if found := _text_and_other({"var_names": adata.var_names}):
         raise ValueError(
@@ -195,8 +206,3 @@ def check_names(mdata: MuData, modality: str) -> None:
                 f"{'cells' if axis == 'obs_names' else 'features'} are found by name. Call "
                 f"mdata[{modality!r}].{remedy}."
             )
-    if missing := list(adata.obs_names[mdata.obs_names.get_indexer(adata.obs_names) < 0]):
-        raise ValueError(
-            f"modality {modality!r} holds cells that are not in mdata.obs_names: "
-            f"{quoted(missing)}. Call mdata.update() first."
-        )

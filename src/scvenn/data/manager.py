@@ -17,7 +17,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
-from scvenn.data.checks import quoted
+from scvenn.data.checks import check_mudata, check_unique, quoted
 from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
@@ -172,6 +172,7 @@ class AlignedManager(AnnDataManager):
         every = self.found.arguments["modalities"] is None
         if every and list(mdata.mod) != self.found.modalities:
             return True
+        self._check_unique(mdata)
         return self.fingerprint is None or bool(
             self.fingerprint.changes(mdata, self.fields, self.found.states, labels=True, names=True)
         )
@@ -194,11 +195,13 @@ class AlignedManager(AnnDataManager):
         Raises
         ------
         ValueError
-            If values, features, batches or covariates were changed: with the message that new data
-            gets, where it would get one.
+            If values, features, batches or covariates were changed, or names repeat: with the
+            message that new data gets, where it would get one.
         """
         if self.fingerprint is None:
             return None
+        check_mudata(self.adata, may_be_view=False)
+        self._check_unique(self.adata)
         before = self.fingerprint.cells
         _refuse_renamed(before, self.adata.obs_names)
         changes = self.fingerprint.changes(
@@ -220,6 +223,12 @@ class AlignedManager(AnnDataManager):
             return None
         self.fingerprint = Fingerprint(self.adata, self.fields, self.found.states)
         return before
+
+    def _check_unique(self, mdata: MuData) -> None:
+        """Raise where names repeat in a modality that is read, by which nothing can be found."""
+        for field in self.fields:
+            if isinstance(field, ModalityField) and field.modality in mdata.mod:
+                check_unique(mdata, field.modality)
 
     def _check_fits(self) -> None:
         """Raise where the data does not fit the registry."""
