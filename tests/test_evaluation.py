@@ -4,6 +4,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scvi
 
 import scvenn
@@ -132,6 +133,50 @@ def test_planted_latents_are_recovered_or_not(model, table):
     own = rows(found, metric="recovery_linear_r2", source="private_rna", target="z_private_rna")
     other = rows(found, metric="recovery_linear_r2", source="private_peaks", target="z_private_rna")
     assert own["value"].item() > other["value"].item()
+
+
+@pytest.fixture
+def planted(model):
+    """The data, whose planted latent a test may change."""
+    before = model.adata.obsm["z_shared"].copy()
+    yield model.adata
+    model.adata.obsm["z_shared"] = before
+
+
+def recovery(table):
+    return rows(table, target="z_shared").set_index(["metric", "source"])["value"]
+
+
+@pytest.mark.parametrize(
+    "form", [sp.csr_matrix, sp.csr_array, lambda z: pd.DataFrame(z)], ids=["csr", "array", "frame"]
+)
+def test_planted_latents_are_read_however_they_are_stored(model, planted, table, form):
+    stored = form(planted.obsm["z_shared"])
+    if isinstance(stored, pd.DataFrame):
+        stored = stored.set_index(planted.obs_names).rename(columns=str)
+    planted.obsm["z_shared"] = stored
+    pd.testing.assert_series_equal(recovery(model.evaluate()), recovery(table))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_cells_whose_planted_latents_are_not_known_are_left_out(model, planted, value):
+    known = np.r_[model.train_indices[:5], model.validation_indices[:40]]
+    unknown = np.setdiff1d(np.arange(planted.n_obs), known)
+    planted.obsm["z_shared"][unknown] = value
+    found = recovery(model.evaluate())
+    own = model.evaluate(indices=model.validation_indices[:40])
+    assert found.notna().all()
+    pd.testing.assert_series_equal(found, recovery(own))
+
+
+def test_planted_latents_of_no_cell_are_scored_nan_with_one_warning(model, planted, table):
+    planted.obsm["z_shared"][:] = np.nan
+    with pytest.warns(UserWarning, match="scores of recovery are NaN, of 'z_shared'") as caught:
+        found = model.evaluate(labels_key="cell_type")
+    assert sum("recovery" in str(one.message) for one in caught) == 1
+    assert recovery(found).isna().all()
+    others = found["target"] != "z_shared"
+    pd.testing.assert_frame_equal(found[others], table[others])
 
 
 def test_cells_to_score_can_be_chosen(model):

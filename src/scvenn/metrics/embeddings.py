@@ -144,7 +144,7 @@ def recovery_r2(
     learned
         Embedding, (B, K).
     truth
-        Planted latent, (B, L).
+        Planted latent, (B, L); NaN where not known.
     train, test
         Positions of the cells to fit on and to score.
 
@@ -165,7 +165,8 @@ def recovery_r2(
     >>> scores["linear"] < 0.1 < scores["knn"]
     True
     """
-    n_neighbors = min(10, len(np.asarray(train)))
+    both = np.isfinite(learned).all(1) & ~np.isnan(np.asarray(truth, dtype=float)).all(1)
+    n_neighbors = min(10, both[np.asarray(train)].sum())
     estimators = {
         "linear": LinearRegression(),
         "knn": make_pipeline(StandardScaler(), KNeighborsRegressor(n_neighbors)),

@@ -20,6 +20,9 @@ from scvenn.readouts.predictions import Prediction
 # Scores of a probe for labels.
 _LABEL_METRICS = ("auc", "balanced_accuracy")
 
+# Forms of the relation by which planted latents are looked for.
+_RECOVERY = ("linear", "knn")
+
 # Values (cells times features) that are held dense at a time.
 _BLOCK = 20_000_000
 
@@ -46,13 +49,23 @@ def evaluate(
         warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # one warning below
         rows = [*_score_predictions(net, test), *_score_latents(net, train, test, labels)]
     table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
-    of_features = ~table["metric"].isin(_LABEL_METRICS)  # labels have a warning of their own
-    undefined = table[of_features & table["value"].isna()].groupby("target", sort=False)["feature"]
-    if len(undefined):
-        named = "; ".join(f"{m!r}: {quoted(names)}" for m, names in undefined.unique().items())
+    undefined = table[table["value"].isna()]
+    of_features = undefined.dropna(subset="feature").groupby("target", sort=False)["feature"]
+    if len(of_features):
+        named = "; ".join(f"{m!r}: {quoted(names)}" for m, names in of_features.unique().items())
         warn(
             f"evaluate(): some scores are NaN, of features that are constant over the "
             f"{len(test)} scored cells or were measured in fewer than two of them: {named}."
+        )
+    # labels have a warning of their own
+    recovery = undefined[undefined["metric"].isin([f"recovery_{form}_r2" for form in _RECOVERY])]
+    if len(recovery):
+        sources = recovery.groupby("target", sort=False)["source"].unique()
+        named = "; ".join(f"of {target!r} from {quoted(of, 9)}" for target, of in sources.items())
+        warn(
+            f"evaluate(): scores of recovery are NaN, {named}: the planted latent is constant over "
+            f"the {len(test)} scored cells, or fewer than two of them or of the {len(train)} "
+            "training cells have both."
         )
     return table
 
@@ -119,9 +132,9 @@ def _score_latents(
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
 
-    def paired(one: str, other: str) -> bool:
-        """Whether two training and two test cells have both latents."""
-        both = np.isfinite(latents[one]).all(1) & np.isfinite(latents[other]).all(1)
+    def paired(one: np.ndarray, other: np.ndarray) -> bool:
+        """Whether two training and two test cells have both latents, of the other any value."""
+        both = np.isfinite(one).all(1) & np.isfinite(other).any(1)
         return min(both[fitted].sum(), both[scored].sum()) > 1
 
     for source, target in permutations(latents, 2):
@@ -130,7 +143,8 @@ def _score_latents(
             for k, value in enumerate(values):
                 yield "leakage_r2", "latent", source, target, f"{target}_{k}", value
     for source, m in product(latents, sources):
-        if source in ("shared", f"private_{m}") or not paired(source, f"private_{m}"):
+        own = f"private_{m}"
+        if source in ("shared", own) or not paired(latents[source], latents[own]):
             continue
         like_a_latent = m == "shared" or m.startswith(("private_", "modality "))
         target = f"modality {m}" if like_a_latent else m
@@ -142,10 +156,20 @@ def _score_latents(
         yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
         if all(target in cells.mdata.obsm for cells in parts):
-            truth = np.vstack([np.asarray(c.mdata.obsm[target])[c.rows] for c in parts])
+            truth = np.vstack([_planted(cells, target) for cells in parts])
             for source, latent in latents.items():
-                for form, value in metrics.recovery_r2(latent, truth, **split).items():
+                recovered = dict.fromkeys(_RECOVERY, np.nan)
+                if paired(latent, truth):
+                    recovered = metrics.recovery_r2(latent, truth, **split)
+                for form, value in recovered.items():
                     yield f"recovery_{form}_r2", "latent", source, target, None, value
+
+
+def _planted(cells: Cells, key: str) -> np.ndarray:
+    """A planted latent, (n, L), however it is stored; NaN where it is not finite."""
+    stored = cells.mdata.obsm[key]
+    values = np.asarray(stored.toarray() if sp.issparse(stored) else stored, dtype=np.float64)
+    return np.where(np.isfinite(values), values, np.nan)[cells.rows]
 
 
 def _score_labels(
