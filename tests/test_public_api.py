@@ -225,10 +225,25 @@ def test_every_attribute_can_be_read(any_model):
     assert str(any_model.device) == "cpu"
 
 
+def completions(model):
+    return {name for name in dir(model) if not name.startswith("_")}
+
+
 def test_completion_shows_what_works(any_model):
-    shown = {name for name in dir(any_model) if not name.startswith("_")}
-    assert shown == public_names(any_model) - REFUSED
+    shown = completions(any_model)
     assert public_names(any_model) >= REFUSED
+    assert shown & REFUSED == set()
+    in_general = {name for name in methods(any_model) if name in OWN_DATA or works(any_model, name)}
+    assert shown & methods(any_model) == in_general
+
+
+def test_completion_shows_no_part_of_scvi_tools_that_is_of_no_use(any_model):
+    assert "get_normalized_function_name" not in completions(any_model)
+
+
+def test_labels_are_completed_where_there_are_some(small):
+    scvenn.MVAE.setup_mudata(small, labels_key="cell_type")
+    assert "predict_labels" in completions(scvenn.MVAE(small, n_hidden=4))
 
 
 @pytest.mark.parametrize("name", sorted(_INSTEAD))

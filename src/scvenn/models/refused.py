@@ -46,10 +46,16 @@ def refuses_what_does_not_work(cls: type[Model]) -> type[Model]:
     for name, instead in _INSTEAD.items():
         # static: refused on the class as well as on a model
         setattr(cls, name, staticmethod(_refusing(name, instead)))
-    shown = cls.__dir__
+    every = cls.__dir__
 
-    def without_refused(self: Any) -> Iterable[str]:
-        return [name for name in shown(self) if name not in REFUSED]
+    def shown(self: Any) -> Iterable[str]:
+        # never an attribute that ends with "_": scvi-tools saves those that it finds by `dir`
+        hidden = REFUSED | {"get_normalized_function_name"}  # which is of use to scvi-tools alone
+        if getattr(vars(self).get("module"), "label_head", None) is None:
+            hidden |= {"predict_labels"}
+        if self.screening_ is None:
+            hidden |= {"get_shared_scores"}
+        return [name for name in every(self) if name not in hidden]
 
-    cls.__dir__ = without_refused  # type: ignore[method-assign]
+    cls.__dir__ = shown  # type: ignore[method-assign]
     return cls
