@@ -247,7 +247,7 @@ def _renaming(owner: str, names: np.ndarray, missing: np.ndarray, found: pd.Inde
             written, renamed = owner, found
             for template, change in (first, way[0], case, way[1]):
                 written, renamed = template.replace("{}", written), change(renamed)
-            if renamed.is_unique and np.isin(names, renamed).all():
+            if renamed.is_unique and (renamed.get_indexer(names) >= 0).all():
                 return written
     return None
 
