@@ -7,7 +7,7 @@ import warnings
 
 
 class ScvennWarning(UserWarning):
-    """A warning of scvenn's own; its line, outside the package, does not tell whose it is."""
+    """A warning of scvenn. The line that it names is outside the package."""
 
 
 def warn(message: str) -> None:

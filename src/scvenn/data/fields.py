@@ -29,7 +29,6 @@ from scvenn.data.columns import (
     find_categories,
     find_column_or_none,
     find_numbers,
-    spelled_missing,
 )
 from scvenn.data.keys import Keys
 from scvenn.data.matrices import (
@@ -42,6 +41,7 @@ from scvenn.data.matrices import (
     stored_matrix,
     warn_of_empty_cells,
 )
+from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.statistics import density, feature_stats
 from scvenn.likelihoods import FeatureStats
 
@@ -366,12 +366,7 @@ class ColumnField(Field):
                 n_known,
                 len(values),
             )
-            if suspects := spelled_missing(categories):
-                warn(
-                    f"{self.argument}: {quoted(suspects)} is read as a class of its own, with "
-                    f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, "
-                    f"pass unlabeled_category={suspects[0]!r} or replace it by NaN."
-                )
+            warn_of_spelled_missing(values, self.argument, in_setup=True)
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
 
     def _warn_of_unused_category(self, mdata: MuData) -> None:

@@ -12,7 +12,7 @@ from scvenn.data.columns import spelled_missing
 
 
 def warn_of_spelled_missing(
-    values: pd.Series, argument: str, *, known: Collection[str] = ()
+    values: pd.Series, argument: str, *, known: Collection[str] = (), in_setup: bool = False
 ) -> None:
     """Warn of classes that look as if a missing value had been turned into text.
 
@@ -24,11 +24,16 @@ def warn_of_spelled_missing(
         How the user named the column.
     known
         Classes of which a set-up warned.
+    in_setup
+        Whether ``unlabeled_category`` can be passed.
     """
     suspects = [name for name in spelled_missing(values.dropna().unique()) if name not in known]
     if suspects:
+        # one category can be named, so several are better replaced
+        names_it = in_setup and len(suspects) == 1
+        remedy = f"pass unlabeled_category={suspects[0]!r} or " if names_it else ""
         warn(
             f"{argument}: {quoted(suspects)} is read as a class of its own, with "
-            f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, replace "
-            "it by NaN."
+            f"{int(values.isin(suspects).sum())} cells. If it stands for an unknown label, "
+            f"{remedy}replace it by NaN."
         )
