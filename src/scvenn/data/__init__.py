@@ -2,10 +2,10 @@
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
 whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics`` (means and scales),
-``columns`` (of ``obs``), ``missing`` (labels that became text), ``fields`` (which entry becomes
-which tensor), ``registry`` (what a set-up found), ``fingerprint`` (was the data changed?),
-``manager`` (all reading goes by it), ``setup`` (what the user asked to be read), ``cells`` (what a
-read-out gets), ``names`` (cells that are known by their names).
+``columns`` (of ``obs``), ``missing`` (labels that became text), ``renaming`` (features by other
+names), ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found),
+``fingerprint`` (was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the
+user asked to be read), ``cells`` (what a read-out gets), ``names`` (cells known by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows

@@ -94,7 +94,7 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     names = {repr(m): adata.obs_names for m, adata in mdata.mod.items()}
     if found := _text_and_other({**names, "mdata.obs": mdata.obs_names}):
         raise ValueError(
-            f"obs_names are text here and something else there: {found}; cells are matched by "
+            f"obs_names are not all text: {found}; cells are matched by "
             "name, and 1 is not '1'. Make all of them text, for each modality: adata.obs_names = "
             "adata.obs_names.astype(str), and then mdata.update()."
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ from scvenn.data.matrices import (
     warn_of_empty_cells,
 )
 from scvenn.data.missing import warn_of_spelled_missing
+from scvenn.data.renaming import remedy_for_names
 from scvenn.data.statistics import density, feature_stats
 from scvenn.likelihoods import FeatureStats
 
@@ -181,105 +182,13 @@ class ModalityField(Field):
             raise ValueError(
                 f"modality {self.modality!r}: {len(missing)} of the {len(names)} features that the "
                 f"model was trained on are missing: {quoted(missing)}. "
-                + _remedy_for_names(self.modality, names, missing, found)
+                + remedy_for_names(self.modality, names, missing, found)
             )
         return columns
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of features."""
         return {f"n_{self.registry_key}": len(state_registry[Keys.COLUMN_NAMES])}
-
-
-def _remedy_for_names(
-    modality: str, names: np.ndarray, missing: np.ndarray, found: pd.Index
-) -> str:
-    """What to do about features that are missing; they may be there under similar names."""
-    if not len(found):
-        return "This data has no features."
-    here = f"This data has {quoted(found, 3)}. "
-    owner = f"mdata[{modality!r}].var_names"
-    if renaming := _renaming(owner, names, missing, found):
-        return here + f"Rename them: {owner} = {renaming}."
-    spellings: dict[str, Callable[[str], str]] = {
-        "in upper and lower case or blanks": lambda name: name.strip().casefold(),
-        "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
-    }
-    for difference, spelling in spellings.items():
-        present = {spelling(name): name for name in found}
-        spelled = {spelling(name) for name in missing}
-        if len(spelled) == len(missing) and spelled <= present.keys():
-            return (
-                f"This data has them under names that differ {difference}, such as "
-                f"{quoted([present[spelling(missing[0])]])} for {quoted(missing[:1])}. Rename the "
-                "features."
-            )
-    if len(missing) == len(names):  # zeros for all would be data of nothing
-        return here + "Give the features the names that they had in training."
-    return here + (
-        "Use the same names, or add the missing features (zeros for counts that were never seen) "
-        "before using the model."
-    )
-
-
-# What may be done to names: how a user writes it, "{}" standing for the names, and as a function.
-_Step = tuple[str, Callable[[pd.Index], pd.Index]]
-_AS_IT_IS: _Step = ("{}", lambda x: x)
-_STRIP: _Step = ("{}.str.strip()", lambda x: x.str.strip())
-_WITHOUT_VERSION: _Step = (
-    r"{}.str.replace(r'\.\d+$', '', regex=True)",
-    lambda x: x.str.replace(r"\.\d+$", "", regex=True),
-)
-_CASES: list[_Step] = [
-    _AS_IT_IS,
-    ("{}.str.upper()", lambda x: x.str.upper()),
-    ("{}.str.lower()", lambda x: x.str.lower()),
-    ("{}.str.capitalize()", lambda x: x.str.capitalize()),
-]
-
-
-def _renaming(owner: str, names: np.ndarray, missing: np.ndarray, found: pd.Index) -> str | None:
-    """The expression that makes the model's names of those that were found; None if none does."""
-    stripped = found.str.strip()
-    first = _AS_IT_IS if stripped.equals(found) else _STRIP
-    ways = [[_AS_IT_IS, _AS_IT_IS], [_WITHOUT_VERSION, _AS_IT_IS]]
-    for way in [*ways, *_affixes(max(missing, key=len), stripped)]:
-        for case in _CASES:
-            written, renamed = owner, found
-            for template, change in (first, way[0], case, way[1]):
-                written, renamed = template.replace("{}", written), change(renamed)
-            if renamed.is_unique and (renamed.get_indexer(names) >= 0).all():
-                return written
-    return None
-
-
-def _affixes(name: str, found: pd.Index) -> list[list[_Step]]:
-    """What to remove before, and add after a change of case, for a name to be among those found."""
-    ways: dict[tuple[str, str], list[_Step]] = {}
-    for other in found:
-        longer, shorter = (other, name) if len(other) > len(name) else (name, other)
-        before, inner, after = longer.lower().partition(shorter.lower() or longer.lower())
-        if not inner or not before + after:
-            continue
-        affix = longer[: len(before)], longer[len(longer) - len(after) :]
-        remove = [_remove(*affix), _AS_IT_IS]
-        ways[affix] = remove if longer is other else [_AS_IT_IS, _add(*affix)]
-    return [ways[affix] for affix in sorted(ways, key=lambda affix: len("".join(affix)))[:5]]
-
-
-def _remove(prefix: str, suffix: str) -> _Step:
-    written = "{}"
-    if prefix:
-        written += f".str.removeprefix({prefix!r})"
-    if suffix:
-        written += f".str.removesuffix({suffix!r})"
-    return written, lambda x: x.str.removeprefix(prefix).str.removesuffix(suffix)
-
-
-def _add(prefix: str, suffix: str) -> _Step:
-    written = f"{prefix!r} + {{}}" if prefix else "{}"
-    if suffix:
-        written += f" + {suffix!r}"
-    return written, lambda x: prefix + x + suffix
 
 
 def observed_cells(mdata: MuData, modality: str) -> np.ndarray:
