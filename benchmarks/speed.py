@@ -139,7 +139,7 @@ CONFIGURATIONS = {
     "full_multiome": Configuration(
         "36,000 genes + 108,000 peaks, of which a cell has 2,300 and 8,000",
         lambda: multiome(1280, 36_000, 108_000, (2550, 8750)),
-        3,
+        1,
     ),
 }
 
