@@ -1,6 +1,5 @@
 """The table of `evaluate`: what is in it, what its numbers are, what is refused."""
 
-import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +8,9 @@ import scvi
 
 import scvenn
 from scvenn import metrics
+from scvenn.models import saving
 from scvenn.readouts import evaluation
-from tests.conftest import QUIET, three_modalities
+from tests.conftest import QUIET, three_modalities, under_other_names
 
 # few cells, some of whose features are constant
 pytestmark = pytest.mark.filterwarnings("ignore:evaluate")
@@ -259,14 +259,23 @@ def test_a_model_loaded_with_the_cells_in_another_order_scores_the_same_ones(mod
 
 def test_a_model_loaded_with_new_cells_alone_has_no_held_out_ones(model):
     model.save("model")
-    mods = {m: adata.copy() for m, adata in model.adata.mod.items()}
-    for adata in mods.values():
-        adata.obs_names = "new_" + adata.obs_names
-    others = mudata.MuData(mods)
-    others.obs["batch"] = model.adata.obs["batch"].iloc[0]
-    loaded = scvenn.MMVAEpp.load("model", others)
+    loaded = scvenn.MMVAEpp.load("model", under_other_names(model.adata))
     with pytest.raises(ValueError, match="of which this model has none"):
         loaded.evaluate()
+
+
+def test_files_of_0_1_tell_which_cells_any_training_was_on(model):
+    model.save("model")
+    old = scvenn.MMVAEpp.load("model", model.adata)
+    # as 0.1 kept them: positions, and one hash of all names
+    seen = old.validation_indices[:4]
+    old.cells_, old.trained_cells_ = None, np.zeros(0, dtype=np.uint64)
+    old.trained_on_, old.earlier_train_indices_ = saving._hash_of_all(old.adata), seen
+    old.save("old")
+    loaded = scvenn.MMVAEpp.load("old", model.adata)
+    assert held_out_names(loaded) == held_out_names(model)
+    with pytest.raises(ValueError, match="4 of the 4 cells to score were trained on"):
+        loaded.evaluate(indices=seen)
 
 
 def test_a_model_without_data_knows_the_cells_it_was_trained_on(model):

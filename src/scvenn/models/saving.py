@@ -26,7 +26,9 @@ class SavingMixin(BaseModelClass):
     # refer to; and of all that were ever trained on
     cells_: np.ndarray | None = None
     trained_cells_: np.ndarray = np.zeros(0, dtype=np.uint64)
-    trained_on_: str | None = None  # of files of 0.1: a hash of all names
+    # of files of 0.1: a hash of all names, and positions of cells of trainings with another split
+    trained_on_: str | None = None
+    earlier_train_indices_: Any = ()
 
     def _find_cells_by_name(self) -> None:
         """Check the model's own data."""
@@ -156,7 +158,8 @@ class SavingMixin(BaseModelClass):
             return
         names = hashes_of(mdata.obs_names)
         if self.cells_ is None and self.trained_on_ == _hash_of_all(mdata):  # files of 0.1
-            self.cells_, self.trained_cells_ = names, np.unique(names[self.train_indices])
+            ever = np.union1d(self.train_indices, self.earlier_train_indices_).astype(int)
+            self.cells_, self.trained_cells_ = names, np.sort(names[ever])
         before = np.zeros(0, dtype=np.uint64) if self.cells_ is None else self.cells_
         parts = ("train", "validation", "test")
         rows = [getattr(self, f"{part}_indices") for part in parts]
