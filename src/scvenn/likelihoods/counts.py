@@ -198,18 +198,10 @@ class NegativeBinomial(_Composition):
     def score_rows(
         self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
     ) -> Tensor:
-        return self._score_rows(raw, rows, by_noise)
-
-    def _score_rows(
-        self,
-        raw: Tensor,
-        rows: WeightedRows,
-        by_noise: Sequence[Tensor] | None,
-        zero: Tensor | None = None,
-    ) -> Tensor:
+        raw, *zero = raw.chunk(self.n_outputs, -1)  # (n, D) each; logits of zeros, if there are
         log_theta = self._of_cells(self.log_theta, rows.batch)
         total, by_log_theta = score_negative_binomial_rows(
-            raw, rows.x.entries, rows.library, log_theta, zero
+            raw, rows.x.entries, rows.library, log_theta, *zero
         )
         if by_noise is not None:
             rows.add_weighted(by_noise[0], by_log_theta)
@@ -249,12 +241,6 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     inferred_rank = None  # not that of its parent
     scores_parts = False  # the likelihood of a zero is no smooth function of the mean
     n_outputs = 2
-
-    def score_rows(
-        self, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
-    ) -> Tensor:
-        of_mean, zero = raw.chunk(2, -1)
-        return self._score_rows(of_mean, rows, by_noise, zero)
 
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         zero, log_theta = parameters
