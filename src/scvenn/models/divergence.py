@@ -33,7 +33,7 @@ class Diverged(ArithmeticError):
     validation
         Whether it was found in validation cells.
     broken
-        What of the loss is not finite, the likeliest cause first.
+        What of the loss is not finite.
     lr
         The learning rate.
     """

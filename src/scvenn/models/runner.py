@@ -215,12 +215,13 @@ class KeptEpoch(Callback):
         epoch = trainer.current_epoch
         if self.monitor is None or trainer.sanity_checking:
             return
-        # records of training cells would be those of the epoch before
-        known = sorted(name for name in trainer.callback_metrics if "validation" in name)
+        # those of training cells would be of the epoch before
+        of_training = ("_train", "train_loss")
+        known = [name for name in trainer.callback_metrics if not name.endswith(of_training)]
         if self.monitor not in known:
             raise ValueError(
                 f"early_stopping_monitor={self.monitor!r} is not recorded of validation cells. "
-                f"Expected one of {known}."
+                f"Expected one of {sorted(known)}."
             )
         if epoch < self.warmup_epochs:
             return

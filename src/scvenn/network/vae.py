@@ -208,8 +208,8 @@ class SharedPrivateVAE(BaseModuleClass):
         if self.training:
             self._update_cross_view_noise(decoded, minibatch)
             return {"decoded": decoded, "watched": {}}
-        # for the history alone, which tells it of validation cells
-        watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
+        with torch.no_grad():  # for the history alone, of validation cells
+            watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
         return {"decoded": decoded, "watched": watched}
 
     def _decode(
