@@ -41,6 +41,14 @@ def three_modalities(*, missing, n_obs=150, seed=0):
     return mdata
 
 
+def under_other_names(mdata):
+    """A copy with "new_" before the name of each cell."""
+    new = mdata.copy()
+    for part in (*new.mod.values(), new):
+        part.obs_names = "new_" + part.obs_names
+    return new
+
+
 @pytest.fixture(params=[0.0, 0.3], ids=["complete", "incomplete"])
 def mdata(request):
     """Three modalities, with and without missing cells and entries."""

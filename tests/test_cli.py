@@ -25,6 +25,7 @@ from scvenn.cli import main
 from scvenn.cli.files import MODELS, columns_as_they_are
 from scvenn.cli.options import likelihoods, options
 from scvenn.likelihoods import LIKELIHOODS
+from tests.conftest import under_other_names
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
@@ -474,11 +475,7 @@ def test_a_folder_without_a_model_is_refused(data):
 
 
 def test_evaluate_needs_cells_that_the_model_was_trained_on(trained):
-    mdata = mudata.read_h5mu(trained)
-    others = {m: adata.copy() for m, adata in mdata.mod.items()}
-    for adata in others.values():
-        adata.obs_names = "new_" + adata.obs_names
-    mudata.MuData(others).write("others.h5mu")
+    under_other_names(mudata.read_h5mu(trained)).write("others.h5mu")
     message = refused("evaluate", "model", "others.h5mu")
     assert "Load it with the data it was trained on" in message
 

@@ -22,7 +22,7 @@ from scvi.model.base import BaseModelClass
 import scvenn
 from scvenn.data import setup as data_setup
 from scvenn.data.fingerprint import Fingerprint
-from tests.conftest import QUIET
+from tests.conftest import QUIET, under_other_names
 
 N = 80
 ARGUMENTS = {
@@ -281,19 +281,9 @@ def test_cells_that_were_trained_on_and_filtered_since_are_not_scored(model):
             score(before, indices=gone)
 
 
-def renamed(mdata):
-    """The same cells under other names."""
-    mods = {m: adata.copy() for m, adata in mdata.mod.items()}
-    for adata in mods.values():
-        adata.obs_names = "new_" + adata.obs_names
-    result = mudata.MuData(mods)
-    result.obs = mdata.obs.set_axis("new_" + mdata.obs_names)
-    return result
-
-
 def test_cells_that_came_after_the_first_training_are_test_cells(model, caplog):
     before = set(model.adata.obs_names[model.train_indices])
-    others = renamed(model.adata)
+    others = under_other_names(model.adata)
     mods = {m: anndata.concat([a, others[m]], merge="same") for m, a in model.adata.mod.items()}
     more = mudata.MuData(mods)
     more.obs = pd.concat([model.adata.obs, others.obs]).loc[more.obs_names]

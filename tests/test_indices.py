@@ -10,7 +10,7 @@ import scvi
 
 import scvenn
 from scvenn.data import choose_rows
-from tests.conftest import QUIET, three_modalities
+from tests.conftest import QUIET, three_modalities, under_other_names
 
 # few cells, some of whose features are constant
 pytestmark = pytest.mark.filterwarnings("ignore:evaluate")
@@ -75,11 +75,7 @@ def model():
 @pytest.fixture(scope="module")
 def new(model):
     """The same values of cells with other names."""
-    new = model.adata.copy()
-    for adata in new.mod.values():
-        adata.obs_names = "new_" + adata.obs_names
-    new.obs_names = "new_" + new.obs_names
-    return new
+    return under_other_names(model.adata)
 
 
 POSITIONS = np.array([2, 3, 5, 8, 11, 14, 17, 22])

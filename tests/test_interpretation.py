@@ -11,7 +11,7 @@ from mudata import MuData
 
 import scvenn
 from scvenn import metrics, network
-from tests.conftest import QUIET, data_file, three_modalities
+from tests.conftest import QUIET, data_file, three_modalities, under_other_names
 
 # brisk training on few cells
 BRISK = {**QUIET, "early_stopping": False, "plan_kwargs": {"lr": 5e-3}}
@@ -57,10 +57,7 @@ def new_cells(mdata, *modalities):
     """The same values, of cells with other names, in some modalities only."""
     new = MuData({m: mdata[m].copy() for m in modalities})
     new.obs["batch"] = mdata.obs["batch"]
-    for adata in new.mod.values():
-        adata.obs_names = "new_" + adata.obs_names
-    new.obs_names = "new_" + new.obs_names
-    return new
+    return under_other_names(new)
 
 
 # ------------------------------------------------------------------------ variance explained

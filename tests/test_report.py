@@ -19,7 +19,7 @@ from mudata import MuData
 import scvenn
 from scvenn.readouts import page as _page
 from scvenn.readouts import report as _report
-from tests.conftest import QUIET, three_modalities
+from tests.conftest import QUIET, three_modalities, under_other_names
 
 SECTIONS = [
     "Data",
@@ -144,13 +144,9 @@ def empty_sections(monkeypatch):
 def new_cells(mdata, *modalities):
     """The same values, of cells with other names, in some modalities only."""
     new = MuData({m: mdata[m].copy() for m in modalities})
-    for adata in new.mod.values():
-        adata.obs_names = "new_" + adata.obs_names
-    new.obs_names = "new_" + new.obs_names
-    old = new.obs_names.str.removeprefix("new_")
     for column in ("cell_type", "batch", "age"):
-        new.obs[column] = mdata.obs[column].reindex(old).to_numpy()
-    return new
+        new.obs[column] = mdata.obs[column]
+    return under_other_names(new)
 
 
 # ------------------------------------------------------------------------ the page

@@ -16,6 +16,7 @@ from sklearn.metrics import r2_score
 
 import scvenn
 from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, screen
+from scvenn.screening import values as screening_values
 from scvenn.screening.features import threshold
 from scvenn.screening.regression import (
     _PENALTIES,
@@ -128,6 +129,46 @@ def test_inner_products_are_those_of_standardised_features(seed):
     for form in (RealValues, DiscreteValues):
         np.testing.assert_allclose(gram(form(x)), expected, atol=1e-5)
         assert np.diag(gram(form(x))).mean() == pytest.approx(1, rel=1e-5)
+
+
+def sparse_counts(seed, n=90, d=60):
+    """log1p of counts, 5 % of which are not 0, and batches of which one is a single cell."""
+    rng = np.random.default_rng(seed)
+    factor = rng.normal(size=(n, 1))
+    x = np.log1p(rng.poisson(np.exp(-3.5 + factor * rng.normal(size=d))))
+    x[:, 0] = 3 + 0.2 * factor[:, 0] + 0.1 * rng.normal(size=n)  # in every cell, and much of it
+    x[:, 1] = 0
+    batch = np.r_[2, rng.integers(2, size=n - 1)]
+    return x, np.eye(3)[batch]
+
+
+@given(seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_what_skips_zeros_finds_the_scores_of_what_does_not(seed):
+    x, batch = sparse_counts(seed)
+    source = np.random.default_rng(seed).normal(size=(90, 4)) + x[:, :1]
+    order = np.random.default_rng(seed).permutation(90)
+    ridge = Ridge.on([RealValues(source)], covariate_basis(90, batch))
+    assert DiscreteValues(x).by_feature() is not None
+    found = ridge.r2(DiscreteValues(x), order)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screening_values, "_LEAST_DENSE", 0.0)
+        expected = ridge.r2(DiscreteValues(x), order)
+    assert np.isnan(found[1])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("incomplete", [None, "cells", "entries"])
+def test_sparse_inner_products_are_those_of_standardised_features(incomplete, monkeypatch):
+    x, _ = sparse_counts(0)
+    observed = np.arange(90) % 7 > 0 if incomplete == "cells" else None
+    if incomplete == "entries":
+        x[3, 5] = x[8, 0] = np.nan
+    values = DiscreteValues(x, observed)
+    assert (values.by_feature() is None) == (incomplete is not None)
+    found = gram(values)
+    monkeypatch.setattr(screening_values, "_LEAST_DENSE", 0.0)
+    np.testing.assert_allclose(found, gram(values), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [RealValues, DiscreteValues])
