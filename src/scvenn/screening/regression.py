@@ -235,19 +235,20 @@ def _squared_residuals(
 
     Returns
     -------
-    Weighted sums of squares by the first of the bases, (D,), and those of each one's residuals.
+    Sums of squares of the features in all cells, (D,), and those of the residuals of each basis.
     """
     left_out = np.array([_left_out(q) for q in bases])
     scored = left_out.min(0) > _LEAST_LEFT_OUT
     weights = np.where(scored, 1 / np.square(np.where(scored, left_out, 1)), 0)  # (bases, n)
-    own = target.squared_sums(weights.T)  # (D, bases)
+    # in all cells too: what is in no scored cell has a sum of 0 but for rounding
+    of_all, *own = target.squared_sums(np.vstack([np.ones(len(scored)), weights]).T).T  # (D,) each
     sums = []
-    for q, w, size in zip(bases, weights, own.T, strict=True):
+    for q, w, size in zip(bases, weights, own, strict=True):
         weighted = q * w[:, None]
         both = target.transposed_times(np.hstack([q, weighted]))  # (D, 2r)
         fit, cross = np.hsplit(both, 2)
         sums.append(size - 2 * (fit * cross).sum(1) + (fit @ (q.T @ weighted) * fit).sum(1))
-    return own[:, 0], sums
+    return of_all, sums
 
 
 def _quadratic_form(by_feature: sp.csr_matrix, form: np.ndarray) -> np.ndarray:
