@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scvenn
+from scvenn.data import Keys
 from tests.conftest import QUIET, data_file
 
 
@@ -371,3 +372,17 @@ def test_batches_of_real_cells_mix():
     model = scvenn.MMVAEpp(mdata)
     model.train(20, train_size=0.7, **QUIET)
     assert batch_of_neighbours(model, mdata.obsm["X_shared"]) < 0.15
+
+
+def test_columns_of_the_same_name_are_told_apart_by_their_modality(small):
+    for m in ("rna", "atac"):
+        small[m].obs["total_counts"] = np.asarray(small[m].X.sum(1)).ravel()
+    setup = scvenn.MMVAE.setup_mudata
+    with pytest.raises(ValueError, match="name the one you mean: 'rna:total_counts'"):
+        setup(small, continuous_covariate_keys=["total_counts"])
+    setup(small, continuous_covariate_keys=["rna:total_counts", "atac:total_counts"])
+    model = scvenn.MMVAE(small)
+    for m in ("rna", "atac"):
+        column = model.adata_manager.get_from_registry(Keys.continuous(f"{m}:total_counts"))
+        totals = small[m].obs["total_counts"].to_numpy()
+        np.testing.assert_allclose(column[:, 0], (totals - totals.mean()) / totals.std(), rtol=1e-4)

@@ -475,3 +475,35 @@ def test_across_views_the_decoder_of_both_latents_is_not_run(small):
     assert not calls
     model.predict("atac", "atac")
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("named", [3, ["rna", "meth"], None, ["rna", ["meth"]]])
+def test_what_is_no_modality_is_refused(model, named):
+    with pytest.raises(ValueError, match=r"one of the model's modalities .*; found"):
+        model.predict("rna", named)
+    if named != ["rna", "meth"] and named is not None:  # several may be read, and None is all
+        with pytest.raises(ValueError, match=r"one or more of the model's modalities .*; found"):
+            model.predict(named, "rna")
+
+
+def test_counts_given_to_a_model_of_other_values_are_refused(model):
+    mdata = model.adata.copy()
+    mdata["meth"].X = np.random.default_rng(0).poisson(3, mdata["meth"].shape).astype(float)
+    with pytest.raises(ValueError, match=r"all values of mdata\['meth'\].X are counts"):
+        model.get_shared_representation(mdata)
+
+
+def test_more_counts_than_single_precision_holds_are_refused(model):
+    mdata = model.adata.copy()
+    mdata["rna"].X = mdata["rna"].X.astype(np.float64).toarray()
+    mdata["rna"].X[7, :2] = 3e38  # each is in single precision, their sum is not
+    cell = mdata["rna"].obs_names[7]
+    with pytest.raises(ValueError, match=rf"add up to 6e\+38 in cell '{cell}'"):
+        model.predict("rna", "meth", mdata)
+
+
+def test_values_too_large_for_the_networks_are_an_error_and_no_nan(model):
+    mdata = model.adata.copy()
+    mdata["meth"].X[:4] = 3e38
+    with pytest.raises(ValueError, match=r"'meth': \d of .* no finite latent.* reach 3e\+38"):
+        model.predict("meth", "rna", mdata)

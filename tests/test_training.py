@@ -816,3 +816,39 @@ def test_what_cannot_be_watched_is_named(small, monitor):
     model = scvenn.MMVAE(small, **SMALL)
     with pytest.raises(ValueError, match=f"{monitor!r} is not recorded .* 'validation_loss'"):
         model.train(2, early_stopping_monitor=monitor, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("external_indexing", "said"),
+    [
+        ([np.arange(-10, 40), np.arange(40, 60)], "10 cells are listed more than once"),
+        ([np.arange(40), np.arange(30, 60)], "among the training and the validation cells"),
+        ([[0, 0, *range(1, 60)]], "1 cells are listed more than once"),
+        ([np.arange(40), np.arange(40, 50)], "10 of the 60 cells are in no list"),
+        ([np.arange(40), np.arange(40, 70)], "validation cells: .*there is no position 60"),
+        ([np.arange(40.0), np.arange(40, 60)], "training cells: .*found floating"),
+        ([[], np.arange(60)], "at least one training cell"),
+        (np.arange(60), "found ndarray of 60"),
+        ([], "found list of 0"),
+    ],
+)
+def test_lists_of_cells_that_are_no_split_are_refused(small, external_indexing, said):
+    model = scvenn.MMVAE(small)
+    with pytest.raises(ValueError, match=said):
+        model.train(1, datasplitter_kwargs={"external_indexing": external_indexing}, **QUIET)
+
+
+def test_a_split_may_list_cells_by_mask_and_by_name(small):
+    mask = np.arange(60) < 40
+    model = scvenn.MMVAE(small)
+    split = {"external_indexing": (mask, list(small.obs_names[40:50]), np.arange(-10, 0))}
+    model.train(1, datasplitter_kwargs=split, **QUIET)
+    assert model.train_indices.tolist() == list(range(40))
+    assert model.validation_indices.tolist() == list(range(40, 50))
+    assert model.test_indices.tolist() == list(range(50, 60))
+
+
+def test_a_dry_run_is_no_training(small):
+    model = scvenn.MMVAE(small)
+    with pytest.raises(ValueError, match="pass max_epochs=1"):
+        model.train(fast_dev_run=True, **QUIET)

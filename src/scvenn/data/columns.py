@@ -53,7 +53,7 @@ def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
         if found is None:
             found = values
         else:
-            _refuse_contradiction(found, values, key, places, where)
+            _refuse_contradiction(mdata, found, values, key, places, where)
             # NaN in mdata.obs is meant: what modalities hold completes each other alone
             if in_mdata is None and completes:
                 found = found.where(found.notna(), values)
@@ -89,7 +89,12 @@ def _column_of(obs: pd.DataFrame, key: str, where: str) -> pd.Series | None:
 
 
 def _refuse_contradiction(
-    found: pd.Series, values: pd.Series, key: str, places: dict[str, pd.Series], where: str
+    mdata: MuData,
+    found: pd.Series,
+    values: pd.Series,
+    key: str,
+    places: dict[str, pd.Series],
+    where: str,
 ) -> None:
     """Raise where values of a place are not those that were found in places before."""
     if values.equals(found):
@@ -99,10 +104,13 @@ def _refuse_contradiction(
     if differ.any():
         cell = differ.index[differ][0]
         first = next(place for place, known in places.items() if pd.notna(known[cell]))
+        named = [f"{m}:{key}" for m, adata in mdata.mod.items() if key in adata.obs]
+        two = f" If they are different columns, name the one you mean: {named[0]!r}."
         raise ValueError(
             f"obs column {key!r} differs between {first} and {where} in {int(differ.sum())} cells: "
             f"of {str(cell)!r} they have {plain(found[cell])!r} and {plain(values[cell])!r}. Keep "
             f"the right values in {first} and remove the other: del {where}."
+            + (two if len(named) > 1 else "")
         )
 
 

@@ -34,8 +34,10 @@ from scvenn.data.keys import Keys
 from scvenn.data.matrices import (
     Matrix,
     align,
+    are_counts,
     canonical,
     check_measured,
+    check_sums,
     check_values,
     expression,
     stored_matrix,
@@ -44,7 +46,7 @@ from scvenn.data.matrices import (
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.renaming import remedy_for_names
 from scvenn.data.statistics import density, feature_stats
-from scvenn.likelihoods import FeatureStats
+from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
 logger = logging.getLogger("scvi.scvenn")
@@ -118,8 +120,9 @@ class ModalityField(Field):
             matrix, rows, modality=m, where=self.where, likelihood=self.likelihood
         )
         state["likelihood"] = likelihood
+        state["of_counts"] = are_counts(matrix, rows)
         check_measured(matrix, rows, names=names, modality=m)
-        self._warn_of_empty_cells(mdata, matrix, rows)
+        self._look_at_cells(mdata, matrix, rows, likelihood)
         logger.info(
             "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
@@ -153,13 +156,24 @@ class ModalityField(Field):
                 likelihood=state_registry["likelihood"],
                 new_data=True,
             )
-            self._warn_of_empty_cells(mdata, matrix, rows)
+            # files of 0.1 do not have it
+            if not state_registry.get("of_counts", True) and are_counts(matrix, rows):
+                raise ValueError(
+                    f"modality {m!r}: all values of {self.where} are counts (integers of at least "
+                    "0); the model was trained on values that are not. Normalise and transform "
+                    f"them as the training data were, and put the result into {self.where}."
+                )
+            self._look_at_cells(mdata, matrix, rows, state_registry["likelihood"])
         return state_registry
 
-    def _warn_of_empty_cells(self, mdata: MuData, matrix: Matrix, rows: np.ndarray) -> None:
-        warn_of_empty_cells(
-            matrix, rows, names=mdata.obs_names, modality=self.modality, layer=self.layer
-        )
+    def _look_at_cells(
+        self, mdata: MuData, matrix: Matrix, rows: np.ndarray, likelihood: str
+    ) -> None:
+        """Refuse cells of too many counts, and warn of those without any value."""
+        names, m = mdata.obs_names, self.modality
+        if LIKELIHOODS[likelihood].discrete:
+            check_sums(matrix, rows, names=names, modality=m, where=self.where)
+        warn_of_empty_cells(matrix, rows, names=names, modality=m, layer=self.layer)
 
     def read(self, mdata: MuData, state: dict) -> Matrix:
         """Values (n_obs, D), CSR or dense; zeros for cells that lack the modality."""

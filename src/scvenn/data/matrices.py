@@ -313,6 +313,19 @@ def row_sums(matrix: Matrix) -> np.ndarray:
     return np.asarray(sums, dtype=np.float64).reshape(-1, 1)
 
 
+def check_sums(
+    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, where: str
+) -> None:
+    """Raise a ``ValueError`` if the counts of a cell are more than single precision holds."""
+    sums = row_sums(matrix)[rows, 0]
+    if (far := sums > _LARGEST).any():
+        raise ValueError(
+            f"modality {modality!r}: the values of {where} add up to {sums[far][0]:g} in cell "
+            f"{quoted(names[rows[far]])}; expected at most {_LARGEST:.3g}, which single precision "
+            "holds. They are no counts: look at how they were made."
+        )
+
+
 def row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Some rows at a time."""
     width = max(1, _CHUNK // max(1, n_columns))
@@ -421,6 +434,16 @@ def check_values(
             f"pass likelihoods={{{modality!r}: 'normal'}}."
         )
     return candidates[0]
+
+
+def are_counts(matrix: Matrix, rows: np.ndarray) -> bool:
+    """Whether all values of some rows are integers of at least 0, and one is above 1."""
+    largest = 0.0
+    for values in _chunks_of_values(matrix, rows):
+        if not ((values >= 0) & (values == np.round(values)) | np.isnan(values)).all():
+            return False
+        largest = max(largest, float(np.nanmax(values, initial=0)))
+    return largest > 1
 
 
 def _is_nearly_integer(values: Any) -> Any:

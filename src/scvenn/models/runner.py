@@ -163,26 +163,6 @@ class _Means:
         self.totals = totals if self.totals is None else self.totals + totals
 
 
-class Splitter(DataSplitter):
-    """scvi-tools' splitter, for which Lightning need not have validation cells."""
-
-    def val_dataloader(self) -> Any:
-        """Loader of the validation cells; none where there are no such cells."""
-        loader = super().val_dataloader()
-        return [] if loader is None else loader
-
-    def gives(self, split: Sequence[np.ndarray]) -> bool:
-        """Whether this is a split (training, validation, test cells) as it was asked for.
-
-        Cells drawn at random may be any, as long as they are as many.
-        """
-        if self.external_indexing is None and self.shuffle_set_split:
-            return [self.n_train, self.n_val] == [len(part) for part in split[:2]]
-        self.setup()
-        own = (self.train_idx, self.val_idx, self.test_idx)
-        return all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(own, split, strict=True))
-
-
 class KeptEpoch(Callback):
     """The weights to return to: those of the best epoch so far, or of the last that finished.
 

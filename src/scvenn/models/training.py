@@ -16,11 +16,11 @@ from scvenn.models.runner import (
     HistoryPlan,
     KeptEpoch,
     Runner,
-    Splitter,
     interrupts,
     single_precision,
     step,
 )
+from scvenn.models.splitting import Splitter, listed_split
 from scvenn.network import SharedPrivateVAE, check_positive
 from scvenn.readouts import learn_weak_effects, screen_features, weigh_experts
 from scvenn.screening import Screening
@@ -107,7 +107,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         write_obsm
             Whether to end with :meth:`embed`.
         datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`. Of these,
+            ``external_indexing`` lists the training, validation and test cells, as positions, masks
+            or names.
         plan_kwargs
             Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
             runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
@@ -118,9 +120,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         Raises
         ------
         ValueError
-            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; a model that
-            screens is asked for another split than its first; or the loss is not finite. The model
-            then has the weights of the best epoch so far.
+            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; lists of cells
+            overlap or leave cells out; a model that screens is asked for another split than its
+            first; or the loss is not finite. The model then has the weights of the best epoch so
+            far.
         KeyboardInterrupt
             After Ctrl-C.
         """
@@ -136,6 +139,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
                 "are float32."
             )
+        if trainer_kwargs.get("fast_dev_run"):
+            raise ValueError(
+                "fast_dev_run would leave a model that is not trained. To try a training, pass "
+                "max_epochs=1."
+            )
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
             "validation_size": validation_size,
@@ -143,6 +151,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         }
         options = {**(datasplitter_kwargs or {})}
         used: dict[str, str] = {}
+        if options.get("external_indexing") is not None:
+            options["external_indexing"] = listed_split(self.adata, options["external_indexing"])
         splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
         by_default = train_size is None and validation_size is None and shuffle_set_split
         if self._keeps_split(splitter, by_default and "external_indexing" not in options):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from scvenn.data import Tensors
+from scvenn.likelihoods import dense
 from scvenn.network.branch import ScreenedBranch
 from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
 from scvenn.network.layers import LabelHead
@@ -40,9 +41,23 @@ def posteriors(
     Returns
     -------
     The two, and the minibatch of the sources, which holds where each was observed.
+
+    Raises
+    ------
+    ValueError
+        If values are so large that a posterior is not finite.
     """
     minibatch = network.read(tensors, sources)
     experts, observed, private = network.encode(minibatch)
+    for expert, (m, view) in zip(experts.loc, minibatch.views.items(), strict=True):
+        finite = (expert.isfinite().all(-1) & private[m].loc.isfinite().all(-1)) | ~view.observed
+        if not finite.all():
+            largest = dense(view.x)[~finite].nan_to_num(0.0).abs().max()
+            raise ValueError(
+                f"modality {m!r}: {int((~finite).sum())} of {len(finite)} cells that were read "
+                f"together have no finite latent; their values reach {largest:g}. Look for "
+                "outliers in the data, and for a scale that is not that of the training data."
+            )
     if network.objective.pools_experts:
         prior_expert = network.objective.prior_expert
         shared = product_of_experts(experts, observed, prior_expert=prior_expert)

@@ -27,7 +27,7 @@ from scvenn.data import (
 )
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed, write_embeddings
-from scvenn.readouts.predictions import Prediction, check_modalities
+from scvenn.readouts.predictions import Prediction, check_modalities, check_modality
 from scvenn.readouts.sampling import draw_posterior, draw_prior
 from scvenn.readouts.writing import write_prediction
 from scvenn.screening import Screening
@@ -132,7 +132,7 @@ class ReadoutsMixin:
             If the modality is unknown, or the data cannot be matched to the training data.
         """
         cells = self._cells(mdata, indices, batch_size)
-        (modality,) = check_modalities(self._found, modality)
+        modality = check_modality(self._found, modality)
         return embed(self.module, cells, [modality], bar="Private embedding")[1][modality]
 
     def get_latent_representation(
@@ -501,7 +501,7 @@ class ReadoutsMixin:
             raise ValueError(f"n_samples={n_samples!r}: expected a number of at least 1.")
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, source)
-        (target,) = check_modalities(self._found, target)
+        target = check_modality(self._found, target)
         return draw_posterior(self.module, cells, sources, target, n_samples=n_samples)
 
     def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from scvenn.data import Cells, Indices, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
-from scvenn.readouts.predictions import check_modalities, choose_features
+from scvenn.readouts.predictions import check_modality, choose_features
 from scvenn.readouts.report import write_report
 
 
@@ -291,7 +291,7 @@ class InterpretationMixin(ReadoutsMixin):
         deviations; of counts, less the weighted mean over features, as compositions sum to 1.
         Source for linear decoders: LDVAE, Svensson et al., Bioinformatics 36:3418 (2020).
         """
-        (modality,) = check_modalities(self._found, modality)
+        modality = check_modality(self._found, modality)
         if latent not in ("shared", "private"):
             raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
         columns = choose_features(self._found, modality, features)
@@ -518,7 +518,7 @@ class InterpretationMixin(ReadoutsMixin):
             through, delta, fdr, n_samples, pseudocounts, batch_correction
         )
         settings.check()
-        (modality,) = check_modalities(self._found, modality)
+        modality = check_modality(self._found, modality)
         cells = self._cells(mdata, indices, batch_size)
         argument = f"groupby={groupby!r}"
         groups = find_categories(cells.mdata, groupby, argument).iloc[cells.rows]
@@ -683,7 +683,7 @@ class InterpretationMixin(ReadoutsMixin):
 
     def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:
         """R² of each feature, (D,), from the other modalities and from its own."""
-        (modality,) = check_modalities(self._found, modality)
+        modality = check_modality(self._found, modality)
         cells = self._to_score(cells, caller)
         others = [m for m in self.modalities if m != modality]
         cells = cells.take(cells.observed(modality) & cells.observed(others))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Prediction:
         """
         if library_size is not None and not library_size > 0:
             raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
-        (target,) = check_modalities(found, target)
+        target = check_modality(found, target)
         batch = None
         if transform_batch is not None:
             batch = found.code_of_batch(transform_batch, argument="transform_batch")
@@ -109,12 +109,28 @@ def check_modalities(found: Registry, modalities: str | Sequence[str] | None) ->
     known = found.modalities
     if modalities is None:
         return known
-    names = [modalities] if isinstance(modalities, str) else list(modalities)
-    if not names or not set(names) <= set(known) or len(set(names)) < len(names):
+    one = isinstance(modalities, str) or not isinstance(modalities, Iterable)
+    names: list[Any] = [modalities] if one else list(modalities)
+    if not names or any(name not in known for name in names) or len(set(names)) < len(names):
         raise ValueError(
             f"Expected one or more of the model's modalities {known}, each once; found {names}."
         )
     return names
+
+
+def check_modality(found: Registry, modality: str) -> str:
+    """The name of one modality.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or not one name.
+    """
+    if modality not in found.modalities:
+        raise ValueError(
+            f"Expected one of the model's modalities {found.modalities}; found {modality!r}."
+        )
+    return modality
 
 
 def choose_features(
