@@ -341,11 +341,11 @@ def test_less_of_a_planted_batch_effect_is_in_shared_and_cell_types_stay():
     """One third of the cells is right by chance; shared is not free of it, private is."""
     told = {}
     for key in (None, "batch"):
-        mdata = scvenn.datasets.simulate_counts(900, n_batches=3, seed=1)
+        mdata = scvenn.datasets.simulate_counts(600, n_batches=3, seed=1)
         scvi.settings.seed = 0
         scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
         model = scvenn.MMVAEpp(mdata)
-        model.train(60, train_size=0.7, **QUIET)
+        model.train(40, train_size=0.7, **QUIET)
         shared = model.get_shared_representation()
         private = model.get_private_representation("rna")
         told[key] = [batch_of_neighbours(model, z) for z in (shared, private)]
@@ -362,7 +362,7 @@ def test_batches_of_real_cells_mix():
 
     That of this set they hardly differ to begin with is why nothing is compared.
     """
-    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::5].copy()
+    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))[::8].copy()
     for m in mdata.mod:
         widest = np.argsort(-np.asarray(mdata[m].X.sum(0)).ravel())[:800]
         mdata.mod[m] = mdata[m][:, np.sort(widest)].copy()
@@ -370,7 +370,7 @@ def test_batches_of_real_cells_mix():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata)
-    model.train(20, train_size=0.7, **QUIET)
+    model.train(10, train_size=0.7, **QUIET)
     assert batch_of_neighbours(model, mdata.obsm["X_shared"]) < 0.15
 
 

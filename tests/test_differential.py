@@ -303,10 +303,10 @@ def test_b_cells_have_their_markers():
     """What chromatin knows of B cells is in the shared latent; the markers come up through it."""
     data_file("pbmc10k_multiome_small.h5mu")
     mdata = scvenn.datasets.pbmc_multiome()
-    mdata = mdata[np.arange(mdata.n_obs) % 6 == 0].copy()
+    mdata = mdata[np.arange(mdata.n_obs) % 8 == 0].copy()
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata)
-    model.train(20, **QUIET)
+    model.train(12, **QUIET)
     for through in ("both", "shared"):
         table = model.differential(
             "celltype",

@@ -81,7 +81,7 @@ def test_the_parts_of_the_papers_simulation_are_found():
     scvi.settings.seed = 0
     mdata = scvenn.datasets.simulate_gp(400, n_private_features=(10, 10))
     model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=3)
-    model.train(150, train_size=0.7, **BRISK)
+    model.train(80, train_size=0.7, **BRISK)
     table = model.variance_explained()
     for m in model.modalities:  # half of the features are shared; noise is 2 % of the variance
         r2 = r2_of(table, m)
@@ -406,7 +406,7 @@ def test_ighv_is_among_what_expression_and_methylation_share():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, modalities=["rna", "meth"])
     model = scvenn.MMVAEpp(mdata, n_shared=3, n_private=3)
-    model.train(60, train_size=0.7, **QUIET)
+    model.train(40, train_size=0.7, **QUIET)
     shared = pd.DataFrame(model.get_shared_representation()).add_prefix("shared_")
     correlation = shared.corrwith(mdata.obs["IGHV"].reset_index(drop=True)).abs()
     table = model.variance_explained()

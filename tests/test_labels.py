@@ -80,7 +80,7 @@ def test_labels_of_paired_cells_are_transferred_to_the_others():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, labels_key="known")
     model = scvenn.MMVAEpp(mdata)
-    model.train(25, **QUIET)
+    model.train(12, **QUIET)
     right = model.predict_labels().idxmax(axis=1) == truth
     for m in ("rna", "adt"):
         alone = mdata.obs_names.isin(mdata[m].obs_names) & ~paired
@@ -373,7 +373,7 @@ def test_weights_give_a_small_modality_its_say():
         mdata = scvenn.datasets.simulate_gp(600, n_private_features=(10, 990))
         scvi.settings.seed = 0
         model = scvenn.MMVAE(mdata, modality_weights=choice, n_shared=2, n_private=2)
-        model.train(40, train_size=0.8, **QUIET)
+        model.train(25, train_size=0.8, **QUIET)
         table = model.evaluate()
         same = table[(table["metric"] == "r2") & (table["view"] == "same")]
         r2[choice] = same.groupby("target")["value"].median()

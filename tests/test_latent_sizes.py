@@ -122,8 +122,8 @@ def test_the_planted_size_of_shared_is_found():
         n_shared=(1, 3, 8),
         n_splits=2,
         model_kwargs={"n_hidden": 32},
-        max_epochs=60,
-        plan_kwargs={"lr": 5e-3},
+        max_epochs=25,
+        plan_kwargs={"lr": 1e-2},
     )
     assert sizes.choice["n_shared"] == 3
 

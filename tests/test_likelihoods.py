@@ -488,7 +488,7 @@ def test_proteins_with_a_background():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch", likelihoods={"adt": "nb_mixture"})
     model = scvenn.MMVAEpp(mdata)
-    model.train(10, **QUIET)
+    model.train(4, **QUIET)
     elbo = model.history["elbo_validation"].to_numpy(float).ravel()
     assert np.isfinite(elbo).all()
     assert elbo[-1] < elbo[0]

@@ -14,10 +14,10 @@ from tests.conftest import MODELS, QUIET
 @pytest.fixture(scope="module")
 def gp():
     """MMVAE++ on the paper's simulation: P1 = P2 = 10, Q1 = Q2 = 20."""
-    mdata = scvenn.datasets.simulate_gp(1000, n_private_features=(20, 20))
+    mdata = scvenn.datasets.simulate_gp(700, n_private_features=(20, 20))
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata)
-    model.train(60, train_size=0.8, plan_kwargs={"lr": 2e-3}, **QUIET)
+    model.train(40, train_size=0.8, plan_kwargs={"lr": 4e-3}, **QUIET)
     return model
 
 
@@ -45,9 +45,9 @@ def test_private_features_are_predicted_within_their_view(gp, modality):
 
 @pytest.mark.slow
 def test_planted_cell_types_come_back():
-    mdata = scvenn.datasets.simulate_counts(1000)
+    mdata = scvenn.datasets.simulate_counts(700)
     scvi.settings.seed = 0
-    scvenn.MMVAEpp(mdata).train(40, **QUIET)
+    scvenn.MMVAEpp(mdata).train(30, **QUIET)
     sc.pp.neighbors(mdata, use_rep="X_shared")
     sc.tl.leiden(mdata, flavor="igraph", n_iterations=2)
     assert adjusted_rand_score(mdata.obs["leiden"], mdata.obs["cell_type"]) > 0.8
@@ -64,7 +64,7 @@ def test_labels_shape_the_shared_latent():
         scvenn.MMVAEpp.setup_mudata(mdata, labels_key=key)
         scvi.settings.seed = 0
         model = scvenn.MMVAEpp(mdata)
-        model.train(40, **QUIET)
+        model.train(25, **QUIET)
         shared = model.get_shared_representation(from_modalities="rna")
         rows = model.validation_indices
         train = model.train_indices

@@ -32,7 +32,7 @@ def test_cll(tmp_path):
     scvenn.MMVAEpp.setup_mudata(mdata, modalities=["rna", "meth"], labels_key="IGHV")
     model = scvenn.MMVAEpp(mdata)
     assert model.module.n_classes == 2
-    model.train(30, **QUIET)
+    model.train(12, **QUIET)
     measured = mdata.obs_names.isin(mdata["rna"].obs_names)
     measured |= mdata.obs_names.isin(mdata["meth"].obs_names)
     shared = mdata.obsm["X_shared"]
@@ -68,7 +68,7 @@ def test_pbmc_multiome(tmp_path):
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata)
     assert [model.module.likelihood(m).name for m in model.modalities] == ["normal", "nb"]
-    model.train(3, **QUIET)
+    model.train(2, **QUIET)
     elbo = model.history["elbo_validation"].to_numpy(float).ravel()
     assert elbo[-1] < elbo[0]
     sc.pp.neighbors(mdata, use_rep="X_shared")  # takes another path for so many cells
@@ -84,7 +84,7 @@ def test_a_mosaic_trains_as_it_is():
     scvi.settings.seed = 0
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata)
-    model.train(20, **QUIET)
+    model.train(4, **QUIET)
     assert mdata.obsm["X_shared"].shape == (1600, 10)
     assert np.isfinite(mdata.obsm["X_shared"]).all()
     for m in ("rna", "adt"):

@@ -691,20 +691,20 @@ def test_every_objective_with_cross_view_terms_can_screen(name):
 def test_a_relation_without_a_linear_part_is_learned():
     """No worse than without screening, where one view knows z and the other even functions."""
     rng = np.random.default_rng(0)
-    z = rng.uniform(-2, 2, (1000, 2))
+    z = rng.uniform(-2, 2, (600, 2))
     odd = np.hstack([z, np.sin(z), z**3])
     even = np.hstack([z**2, np.abs(z), np.cos(z)])
     views = {}
     for m, signal in (("odd", odd), ("even", even)):
-        private = rng.uniform(-2, 2, (1000, 2)) @ rng.normal(size=(2, 20))
-        x = np.hstack([signal / signal.std(0), private]) + 0.15 * rng.normal(size=(1000, 26))
-        views[m] = AnnData(x.astype(np.float32), obs=pd.DataFrame(index=map(str, range(1000))))
+        private = rng.uniform(-2, 2, (600, 2)) @ rng.normal(size=(2, 20))
+        x = np.hstack([signal / signal.std(0), private]) + 0.15 * rng.normal(size=(600, 26))
+        views[m] = AnnData(x.astype(np.float32), obs=pd.DataFrame(index=map(str, range(600))))
     r2 = {}
     for kwargs in ({"screen": True}, {"screen": False}):
         mdata = MuData({m: view.copy() for m, view in views.items()})
         scvi.settings.seed = 0
         model = scvenn.MMVAEpp(mdata, **kwargs)
-        model.train(60, train_size=0.8, plan_kwargs={"lr": 2e-3}, **QUIET)
+        model.train(40, train_size=0.8, plan_kwargs={"lr": 5e-3}, **QUIET)
         rows = model.validation_indices
         predicted = model.predict("odd", "even", indices=rows, return_numpy=True)[:, :6]
         r2[kwargs["screen"]] = r2_score(mdata["even"].X[rows][:, :6], predicted)
@@ -716,10 +716,10 @@ def test_a_relation_without_a_linear_part_is_learned():
 @pytest.mark.parametrize("n_private", [20, 300])
 def test_cross_view_predictions_keep_up_with_trees(n_private):
     """The published model has R² of 0.7 and 0 here; its private features fall below 0."""
-    mdata = scvenn.datasets.simulate_gp(1000, n_private_features=(n_private, 50))
+    mdata = scvenn.datasets.simulate_gp(700, n_private_features=(n_private, 50))
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata, screen=True)
-    model.train(60, train_size=0.8, plan_kwargs={"lr": 3e-3}, **QUIET)
+    model.train(40, train_size=0.8, plan_kwargs={"lr": 5e-3}, **QUIET)
     rows = model.validation_indices
     for source, target in (("view1", "view2"), ("view2", "view1")):
         r2 = r2_score(

@@ -48,7 +48,7 @@ def test_every_model_trains_on_three_modalities(model_class, mdata):
 
 
 def test_training_lowers_the_loss(model_class, mdata):
-    model = trained(model_class, mdata, epochs=15)
+    model = trained(model_class, mdata, epochs=6)
     elbo = model.history["elbo_train"].to_numpy(float).ravel()
     assert elbo[-1] < elbo[0]
 
