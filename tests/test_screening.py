@@ -150,7 +150,7 @@ def test_what_skips_zeros_finds_the_scores_of_what_does_not(seed):
     source = np.random.default_rng(seed).normal(size=(90, 4)) + x[:, :1]
     order = np.random.default_rng(seed).permutation(90)
     ridge = Ridge.on([RealValues(source)], covariate_basis(90, batch))
-    assert DiscreteValues(x).by_feature() is not None
+    assert DiscreteValues(x).entries is not None
     found = ridge.r2(DiscreteValues(x), order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screening_values, "_LEAST_DENSE", 0.0)
@@ -166,7 +166,7 @@ def test_sparse_inner_products_are_those_of_standardised_features(incomplete, mo
     if incomplete == "entries":
         x[3, 5] = x[8, 0] = np.nan
     values = DiscreteValues(x, observed)
-    assert (values.by_feature() is None) == (incomplete is not None)
+    assert (values.entries is None) == (incomplete is not None)
     found = gram(values)
     monkeypatch.setattr(screening_values, "_LEAST_DENSE", 0.0)
     np.testing.assert_allclose(found, gram(values), atol=1e-5)

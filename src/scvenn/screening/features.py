@@ -73,14 +73,18 @@ def screen(
     basis_of_some = covariate_basis(
         min(n, _MOST_CELLS_OF_RIDGE), None if covariates is None else covariates[some]
     )
-    ridge = Ridge.on([source.rows(some) for source in sources], basis_of_some)
+
+    def of_some(values: Values) -> Values:
+        return values if n <= _MOST_CELLS_OF_RIDGE else values.rows(some)
+
+    ridge = Ridge.on([of_some(source) for source in sources], basis_of_some)
     least_squares = LeastSquares.on(sources, covariate_basis(n, covariates), rng)
     n_shuffles = min(_MOST_SHUFFLES, -(-_LEAST_NULL // n_features))
 
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
         scores, passed = [], []
-        for regression, cells in ((ridge, values.rows(some)), (least_squares, values)):
+        for regression, cells in ((ridge, of_some(values)), (least_squares, values)):
             size = cells.shape[0]
             found = regression.r2(cells, np.arange(size))
             null = [regression.r2(cells, rng.permutation(size)) for _ in range(n_shuffles)]

@@ -23,13 +23,12 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg.lapack import dpotrf, dpotri
 
-from scvenn.screening.values import Values, slices
+from scvenn.screening.values import Values
 
 # Ridge penalties, relative to the mean inner product of a cell with itself.
-_PENALTIES = (0.03, 0.3, 3.0)
+_PENALTIES = (0.03, 0.3, 3.0)  # three, as many as a compiled sum takes at a time
 # Numbers of principal components of each source.
 _COMPONENTS = (10, 30)
 # To find these: further directions, and steps of the iteration.
@@ -96,18 +95,22 @@ class Ridge(Regression):
 
     @cached_property
     def forms(self) -> list[np.ndarray]:
-        """Matrices A (n, n): a feature y has squared leave-one-out residuals yᵀAy in all."""
-        return [operator.T @ operator for operator in self.operators]
+        """Matrices A, (n, n, penalties): a feature y has squared residuals yᵀAy in all."""
+        each = [operator.T @ operator for operator in self.operators]
+        return [
+            np.stack(each[start : start + len(_PENALTIES)], axis=-1)
+            for start in range(0, len(each), len(_PENALTIES))
+        ]
 
     def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
-        by_feature = target.by_feature()
-        if by_feature is not None:
+        if (entries := target.entries) is not None:
+            from scvenn.screening.compiled import quadratic_forms  # numba takes a second
+
             to_target = np.argsort(order)
             size, (total,) = _squared_residuals(target, [self.basis[to_target]])
-            rest = [
-                _quadratic_form(by_feature, a[np.ix_(to_target, to_target)]) for a in self.forms
-            ]
-            return _r2(np.min(rest, axis=0), total, size)
+            pairs = np.ix_(to_target, to_target)
+            rest = [quadratic_forms(entries, form[pairs]) for form in self.forms]
+            return _r2(np.hstack(rest).min(1), total, size)
         left_out = _left_out(self.basis)
         scale = np.where(left_out > _LEAST_LEFT_OUT, left_out, np.inf)[:, None]
         best = np.empty(target.shape[1])
@@ -249,17 +252,6 @@ def _squared_residuals(
         fit, cross = np.hsplit(both, 2)
         sums.append(size - 2 * (fit * cross).sum(1) + (fit @ (q.T @ weighted) * fit).sum(1))
     return of_all, sums
-
-
-def _quadratic_form(by_feature: sp.csr_matrix, form: np.ndarray) -> np.ndarray:
-    """yᵀAy of each row y of sparse values (D, n), with A (n, n); (D,)."""
-    found = np.empty(by_feature.shape[0])
-    for block in slices(by_feature.shape[1], by_feature.shape[0]):
-        y = by_feature[block].astype(np.float32)
-        row = np.repeat(np.arange(y.shape[0]), np.diff(y.indptr))
-        of_entries = y.data * (y @ form)[row, y.indices]
-        found[block] = np.bincount(row, of_entries, minlength=y.shape[0])
-    return found
 
 
 def _squared_sum(residuals: np.ndarray, observed: np.ndarray | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,26 @@ class Block(NamedTuple):
     observed: np.ndarray | None  # boolean, (n, features); None where every entry was observed
 
 
+class Entries(NamedTuple):
+    """Values of some features that are not 0: where each ends, the other index, and the values."""
+
+    by_feature: tuple[np.ndarray, np.ndarray, np.ndarray]
+    by_cell: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def entries_of(columns: sp.csc_matrix) -> list[Entries]:
+    """Those of a matrix (n, D), of some features at a time."""
+    columns.sort_indices()
+    found = []
+    for block in slices(*columns.shape):
+        part = columns[:, block]
+        rows = part.tocsr()
+        found.append(
+            Entries((part.indptr, part.indices, part.data), (rows.indptr, rows.indices, rows.data))
+        )
+    return found
+
+
 class Values(ABC):
     """Values of one modality on a scale on which linear regression makes sense."""
 
@@ -78,8 +99,9 @@ class Values(ABC):
             products += z @ z.T
         return products
 
-    def by_feature(self) -> sp.csr_matrix | None:
-        """Values of each feature, (D, n), where all were observed and most are 0; else None."""
+    @property
+    def entries(self) -> list[Entries] | None:
+        """Values that are not 0, where all were observed and most are 0; else None."""
         return None
 
     @abstractmethod
@@ -147,20 +169,20 @@ class DiscreteValues(Values):
         total = sums(features[~missing], values[~missing])
         self._mean = total / np.maximum(1, n_present - sums(features[missing]))
         values[missing] = self._mean[features[missing]]
-        self._values = csr
         self._missing = None  # stored entries that were NaN: sparse and boolean, (n, D)
         if missing.any():
-            self._missing = sp.csr_matrix((missing, features, csr.indptr), shape=self.shape)
+            self._missing = sp.csr_matrix((missing, features, csr.indptr), shape=self.shape).tocsc()
         with np.errstate(over="ignore", invalid="ignore"):
             of_zeros = (n_present - sums(features)) * np.square(self._mean)
             squares = of_zeros + sums(features, np.square(values - self._mean[features]))
         self._scale = _scale(self._mean, squares / max(1, n), lambda j: values[features == j])
+        # sorted by feature: products then go through their wide side once
+        self._values = csr.tocsc()
 
     def blocks(self) -> Iterator[Block]:
-        by_feature = self._values.tocsc()
-        missing = None if self._missing is None else self._missing.tocsc()
+        missing = self._missing
         for block in self._slices():
-            values = by_feature[:, block].toarray(order="C")
+            values = self._values[:, block].toarray(order="C")
             values -= self._mean[block]
             values /= self._scale[block]
             values[~self._present] = 0
@@ -179,17 +201,23 @@ class DiscreteValues(Values):
         if not self._is_sparse:
             return super().gram()
         # that of values less their means is multiplied out, so that nothing becomes dense
+        from scvenn.screening.compiled import inner_products  # numba takes a second
+
         scaled = self._values @ sp.diags(1 / self._scale)  # (n, D)
         mean = self._mean / self._scale  # (D,); 0 of constant features
         by_mean = (scaled @ mean)[:, None]  # (n, 1)
-        products = (scaled @ scaled.T).toarray() - by_mean - by_mean.T + mean @ mean
+        products = inner_products(entries_of(scaled))
+        products += mean @ mean - by_mean - by_mean.T
         products[~self._present] = 0
         products[:, ~self._present] = 0
         return products
 
-    def by_feature(self) -> sp.csr_matrix | None:
+    @cached_property
+    def entries(self) -> list[Entries] | None:
         complete = self._missing is None and self._present.all()
-        return self._values.T.tocsr() if complete and self._is_sparse else None
+        if not complete or not self._is_sparse:
+            return None
+        return entries_of(self._values.astype(np.float32))
 
     def times(self, right: np.ndarray) -> np.ndarray:
         return self._values @ right + np.outer(~self._present, self._mean @ right)
