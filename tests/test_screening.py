@@ -172,6 +172,21 @@ def test_sparse_inner_products_are_those_of_standardised_features(incomplete, mo
     np.testing.assert_allclose(found, gram(values), atol=1e-5)
 
 
+def test_threads_change_no_bit_of_sums_over_sparse_values(monkeypatch):
+    monkeypatch.setattr(screening_values, "_BLOCK_ENTRIES", 90 * 7)  # some blocks of seven features
+    x, batch = sparse_counts(0)
+    found, n_threads = [], torch.get_num_threads()
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        values = DiscreteValues(x)
+        assert len(values.entries) > 4
+        ridge = Ridge.on([values], covariate_basis(90, batch))
+        found.append((gram(values), ridge.r2(values, np.arange(90)[::-1])))
+    torch.set_num_threads(n_threads)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("form", [RealValues, DiscreteValues])
 def test_principal_components_are_those_of_what_covariates_leave(form):
     rng = np.random.default_rng(0)
