@@ -261,15 +261,14 @@ def table(results: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def render() -> None:
-    """Put the table into the page."""
-    text = PAGE.read_text()
-    begin, end = "<!-- begin speed -->", "<!-- end speed -->"
-    before, _, rest = text.partition(begin)
+def put_into_page(page: Path, name: str, text: str) -> None:
+    """Put a text between the marks of this name."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    before, _, rest = page.read_text().partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"{PAGE} lacks {begin} or {end}.")
-    PAGE.write_text(f"{before}{begin}\n\n{table(pd.read_csv(RESULTS))}\n\n{end}{after}")
+        raise ValueError(f"{page} lacks {begin} or {end}.")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def main() -> None:
@@ -295,7 +294,7 @@ def main() -> None:
             again = known.set_index(same).index.isin(rows.set_index(same).index)
             rows = pd.concat([known[~again], rows], ignore_index=True)
             rows.to_csv(RESULTS, index=False, float_format="%.5g")
-    render()
+    put_into_page(PAGE, "speed", table(pd.read_csv(RESULTS)))
 
 
 if __name__ == "__main__":

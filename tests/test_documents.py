@@ -91,8 +91,10 @@ def test_every_supported_python_is_tested():
     assert classifiers == constraints == matrix
 
 
-def test_the_table_of_speeds_is_that_of_the_results():
-    speed = runpy.run_path(str(ROOT / "benchmarks" / "speed.py"))
+@pytest.mark.parametrize("name", ["speed", "scaling"])
+def test_the_tables_of_performance_are_those_of_the_results(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))
     page = (ROOT / "docs" / "performance.md").read_text()
-    assert speed["table"](pd.read_csv(speed["RESULTS"])) in page
+    assert benchmark["table"](pd.read_csv(benchmark["RESULTS"])) in page
     assert "## What makes it fast" in page.partition("<!-- end speed -->")[2]

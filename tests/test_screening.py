@@ -13,9 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mudata import MuData
 from sklearn.metrics import r2_score
+from tqdm.auto import tqdm
 
 import scvenn
 from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, screen
+from scvenn.screening import features as screening_features
 from scvenn.screening import values as screening_values
 from scvenn.screening.features import threshold
 from scvenn.screening.regression import (
@@ -170,6 +172,22 @@ def test_sparse_inner_products_are_those_of_standardised_features(incomplete, mo
     found = gram(values)
     monkeypatch.setattr(screening_values, "_LEAST_DENSE", 0.0)
     np.testing.assert_allclose(found, gram(values), atol=1e-5)
+
+
+@pytest.mark.parametrize(("form", "n_steps"), [(DiscreteValues, 24), (RealValues, 46)])
+def test_the_progress_bar_reaches_its_end(form, n_steps, monkeypatch):
+    """Two regressions, and of each one score and ten chance scores; of squares as well."""
+    closed = []
+
+    class Bar(tqdm):
+        def close(self):
+            closed.append((self.desc, self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(screening_features, "tqdm", Bar)
+    rng = np.random.default_rng(0)
+    screen(form(rng.poisson(1, (50, 8))), [form(rng.poisson(1, (50, 6)))], rng, name="rna")
+    assert closed[0] == ("Screening rna", n_steps, n_steps)
 
 
 def test_threads_change_no_bit_of_sums_over_sparse_values(monkeypatch):

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 import scvenn
 from scvenn.data import registry
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats, LastLayer, Parts, last_layer, rows
+from scvenn.likelihoods import (
+    LIKELIHOODS,
+    FeatureStats,
+    LastLayer,
+    Parts,
+    densities,
+    last_layer,
+    rows,
+)
 from scvenn.likelihoods.baselines import Interpolation, n_points
 from scvenn.network.layers import product_of_rows
 from tests.conftest import QUIET
@@ -122,8 +130,12 @@ CASES = [("bernoulli", 1, None), ("poisson", 1, None), ("nb", 1, None), ("nb", 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("name", "n_groups", "n_batches"), [*CASES, ("nb", B, None)])
-def test_baselines_are_scored_as_the_whole(name, n_groups, n_batches, dtype):
+@pytest.mark.parametrize("in_cache", [2 * D, rows.ENTRIES_IN_CACHE], ids=["in parts", "at once"])
+@pytest.mark.parametrize(
+    ("name", "n_groups", "n_batches"), [*CASES, ("nb", 3, None), ("nb", B, None)]
+)
+def test_baselines_are_scored_as_the_whole(name, n_groups, n_batches, in_cache, dtype, monkeypatch):
+    monkeypatch.setattr(densities, "ENTRIES_IN_CACHE", in_cache)
     likelihood, x = build(name, dtype, n_batches)
     group = torch.arange(B) % n_groups
     predicted = torch.randperm(D)[:P].sort()[0]
@@ -148,7 +160,7 @@ def test_baselines_are_scored_as_the_whole(name, n_groups, n_batches, dtype):
 def test_a_last_layer_is_scored_as_its_output(monkeypatch, name, n_groups, n_batches, size, dtype):
     if size is not None:
         monkeypatch.setattr(last_layer, "_BUFFER", size)
-        monkeypatch.setattr(last_layer, "_IN_CACHE", 2 * D)
+        monkeypatch.setattr(last_layer, "ENTRIES_IN_CACHE", 2 * D)
     likelihood, x = build(name, dtype, n_batches)
     group, batch = torch.arange(B) % n_groups, torch.arange(B) % 2 if n_batches else None
     width = likelihood.n_outputs * D

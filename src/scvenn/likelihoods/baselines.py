@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # The points lie in an interval that is wider than needed by this factor: at the very ends of it
@@ -23,6 +22,8 @@ _WIDER = 1.05
 _LEAST_HALF_WIDTH = 0.03
 # No interval is so short that fewer points would do.
 _LEAST_POINTS = 5
+# Of what an encoder reads the logarithm of; in single precision larger ones are infinite.
+_LARGEST_MEAN = 1e30
 
 
 def n_points(half_width: float, dtype: torch.dtype) -> int:
@@ -120,7 +121,7 @@ def _chebyshev(at: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def total_of_baselines(
-    of_zero: Callable[..., Tensor],
+    of_zeros: Callable[..., Tensor],
     gain: Callable[..., Tensor],
     parameters: Sequence[Tensor],
     group: Tensor,
@@ -131,15 +132,15 @@ def total_of_baselines(
 
     Parameters
     ----------
-    of_zero
-        From logarithms of means and further parameters, which broadcast, to the log-likelihood of
-        a 0. It is as smooth a function of the logarithm of the mean as log(1 + mean).
+    of_zeros
+        From logarithms of factors and groups, (n,) each, and the parameters to the log-likelihood
+        of zeros in all features, (n,). It is as smooth a function of the factor as log(1 + mean).
     gain
         From counts above 0, logarithms of means and further parameters to how much greater the
         log-likelihood of the count is than that of a 0.
     parameters
         Of each feature in each group of cells, (G, D): the logarithm of its mean without the
-        factor, and the further parameters.
+        factor; and further parameters, also (1, D) where all groups have the same.
     group
         Number of each cell's group, (B,).
     log_factor
@@ -156,17 +157,18 @@ def total_of_baselines(
     row, column, count = counts
     n_features = parameters[0].shape[1]
     place = group.index_select(0, row) * n_features + column
-    log_mean, *others = (values.flatten().index_select(0, place) for values in parameters)  # (N,)
+    log_mean, *others = (
+        values.flatten().index_select(0, column if len(values) == 1 else place)
+        for values in parameters
+    )  # (N,)
     log_mean = log_mean + log_factor.index_select(-1, row)  # (..., N)
     gains = gain(count, log_mean, *others)  # (..., N)
 
     flat = log_factor.flatten()
     of_flat = group.repeat(len(flat) // len(group))
     cells = Interpolation.of(flat, of_flat, len(parameters[0]))
-    log_mean, *others = (v[0] if len(v) == 1 else v[cells.group] for v in parameters)
-    log_mean = cells.points.unsqueeze(1) + log_mean  # (n, D)
-    of_zeros = of_zero(log_mean, *others).sum(-1)  # (n,)
-    return cells(of_zeros).view_as(log_factor).index_add(-1, row, gains)
+    zeros = of_zeros(cells.points, cells.group, *parameters)  # (n,)
+    return cells(zeros).view_as(log_factor).index_add(-1, row, gains)
 
 
 class ReadMean(NamedTuple):
@@ -183,28 +185,26 @@ class ReadMean(NamedTuple):
 
 
 def read_mean_of_baselines(
-    baselines: Tensor, rest: Tensor, group: Tensor, log_factor: Tensor, n_features: int
+    baselines: Tensor, predicted: Tensor, group: Tensor, log_factor: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Logarithms of one plus the mean, where means are those of a group times a factor.
 
     Parameters
     ----------
     baselines
-        Logarithm of the mean without the factor, of some features in each group, (G, E).
-    rest
-        Positions of these features, (E,).
+        Logarithm of the mean without the factor, of each feature in each group, (G, D).
+    predicted
+        Positions of the features whose means are not such, (P,).
     group
         Number of each cell's group, (B,).
     log_factor
         Logarithm of each cell's factor, (B,).
-    n_features
-        Number D of all features.
 
     Returns
     -------
-    ``mix`` and ``rows`` of a :class:`ReadMean`; 0 for all other features.
+    ``mix`` and ``rows`` of a :class:`ReadMean`; 0 for the predicted features.
     """
     cells = Interpolation.of(log_factor, group, len(baselines))
-    rows = baselines.new_zeros(len(cells.points), n_features)
-    rows[:, rest] = F.softplus(cells.points.unsqueeze(1) + baselines[cells.group])
+    rows = baselines.index_select(0, cells.group).add_(cells.points.unsqueeze(1))
+    rows = rows.exp_().clamp_(max=_LARGEST_MEAN).log1p_().index_fill_(1, predicted, 0.0)
     return cells.mix.to(baselines.dtype), rows

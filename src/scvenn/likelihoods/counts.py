@@ -18,6 +18,7 @@ from scvenn.likelihoods.densities import (
     negative_binomial_log_prob,
     score_negative_binomial_rows,
     score_poisson_rows,
+    zeros_of_negative_binomials,
 )
 from scvenn.likelihoods.last_layer import WeightedRows
 from scvenn.likelihoods.outputs import Parts
@@ -56,7 +57,7 @@ class _Counts(Likelihood):
 class _Composition(_Counts):
     """Counts whose mean is the cell's library size times a softmax over the features.
 
-    A subclass defines :meth:`_density`; for ``scores_parts`` also :meth:`_of_zero`, :meth:`_gain`.
+    A subclass defines :meth:`_density`; for ``scores_parts`` also :meth:`_of_zeros`, :meth:`_gain`.
     """
 
     scores_parts = True
@@ -85,8 +86,13 @@ class _Composition(_Counts):
         """
         raise NotImplementedError
 
-    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
-        """The same of counts that are 0."""
+    def _of_zeros(
+        self, log_factor: Tensor, group: Tensor, log_mean: Tensor, *noise: Tensor
+    ) -> Tensor:
+        """The same of zeros in all features of some cells, (n,).
+
+        Their means are those of a group, (G, D), times a factor, (n,). ``noise``: (1, D) or (G, D).
+        """
         raise NotImplementedError
 
     def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
@@ -105,22 +111,25 @@ class _Composition(_Counts):
     ) -> Tensor:
         """Predicted features one by one; baselines together, as functions of the cell's factor."""
         log_factor = self._log_factor(output, library)  # (..., B, 1)
-        noise = [self._of_cells(values, batch) for values in self.noise()]
-        of_predicted = [values.index_select(-1, output.positions) for values in noise]
+        noise = [values.index_select(-1, output.positions) for values in self.noise()]
+        of_predicted = [self._of_cells(values, batch) for values in noise]
         counts = some_features(x, output.positions)
         total = self._density(counts, output.raw + log_factor, *of_predicted).sum(-1)
 
         cells = measured.squeeze(-1).nonzero().squeeze(1)  # (N,)
         group, baselines = output.groups[cells], output.baseline.index_select(-1, output.rest)
-        of_rest = [values.index_select(-1, output.rest) for values in self.noise()]
+        of_rest = [
+            values.index_select(-1, output.rest).view(-1, len(output.rest))
+            for values in self.noise()
+        ]
         if self.n_batches is not None:  # a group is of one batch
             batch_of_group = group.new_zeros(len(baselines))
             batch_of_group[group] = cast(Tensor, batch)[cells]
             of_rest = [values[batch_of_group] for values in of_rest]  # (G, D - P)
         total_of_rest = total_of_baselines(
-            self._of_zero,
+            self._of_zeros,
             self._gain,
-            [values.expand_as(baselines) for values in (baselines, *of_rest)],
+            [baselines, *of_rest],
             group,
             log_factor.squeeze(-1).index_select(-1, cells),
             entries_of(some_cells(x, cells), output.rest),
@@ -137,9 +146,8 @@ class _Composition(_Counts):
         if self.n_outputs > 1 or not len(output.rest):
             return super().read_mean(output, library)
         log_factor = self._log_factor(output, library)  # (B, 1)
-        baselines = output.baseline.index_select(-1, output.rest)
         mix, rows = read_mean_of_baselines(
-            baselines, output.rest, output.groups, log_factor.squeeze(-1), len(self.mean_)
+            output.baseline, output.positions, output.groups, log_factor.squeeze(-1)
         )
         return ReadMean(mix, rows, F.softplus(output.raw + log_factor), output.positions)
 
@@ -162,8 +170,10 @@ class Poisson(_Composition):
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
 
-    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
-        return -log_mean.exp()
+    def _of_zeros(
+        self, log_factor: Tensor, group: Tensor, log_mean: Tensor, *noise: Tensor
+    ) -> Tensor:
+        return -(log_mean.logsumexp(1).index_select(0, group) + log_factor).exp()
 
     def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return count * log_mean - torch.lgamma(count + 1)
@@ -211,9 +221,10 @@ class NegativeBinomial(_Composition):
         (log_theta,) = parameters
         return negative_binomial_log_prob(x, log_mean - log_theta, log_theta)
 
-    def _of_zero(self, log_mean: Tensor, *parameters: Tensor) -> Tensor:
-        (log_theta,) = parameters
-        return F.softplus(log_mean - log_theta) * -log_theta.exp()
+    def _of_zeros(
+        self, log_factor: Tensor, group: Tensor, log_mean: Tensor, *noise: Tensor
+    ) -> Tensor:
+        return zeros_of_negative_binomials(log_factor, group, log_mean, *noise)
 
     def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         (log_theta,) = parameters

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scvenn.likelihoods.rows import Entries
+from scvenn.likelihoods.rows import ENTRIES_IN_CACHE, Entries
 
 # Beyond it, log(1 + odds) is the logarithm of the odds; the square is still finite.
 _LARGEST_ODDS = 1e18
@@ -143,6 +143,69 @@ def score_negative_binomial_rows(
     share *= by_log_odds.sum(1, keepdim=True)  # which falls where others rise
     torch.sub(by_log_odds, share, out=raw)
     return total, by_log_theta
+
+
+def zeros_of_negative_binomials(
+    log_factor: Tensor, group: Tensor, log_mean: Tensor, log_theta: Tensor
+) -> Tensor:
+    """Log-likelihood of zeros in all features, of some cells whose means are those of a group.
+
+    Parameters
+    ----------
+    log_factor
+        Logarithm of the factor of each cell's means, (n,).
+    group
+        Number of each cell's group, (n,).
+    log_mean
+        Logarithm of the means without the factor, in each group, (G, D).
+    log_theta
+        Logarithm of the inverse dispersion, (1, D) for all groups or (G, D).
+
+    Returns
+    -------
+    Shape (n,).
+    """
+    return _ZerosOfNegativeBinomials.apply(log_factor, group, log_mean, log_theta)
+
+
+class _ZerosOfNegativeBinomials(torch.autograd.Function):
+    """-θ log(1 + mean / θ), summed over features.
+
+    Composed of torch's functions it takes many passes over the memory; here rows stay in a cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_factor: Tensor, group: Tensor, log_mean: Tensor, log_theta: Tensor
+    ) -> Tensor:
+        log_odds, theta = log_mean - log_theta, log_theta.exp()  # (G, D), (1 or G, D)
+        n, n_features = len(log_factor), log_mean.shape[1]
+        of_zero = log_mean.new_empty(n, n_features)  # of each feature
+        slope = torch.empty_like(of_zero)  # by the logarithm of its mean
+        total, by_factor = log_mean.new_empty(2, n)
+        step = max(1, ENTRIES_IN_CACHE // n_features)
+        for rows in (slice(i, i + step) for i in range(0, n, step)):
+            odds = log_odds.index_select(0, group[rows]).add_(log_factor[rows, None])
+            odds.exp_().clamp_(max=_LARGEST_ODDS)
+            minus = -theta if len(theta) == 1 else -theta.index_select(0, group[rows])
+            torch.mul(odds.log1p(), minus, out=of_zero[rows])
+            torch.mul(odds.div_(1 + odds), minus, out=slope[rows])
+            total[rows], by_factor[rows] = of_zero[rows].sum(1), slope[rows].sum(1)
+        ctx.n_groups = len(log_mean)
+        ctx.save_for_backward(of_zero, slope, by_factor, group, log_theta)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        of_zero, slope, by_factor, group, log_theta = ctx.saved_tensors
+        member = F.one_hot(group, ctx.n_groups).T * gradient  # (G, n)
+        by_log_mean = member @ slope
+        if len(log_theta) == 1:
+            by_log_theta = (gradient @ of_zero - by_log_mean.sum(0)).unsqueeze(0)
+        else:
+            by_log_theta = member @ of_zero - by_log_mean
+        return gradient * by_factor, None, by_log_mean, by_log_theta
 
 
 def _zero_inflated(zero: Tensor, of_zero: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

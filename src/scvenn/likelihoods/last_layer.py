@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scvenn.likelihoods.outputs import LastLayer, Parts
-from scvenn.likelihoods.rows import SparseRows, some_cells
+from scvenn.likelihoods.rows import ENTRIES_IN_CACHE, SparseRows, some_cells
 
 # Entries of the array that is used again: 64 MB of single precision.
 _BUFFER = 2**24
-# Entries of the rows that are scored in one go: small enough to stay in a cache.
-_IN_CACHE = 2**19
 
 _buffers = threading.local()
 
@@ -96,7 +94,7 @@ def score_a_few_at_a_time(
     likelihood: ScoresRows, raw: Tensor, rows: WeightedRows, by_noise: Sequence[Tensor] | None
 ) -> Tensor:
     """As the likelihood's ``score_rows``, of so few rows in one go that they stay in a cache."""
-    step = max(1, _IN_CACHE // raw.shape[1])
+    step = max(1, ENTRIES_IN_CACHE // raw.shape[1])
     starts = range(0, len(raw), step)
     scored = [
         likelihood.score_rows(raw[i : i + step], rows.part(i, i + step), by_noise) for i in starts

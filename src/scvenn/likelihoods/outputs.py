@@ -34,7 +34,9 @@ class Parts(NamedTuple):
         """All parameters, (..., B, R)."""
         if not len(self.rest):
             return self.raw
-        of_cells = self.baseline if self.group is None else self.baseline[self.group]
+        of_cells = self.baseline
+        if self.group is not None:
+            of_cells = of_cells.index_select(0, self.group)
         everywhere = of_cells.expand(*self.raw.shape[:-1], -1)
         return everywhere.index_copy(-1, self.positions, self.raw)
 
@@ -60,8 +62,9 @@ class LastLayer(NamedTuple):
         torch.addmm(bias, self.hidden[t].index_select(0, cells), self.weight.T, out=raw)
         if fixed is None:
             return
-        of_cells = fixed.baseline[0] if fixed.group is None else fixed.baseline[fixed.group[cells]]
+        of_cells = fixed.baseline[0]
         if fixed.group is not None:
+            of_cells = fixed.baseline.index_select(0, fixed.group.index_select(0, cells))
             raw += of_cells
         if len(fixed.positions):
             predicted = fixed.raw[t].index_select(0, cells)  # (n, P)

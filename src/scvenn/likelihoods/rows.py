@@ -16,6 +16,9 @@ from torch import Tensor
 # Row, column and value of what is stored, (N,) each.
 Entries = tuple[Tensor, Tensor, Tensor]
 
+# Entries of the rows that are scored in one go: small enough to stay in a cache.
+ENTRIES_IN_CACHE = 2**19
+
 
 class SparseRows(NamedTuple):
     """Rows (B, D) of which the values that are not zero are stored, row after row."""

@@ -66,9 +66,11 @@ def _screen_modality(
     sources = [_values(net, cells, m) for m in others]
     covariates = _covariates(net, cells)
     try:
-        found = screen(values, sources, rng, covariates=covariates)
+        found = screen(values, sources, rng, covariates=covariates, name=modality)
         if net.n_classes:  # the label head reads `shared`, too
-            labels = screen(values, [_labels(net, cells)], rng, covariates=covariates)
+            labels = screen(
+                values, [_labels(net, cells)], rng, covariates=covariates, name=modality
+            )
             found = found._replace(related=found.related | labels.related)
     except ValueError as error:  # LinAlgError is one
         raise ValueError(

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numba import njit
 
-from scvenn.screening.values import Entries
-
+# Of a block of features: where each feature or cell ends, the other index, and the values.
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+Entries = tuple[Parts, Parts]  # by feature, and by cell
 
 
 def quadratic_forms(blocks: Sequence[Entries], forms: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from scvenn.screening.regression import LeastSquares, Ridge, covariate_basis
+from scvenn.screening.regression import LeastSquares, Regression, Ridge, covariate_basis
 from scvenn.screening.values import Values
 
 # Cells of ridge regression: its cost grows with the cube of their number.
@@ -38,6 +39,7 @@ def screen(
     *,
     covariates: np.ndarray | None = None,
     fdr: float = 0.05,
+    name: str = "features",
 ) -> Screening:
     """Score each feature of a modality by how well the others predict it.
 
@@ -53,6 +55,8 @@ def screen(
         What explains features in all modalities and is not to count, such as the batch, (n, V).
     fdr
         Accepted false discovery rate among the features called shared.
+    name
+        Of the target, for the progress bar.
 
     Returns
     -------
@@ -77,26 +81,37 @@ def screen(
     def of_some(values: Values) -> Values:
         return values if n <= _MOST_CELLS_OF_RIDGE else values.rows(some)
 
-    ridge = Ridge.on([of_some(source) for source in sources], basis_of_some)
-    least_squares = LeastSquares.on(sources, covariate_basis(n, covariates), rng)
     n_shuffles = min(_MOST_SHUFFLES, -(-_LEAST_NULL // n_features))
+    squares = target.squares()
+    # both regressions are made, and each scores what was measured and every shuffle of it
+    n_steps = 2 + 2 * (1 + n_shuffles) * (1 if squares is None else 2)
+    bar = tqdm(total=n_steps, desc=f"Screening {name}", leave=False, delay=2)
+
+    def r2(regression: Regression, cells: Values, order: np.ndarray) -> np.ndarray:
+        found = regression.r2(cells, order)
+        bar.update()
+        return found
 
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
         scores, passed = [], []
         for regression, cells in ((ridge, of_some(values)), (least_squares, values)):
             size = cells.shape[0]
-            found = regression.r2(cells, np.arange(size))
-            null = [regression.r2(cells, rng.permutation(size)) for _ in range(n_shuffles)]
+            found = r2(regression, cells, np.arange(size))
+            null = [r2(regression, cells, rng.permutation(size)) for _ in range(n_shuffles)]
             scores.append(found)
             # each regression has its own chance scores, and half of the false discoveries
             passed.append(found > threshold(found, np.array(null), fdr / 2))
         return np.fmax(*scores), passed[0] | passed[1]
 
-    score, shared = judge(target)
-    # z² does not predict z, but z predicts z²; such a feature is found by its own square
-    squares = target.squares()
-    related = shared if squares is None else shared | judge(squares)[1]
+    with bar:
+        ridge = Ridge.on([of_some(source) for source in sources], basis_of_some)
+        bar.update()
+        least_squares = LeastSquares.on(sources, covariate_basis(n, covariates), rng)
+        bar.update()
+        score, shared = judge(target)
+        # z² does not predict z, but z predicts z²; such a feature is found by its own square
+        related = shared if squares is None else shared | judge(squares)[1]
     return Screening(score, shared, related)
 
 
