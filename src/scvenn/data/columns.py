@@ -105,12 +105,14 @@ def _refuse_contradiction(
         cell = differ.index[differ][0]
         first = next(place for place, known in places.items() if pd.notna(known[cell]))
         named = [f"{m}:{key}" for m, adata in mdata.mod.items() if key in adata.obs]
-        two = f" If they are different columns, name the one you mean: {named[0]!r}."
+        two = ""
+        if len(named) > 1:
+            two = f" If they are different columns, name the one you mean: {named[0]!r}."
         raise ValueError(
             f"obs column {key!r} differs between {first} and {where} in {int(differ.sum())} cells: "
             f"of {str(cell)!r} they have {plain(found[cell])!r} and {plain(values[cell])!r}. Keep "
             f"the right values in {first} and remove the other: del {where}."
-            + (two if len(named) > 1 else "")
+            + two
         )
 
 
