@@ -34,7 +34,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     files = (ROOT / "src").rglob("*")
     ours = {p.relative_to(ROOT / "src").as_posix() for p in files if p.is_file()}
-    assert names == {name for name in ours if name.startswith("scvenn/") and ".pyc" not in name}
+    ours = {name for name in ours if name.startswith("scvenn/") and "__pycache__" not in name}
+    assert names == ours
     assert "scvenn/py.typed" in names
 
 

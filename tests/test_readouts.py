@@ -316,9 +316,9 @@ def test_arrays_on_request(model):
     [
         (lambda m: m.get_shared_representation(from_modalities="adt"), r"found \['adt'\]"),
         (lambda m: m.get_shared_representation(from_modalities=[]), r"found \[\]"),
-        (lambda m: m.get_private_representation("adt"), r"found \['adt'\]"),
+        (lambda m: m.get_private_representation("adt"), r"found 'adt'"),
         (lambda m: m.predict("adt", "rna"), r"found \['adt'\]"),
-        (lambda m: m.predict("rna", "adt"), r"found \['adt'\]"),
+        (lambda m: m.predict("rna", "adt"), r"found 'adt'"),
         (lambda m: m.predict("rna", "meth", features=["x"]), "features: 'x' not found"),
         (lambda m: m.predict("rna", "meth", indices=[999]), "indices.*150 cells"),
     ],

@@ -111,8 +111,7 @@ def _refuse_contradiction(
         raise ValueError(
             f"obs column {key!r} differs between {first} and {where} in {int(differ.sum())} cells: "
             f"of {str(cell)!r} they have {plain(found[cell])!r} and {plain(values[cell])!r}. Keep "
-            f"the right values in {first} and remove the other: del {where}."
-            + two
+            f"the right values in {first} and remove the other: del {where}." + two
         )
 
 
