@@ -15,9 +15,11 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import mudata
 import numpy as np
@@ -76,19 +78,27 @@ def measure(path: str, n_threads: int) -> dict[str, float]:
     }
 
 
+def write(path: str, n_cells: int, n_features: int) -> None:
+    """Write data of this size to a file."""
+    genes = n_features // 4
+    peaks = n_features - genes
+    multiome(n_cells, genes, peaks, (int(0.075 * genes), int(0.075 * peaks))).write(path)
+
+
 def run(n_threads: int) -> pd.DataFrame:
     """A row for each number of cells and features."""
+
+    def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+        # on Linux, a process that is started counts the memory of the one it was started from
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "data.h5mu")
         for n_cells, n_features in tqdm(CASES):
-            genes = n_features // 4
-            peaks = n_features - genes
-            mdata = multiome(n_cells, genes, peaks, (int(0.075 * genes), int(0.075 * peaks)))
-            path = str(Path(folder) / "data.h5mu")
-            mdata.write(path)
-            del mdata
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                rows.append(pool.submit(measure, path, n_threads).result())
+            alone(write, path, n_cells, n_features)
+            rows.append(alone(measure, path, n_threads))
     return pd.DataFrame(rows)
 
 
@@ -118,7 +128,7 @@ def table(rows: pd.DataFrame) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     at, by_cells, by_features = fit(rows, "epoch_seconds")
-    threads = rows["threads"].iloc[0]
+    threads = int(rows["threads"].iloc[0])
     lines += [
         "",
         f"On {threads} thread{'s' * (threads > 1)}. Fitted to the rows, an epoch of $N$ cells and "
