@@ -32,9 +32,9 @@ READY := .venv/.ready-$(VERSION)
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
 
-# two workers with one thread each, in what they start too; one that is done takes over from the other
+# two workers with one thread each, in what they start too; a file's fixtures are made once
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
 paper-run: $(READY)
 	$(BIN)/python benchmarks/paper/run.py

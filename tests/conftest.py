@@ -1,5 +1,6 @@
 """Fixtures: small data, complete and incomplete, and models trained on it once."""
 
+import logging
 import os
 from collections import Counter
 
@@ -16,6 +17,16 @@ MODELS = {
 }
 
 QUIET = {"enable_progress_bar": False}
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logs():
+    """The command line sets levels for its process; other tests of the process have their own."""
+    loggers = [logging.getLogger(f"scvi.scvenn{name}") for name in ("", ".interrupts")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(params=list(MODELS))
