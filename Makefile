@@ -4,7 +4,7 @@
 # make paper-run       the paper's experiments, those that are not finished yet (hours)
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
-# make bench           speed beside MULTIVI: docs/performance.md (an hour)
+# make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
@@ -49,6 +49,7 @@ peers: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scaling.py
 
 tutorials: $(READY)
 	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb

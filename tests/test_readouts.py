@@ -489,7 +489,7 @@ def test_what_is_no_modality_is_refused(model, named):
 def test_counts_given_to_a_model_of_other_values_are_refused(model):
     mdata = model.adata.copy()
     mdata["meth"].X = np.random.default_rng(0).poisson(3, mdata["meth"].shape).astype(float)
-    with pytest.raises(ValueError, match=r"all values of mdata\['meth'\].X are counts"):
+    with pytest.raises(ValueError, match=r"all values of mdata\['meth'\].X look like counts"):
         model.get_shared_representation(mdata)
 
 

@@ -161,6 +161,25 @@ def test_what_skips_zeros_finds_the_scores_of_what_does_not(seed):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("regression", [Ridge, LeastSquares])
+def test_what_is_in_no_scored_cell_has_no_score(regression):
+    """The only cell of its batch is explained by covariates, and so is what it alone has."""
+    x, batch = sparse_counts(0)
+    alone = slice(2, 32)
+    x[:, alone] = 0
+    x[0, alone] = np.log1p(np.arange(1, 31))  # what is left of some is a rounding above 0
+    rng = np.random.default_rng(0)
+    more = (rng,) if regression is LeastSquares else ()
+    fitted = regression.on([DiscreteValues(x[:, 32:])], covariate_basis(90, batch), *more)
+    for order in (np.arange(90), *(rng.permutation(90) for _ in range(5))):
+        # the cell of the target that is paired with the one that is not scored
+        target = np.empty_like(x)
+        target[order] = x
+        score = fitted.r2(DiscreteValues(target), order)
+        assert np.isnan(score[alone]).all()
+        assert np.isfinite(score[32:]).any()
+
+
 @pytest.mark.parametrize("incomplete", [None, "cells", "entries"])
 def test_sparse_inner_products_are_those_of_standardised_features(incomplete, monkeypatch):
     x, _ = sparse_counts(0)

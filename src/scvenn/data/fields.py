@@ -120,7 +120,7 @@ class ModalityField(Field):
             matrix, rows, modality=m, where=self.where, likelihood=self.likelihood
         )
         state["likelihood"] = likelihood
-        state["of_counts"] = are_counts(matrix, rows)
+        state["of_counts"] = LIKELIHOODS[likelihood].discrete or are_counts(matrix, rows)
         check_measured(matrix, rows, names=names, modality=m)
         self._look_at_cells(mdata, matrix, rows, likelihood)
         logger.info(
@@ -159,9 +159,9 @@ class ModalityField(Field):
             # files of 0.1 do not have it
             if not state_registry.get("of_counts", True) and are_counts(matrix, rows):
                 raise ValueError(
-                    f"modality {m!r}: all values of {self.where} are counts (integers of at least "
-                    "0); the model was trained on values that are not. Normalise and transform "
-                    f"them as the training data were, and put the result into {self.where}."
+                    f"modality {m!r}: all values of {self.where} look like counts (integers of at "
+                    "least 0); the model was trained on values that do not. Normalise and "
+                    f"transform them like the training data, and put the result into {self.where}."
                 )
             self._look_at_cells(mdata, matrix, rows, state_registry["likelihood"])
         return state_registry

@@ -322,7 +322,7 @@ def check_sums(
         raise ValueError(
             f"modality {modality!r}: the values of {where} add up to {sums[far][0]:g} in cell "
             f"{quoted(names[rows[far]])}; expected at most {_LARGEST:.3g}, which single precision "
-            "holds. They are no counts: look at how they were made."
+            "holds. Counts are not that large: check how the values were made."
         )
 
 

@@ -24,15 +24,15 @@ from numba import njit
 
 # Of a block of features: where each feature or cell ends, the other index, and the values.
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
-Entries = tuple[Parts, Parts]  # by feature, and by cell
+Block = tuple[Parts, Parts]  # sorted by feature, and by cell
 
 
-def quadratic_forms(blocks: Sequence[Entries], forms: np.ndarray) -> np.ndarray:
+def quadratic_forms(blocks: Sequence[Block], forms: np.ndarray) -> np.ndarray:
     """yᵀAy of each feature y, with three symmetric matrices A, (n, n, 3); (D, 3)."""
     return np.vstack([*_of_blocks(lambda block: _quadratic_forms(*block, forms), blocks)])
 
 
-def inner_products(blocks: Sequence[Entries]) -> np.ndarray:
+def inner_products(blocks: Sequence[Block]) -> np.ndarray:
     """Inner products of the cells over all features, (n, n)."""
     products, *more = _of_blocks(lambda block: _inner_products(*block), blocks)
     for of_block in more:
@@ -41,7 +41,7 @@ def inner_products(blocks: Sequence[Entries]) -> np.ndarray:
 
 
 def _of_blocks(
-    function: Callable[[Entries], np.ndarray], blocks: Sequence[Entries]
+    function: Callable[[Block], np.ndarray], blocks: Sequence[Block]
 ) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         yield from pool.map(function, blocks)
