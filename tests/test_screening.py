@@ -16,8 +16,8 @@ from sklearn.metrics import r2_score
 from tqdm.auto import tqdm
 
 import scvenn
+from scvenn import _progress
 from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, screen
-from scvenn.screening import features as screening_features
 from scvenn.screening import values as screening_values
 from scvenn.screening.features import threshold
 from scvenn.screening.regression import (
@@ -203,7 +203,7 @@ def test_the_progress_bar_reaches_its_end(form, n_steps, monkeypatch):
             closed.append((self.desc, self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(screening_features, "tqdm", Bar)
+    monkeypatch.setattr(_progress, "tqdm", Bar)
     rng = np.random.default_rng(0)
     screen(form(rng.poisson(1, (50, 8))), [form(rng.poisson(1, (50, 6)))], rng, name="rna")
     assert closed[0] == ("Screening rna", n_steps, n_steps)

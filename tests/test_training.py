@@ -15,9 +15,10 @@ import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from tqdm.auto import tqdm
 
 import scvenn
-from scvenn import Objective, SharedPrivateModel, Term
+from scvenn import Objective, SharedPrivateModel, Term, _progress
 from scvenn.models import duration, runner, training
 from scvenn.models.history import Records
 from scvenn.models.training import _default_max_epochs
@@ -157,6 +158,24 @@ def test_training_returns_to_the_best_epoch(small):
     np.testing.assert_array_equal(
         stopped.get_shared_representation(), exact.get_shared_representation()
     )
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_one_argument_hides_every_bar(small, shown, monkeypatch):
+    """Those of screening, of what follows the training, and of the embeddings."""
+    disabled = {}
+
+    def bar(items=None, *, desc, disable, **_):
+        disabled[desc] = disable
+        return tqdm(items, disable=True)
+
+    monkeypatch.setattr(_progress, "tqdm", bar)
+    scvenn.MMVAEpp(small).train(1, enable_progress_bar=shown)
+    assert len(disabled) > 3
+    assert set(disabled.values()) == {not shown}
+    disabled.clear()
+    scvenn.MMVAEpp(small, screen=False).embed()
+    assert set(disabled.values()) == {False}
 
 
 def test_write_obsm_can_be_left_out(small):

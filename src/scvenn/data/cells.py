@@ -10,8 +10,8 @@ import pandas as pd
 from mudata import MuData
 from scvi import settings
 from scvi.dataloaders import AnnDataLoader
-from tqdm.auto import tqdm
 
+from scvenn._progress import progress
 from scvenn.data.checks import plain, quoted
 from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
@@ -117,7 +117,7 @@ class Cells:
             persistent_workers=settings.dl_persistent_workers,
         )
         done = 0
-        for tensors in tqdm(loader, desc=description, leave=False, delay=2):
+        for tensors in progress(loader, description=description):
             n_cells = len(tensors[Keys.OBSERVED])
             yield slice(done, done + n_cells), tensors
             done += n_cells

@@ -11,8 +11,8 @@ import pandas as pd
 import scvi
 from mudata import MuData
 from sklearn.model_selection import KFold
-from tqdm.auto import tqdm
 
+from scvenn._progress import progress
 from scvenn.data import Keys, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
@@ -116,7 +116,7 @@ def choose_latent_sizes(
     splits = list(parts.split(np.arange(mdata.n_obs)))
     trainings = list(product(range(n_splits), n_shared, n_private))
     rows = []
-    for split, shared, private in tqdm(trainings, desc="Training", leave=False, delay=2):
+    for split, shared, private in progress(trainings, description="Training"):
         train, held_out = splits[split]
         candidate = model(mdata, n_shared=shared, n_private=private, **(model_kwargs or {}))
         measured = [observed_cells(mdata, m)[held_out] for m in candidate.modalities]

@@ -9,6 +9,7 @@ import numpy as np
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from scvenn._progress import no_progress
 from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.duration import Duration
 from scvenn.models.runner import (
@@ -115,7 +116,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             runs with eps 1e-8 and without weight decay, and the weight of the KL rises over the
             first tenth of ``max_epochs``.
         **trainer_kwargs
-            Further arguments of :class:`scvi.train.Trainer`.
+            Further arguments of :class:`scvi.train.Trainer`. ``enable_progress_bar=False`` hides
+            the bars of screening and of what follows the training, too.
 
         Raises
         ------
@@ -194,7 +196,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         arguments |= {**plan, **trainer_kwargs}
         used = {name: repr(value) for name, value in arguments.items()} | used
         self.module.train()  # loading and an earlier training leave it in evaluation mode
-        with single_precision(self.module):
+        hide_bars = not trainer.get("enable_progress_bar", True)
+        with single_precision(self.module), no_progress(hide_bars):
             try:
                 with self.adata_manager.keep_aligned():
                     super().train(

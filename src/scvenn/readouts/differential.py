@@ -18,9 +18,9 @@ import torch
 from mudata import MuData
 from scvi.model.base import DifferentialComputation
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scvenn import network
+from scvenn._progress import progress
 from scvenn.data import Cells, Keys, as_text
 from scvenn.readouts.predictions import batch_tensor
 
@@ -90,8 +90,8 @@ def differential(
     effect, unit = likelihood.effect, likelihood.unit.detach().cpu().numpy()
     draws = _Draws(net, cells, modality, settings.through)
     tables = []
-    for first, second, in_first, in_second in tqdm(
-        compared, desc=f"Comparing {groupby}", leave=False, delay=2
+    for first, second, in_first, in_second in progress(
+        compared, description=f"Comparing {groupby}"
     ):
         parts = []
         for features in _blocks(len(names), settings.n_samples):

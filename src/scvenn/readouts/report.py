@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from scvenn import plotting
+from scvenn._progress import progress
 from scvenn.data import Cells, quoted
 from scvenn.plotting import draw_embeddings, spoken, spoken_metric
 from scvenn.readouts.embeddings import embed
@@ -52,7 +52,7 @@ def write_report(path: Path, model: Any, cells: Cells, labels: pd.Series | None)
         title=f"{type(model).__name__} of {_listed(model.modalities)}",
         written=f"Written by scvenn on {datetime.now():%d %B %Y at %H:%M}.",
         summary=f"{report.latents()} {_SHARED_AND_PRIVATE}",
-        sections=[make() for make in tqdm(report.sections(), desc="Report", leave=False, delay=2)],
+        sections=[make() for make in progress(report.sections(), description="Report")],
     )
 
 

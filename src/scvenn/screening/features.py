@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from scvenn._progress import progress
 from scvenn.screening.regression import LeastSquares, Regression, Ridge, covariate_basis
 from scvenn.screening.values import Values
 
@@ -85,7 +85,7 @@ def screen(
     squares = target.squares()
     # both regressions are made, and each scores what was measured and every shuffle of it
     n_steps = 2 + 2 * (1 + n_shuffles) * (1 if squares is None else 2)
-    bar = tqdm(total=n_steps, desc=f"Screening {name}", leave=False, delay=2)
+    bar = progress(description=f"Screening {name}", total=n_steps)
 
     def r2(regression: Regression, cells: Values, order: np.ndarray) -> np.ndarray:
         found = regression.r2(cells, order)

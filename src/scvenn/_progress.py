@@ -1,0 +1,40 @@
+"""Progress bars, and a way to hide them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from tqdm.auto import tqdm
+
+_shown: ContextVar[bool] = ContextVar("shown", default=True)
+
+
+def progress(
+    items: Iterable[Any] | None = None, *, description: str, total: int | None = None
+) -> tqdm[Any]:
+    """A bar that appears after two seconds and is gone at the end.
+
+    Parameters
+    ----------
+    items
+        What to go through; None for a bar that is moved by ``update()``.
+    description
+        What takes the time.
+    total
+        Number of steps, where ``items`` does not tell.
+    """
+    hidden = not _shown.get()
+    return tqdm(items, desc=description, total=total, leave=False, delay=2, disable=hidden)
+
+
+@contextmanager
+def no_progress(hidden: bool) -> Iterator[None]:
+    """Show no bars inside, if ``hidden``; bars that are hidden outside stay so."""
+    token = _shown.set(_shown.get() and not hidden)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
