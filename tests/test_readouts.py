@@ -6,9 +6,13 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from mudata import MuData
+from scipy.special import expit
 
 import scvenn
+from scvenn import network
+from scvenn.readouts.predictions import Prediction
 from tests.conftest import MODELS, QUIET, shuffled, three_modalities
+from tests.test_testing import Geometric
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -34,6 +38,58 @@ def finite_rows(array):
     finite = np.isfinite(array)
     assert (finite.all(1) == finite.any(1)).all()
     return finite.all(1)
+
+
+@pytest.mark.parametrize("batch", [None, "batch1"])
+@pytest.mark.parametrize("target", ["rna", "meth", "peaks"])
+def test_predictions_of_some_features_are_those_of_all(model, target, batch):
+    """Of counts as well, whose means depend on the sum over all features."""
+    cells = model._cells(None, None, 64)
+    for source in ("rna", "meth", ["rna", "peaks"], model.modalities):
+        prediction = Prediction.of(model._found, source, target, transform_batch=batch)
+        whole = prediction.values(model.module, cells)
+        some = prediction.some_at_a_time(model.module, cells)
+        blocks = [some.values(slice(start, start + 6)) for start in (0, 6, 12, 18)]
+        np.testing.assert_allclose(np.hstack(blocks), whole, rtol=2e-5, atol=1e-6)
+        np.testing.assert_array_equal(some.values(slice(None)), whole)
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb_mixture", "poisson", "beta", "geometric"])
+@pytest.mark.parametrize("screen", [True, False])
+def test_any_likelihood_predicts_some_features(likelihood, screen, monkeypatch):
+    """One from outside the package as well, of which all features are decoded for each block."""
+    monkeypatch.setitem(scvenn.likelihoods.LIKELIHOODS, "geometric", Geometric)
+    kind = "normal" if likelihood == "beta" else "nb"
+    mdata = scvenn.datasets.simulate_counts(60, modalities={"a": kind, "b": "nb"}, n_features=9)
+    if likelihood == "beta":
+        mdata["a"].X = expit(mdata["a"].X)
+    scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"a": likelihood, "b": "nb"})
+    model = scvenn.MMVAEpp(mdata, screen=screen)
+    model.train(2, **QUIET)
+    cells = model._cells(None, None, None)
+    for source in ("a", "b"):
+        prediction = Prediction.of(model._found, source, "a")
+        some = prediction.some_at_a_time(model.module, cells)
+        blocks = [some.values(slice(start, min(start + 4, 9))) for start in (0, 4, 8)]
+        whole = prediction.values(model.module, cells)
+        np.testing.assert_allclose(np.hstack(blocks), whole, rtol=2e-5, atol=1e-6)
+
+
+def test_a_feature_is_decoded_twice_however_many_blocks_there_are(model, monkeypatch):
+    """And each cell is encoded once."""
+    cells = model._cells(None, measured(model.adata, "rna"), None)
+    decoded, encoded, embed = [], [], network.predictions.embed
+    monkeypatch.setattr(network.predictions, "embed", lambda *a: encoded.append(1) or embed(*a))
+    count = model.module.branch("rna").decoder.register_forward_hook(
+        lambda _, latents, raw: decoded.append(raw.numel())
+    )
+    some = Prediction.of(model._found, "rna", "rna").some_at_a_time(model.module, cells)
+    assert len(encoded) == -(-len(cells) // 128)
+    for start in range(0, 20, 2):
+        some.values(slice(start, start + 2))
+    count.remove()
+    assert len(encoded) == -(-len(cells) // 128)
+    assert sum(decoded) == 2 * 20 * len(cells)
 
 
 def test_every_cell_has_a_shared_embedding(model):

@@ -86,9 +86,10 @@ LOG_FOLD_CHANGE = Effect("lfc", _log_fold_change, default_delta=0.25, has_pseudo
 class Likelihood(nn.Module):
     """A distribution of the values of one modality.
 
-    A subclass defines :meth:`in_domain`, :meth:`encoder_input`, :meth:`log_prob`, :meth:`mean` and
-    :meth:`sample`, and declares below what else depends on it: no other part of the package asks
-    which likelihood it has. Tensors that are learned are parameters, others buffers.
+    A subclass defines :meth:`in_domain`, :meth:`encoder_input`, :meth:`log_prob`, :meth:`sample`,
+    and :meth:`mean` or, with ``means_of_some``, :meth:`mean_of_some`. It declares below what else
+    depends on it: no other part of the package asks which likelihood it has. Tensors that are
+    learned are parameters, others buffers.
     ``scvenn.testing.check_likelihood`` tests all of it.
 
     Parameters
@@ -122,6 +123,8 @@ class Likelihood(nn.Module):
         Whether :meth:`total_of_parts` is defined.
     scores_rows
         Whether :meth:`score_rows` is defined.
+    means_of_some
+        Whether :meth:`mean_of_some` is defined.
     reads_sparse
         Whether encoders read 0 as 0 and every value by itself, so that few values are read of a
         modality most of whose values are 0.
@@ -145,6 +148,7 @@ class Likelihood(nn.Module):
     n_outputs: int = 1
     scores_parts: bool = False
     scores_rows: bool = False
+    means_of_some: bool = False
     reads_sparse: bool = False
     effect: Effect = DIFFERENCE
     sparse_on_regression_scale: bool = False
@@ -423,6 +427,36 @@ class Likelihood(nn.Module):
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         """Expected value on the scale of the data, (..., B, D)."""
+        return self.mean_of_some(raw, library, slice(None), self.normaliser(raw))
+
+    def normaliser(self, raw: Tensor) -> Tensor:
+        """What the mean of a feature depends on besides its own parameters, (..., B, W).
+
+        Nothing by default, so that W is 0.
+
+        Parameters
+        ----------
+        raw
+            Output of the decoder, (..., B, n_outputs * D).
+        """
+        return raw[..., :0]
+
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
+        """Expected value of some features on the scale of the data, (..., B, d).
+
+        Parameters
+        ----------
+        raw
+            Raw parameters of these features, (..., B, n_outputs * d).
+        library
+            Sum over all features of each cell, (B, 1), or (1,) for all cells.
+        features
+            Positions of the d features among all D.
+        normaliser
+            What :meth:`normaliser` gives of all features, (..., B, W).
+        """
         raise NotImplementedError
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:

@@ -61,6 +61,7 @@ class _Composition(_Counts):
     """
 
     scores_parts = True
+    means_of_some = True
 
     # A missing count would make the library size, and with it every mean of the cell, unknown.
     allows_missing = False
@@ -75,8 +76,13 @@ class _Composition(_Counts):
         others = super().start()[len(share) :]  # of zero inflation, where there is one
         return torch.cat([share.clamp(min=_LEAST_SHARE).log(), others])
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
-        return raw.softmax(-1) * library
+    def normaliser(self, raw: Tensor) -> Tensor:
+        return raw.chunk(self.n_outputs, -1)[0].logsumexp(-1, keepdim=True)
+
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
+        return (raw - normaliser).exp() * library
 
     def _density(self, x: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         """Log-likelihood of counts x (B, D) given logarithms of their means (..., B, D).
@@ -259,9 +265,11 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         # log(pi + (1 - pi) NB(0)) where x is 0, log(1 - pi) + log NB(x) elsewhere
         return torch.where(x == 0, torch.logaddexp(zero, log_nb), log_nb) - F.softplus(zero)
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
         raw, zero = raw.chunk(2, -1)
-        return (-zero).sigmoid() * super().mean(raw, library)
+        return (-zero).sigmoid() * super().mean_of_some(raw, library, features, normaliser)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         raw, zero = raw.chunk(2, -1)
@@ -288,6 +296,7 @@ class NegativeBinomialMixture(_Counts):
     summary = "counts of proteins (with background, as in totalVI)"
     n_outputs = 2
     allows_missing = True  # no library size that it could spoil
+    means_of_some = True
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
         super().__init__(stats, n_batches)
@@ -314,13 +323,17 @@ class NegativeBinomialMixture(_Counts):
         above = 2 * (self.mean_ / self.log_background.detach().exp() - 1).clamp(min=_LEAST_SHARE)
         return torch.cat([above + (-(-above).expm1()).log(), torch.zeros_like(above)])
 
-    def foreground_mean(self, raw: Tensor, library: Tensor) -> Tensor:
-        """Expected value of a count that is not background, (..., B, D)."""
-        return self.log_background.exp() * (1 + F.softplus(raw.chunk(2, -1)[0]))
+    def foreground_mean(
+        self, raw: Tensor, library: Tensor, features: slice = slice(None)
+    ) -> Tensor:
+        """Expected value of a count of some features that is not background, (..., B, d)."""
+        return self.log_background[features].exp() * (1 + F.softplus(raw.chunk(2, -1)[0]))
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
-        share = raw.chunk(2, -1)[1].sigmoid()
-        return torch.lerp(self.foreground_mean(raw, library), self.log_background.exp(), share)
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
+        share, background = raw.chunk(2, -1)[1].sigmoid(), self.log_background[features].exp()
+        return torch.lerp(self.foreground_mean(raw, library, features), background, share)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         is_background = distributions.Bernoulli(logits=raw.chunk(2, -1)[1]).sample().bool()

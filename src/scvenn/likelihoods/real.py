@@ -33,6 +33,7 @@ class Normal(Likelihood):
     summary = "real numbers (normal)"
     domain = "real numbers"
     allows_missing = True
+    means_of_some = True
     inferred_rank = 2
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
@@ -79,8 +80,10 @@ class Normal(Likelihood):
         step = torch.where(n_measured > 0, _STEP_OF_VARIANCE, 0.0)
         self.cross_view_variance.lerp_(found, step).clamp_(min=_MIN_VARIANCE)
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
-        return raw * self.scale_ + self.mean_
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
+        return raw * self.scale_[features] + self.mean_[features]
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         scale = F.softplus(self._of_cells(self.raw_scale, batch))

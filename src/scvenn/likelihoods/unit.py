@@ -37,6 +37,7 @@ class Bernoulli(Likelihood):
     scores_parts = True
     reads_sparse = True
     scores_rows = True
+    means_of_some = True
     effect = DIFFERENCE_OF_FRACTIONS
     sparse_on_regression_scale = True
     squares_inform = False
@@ -80,7 +81,9 @@ class Bernoulli(Likelihood):
         added = output.raw.sigmoid() - rows[:, output.positions][group]
         return ReadMean(mix, rows, added, output.positions)
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
         return raw.sigmoid()
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
@@ -100,6 +103,7 @@ class Beta(Likelihood):
     summary = "fractions between 0 and 1, such as of methylated reads (beta)"
     domain = "fractions between 0 and 1"
     allows_missing = True
+    means_of_some = True
     effect = DIFFERENCE_OF_FRACTIONS
 
     def __init__(self, stats: FeatureStats, n_batches: int | None = None) -> None:
@@ -141,7 +145,9 @@ class Beta(Likelihood):
         log_prob = torch.addcmul(constant, a, x.logit()) + F.logsigmoid(raw) + F.logsigmoid(-raw)
         return log_prob - torch.lgamma(1 + a) - torch.lgamma(1 + precision - a)
 
-    def mean(self, raw: Tensor, library: Tensor) -> Tensor:
+    def mean_of_some(
+        self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
+    ) -> Tensor:
         return raw.sigmoid()
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:

@@ -12,14 +12,17 @@ from scvenn.network.design import Design, check_positive
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.minibatch import Minibatch, View
 from scvenn.network.predictions import (
+    Given,
     decode,
     decoder_gradient,
     draw,
     draw_from_prior,
     embed,
+    given_sources,
     label_probabilities,
+    means,
+    normalisers,
     posteriors,
-    predict,
     slopes,
 )
 from scvenn.network.vae import SharedPrivateVAE
@@ -28,6 +31,7 @@ __all__ = [
     "Branch",
     "Design",
     "Gaussian",
+    "Given",
     "Minibatch",
     "ScreenedBranch",
     "SharedPrivateVAE",
@@ -38,8 +42,10 @@ __all__ = [
     "draw",
     "draw_from_prior",
     "embed",
+    "given_sources",
     "label_probabilities",
+    "means",
+    "normalisers",
     "posteriors",
-    "predict",
     "slopes",
 ]

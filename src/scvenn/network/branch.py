@@ -150,9 +150,21 @@ class Branch(nn.Module):
         private: Float[Tensor, "B P"],
         same_view: Bool[Tensor, " B"],
         covariates: Float[Tensor, "B V"],
-    ) -> Float[Tensor, "B R"]:
-        """Raw parameters of trained networks; where not same-view, private counts as zero."""
-        return self.decoder(shared, torch.where(same_view[:, None], private, 0.0), covariates)
+        features: slice | None = None,
+    ) -> Float[Tensor, "B r"]:
+        """Raw parameters of trained networks, of all features or of some.
+
+        Where a cell is not same-view, its private latent counts as zero.
+        """
+        beside = torch.where(same_view[:, None], private, 0.0)
+        return self.decoder(shared, beside, covariates, self.parameters_of(features))
+
+    def parameters_of(self, features: slice | None) -> Int[Tensor, " r"] | None:
+        """Positions of the raw parameters of some features; None for all."""
+        if features is None:
+            return None
+        every = torch.arange(len(self.decoder.out.bias), device=self.decoder.out.bias.device)
+        return every.unflatten(0, (self.likelihood.n_outputs, -1))[:, features].flatten()
 
 
 class CrossDecoder(nn.Module):
@@ -215,9 +227,29 @@ class CrossDecoder(nn.Module):
         """Raw parameters, (..., B, R), from shared (..., B, K) and covariates (B, V)."""
         return self.parts(shared, covariates).whole()
 
-    def of_baselines(self, shared: Float[Tensor, "*T B K"]) -> Float[Tensor, "*T B R"]:
-        """By how much baselines move with shared, (..., B, R); 0 for all other parameters."""
-        return (shared - self.centre) @ self.slope
+    def of_some(
+        self,
+        shared: Float[Tensor, "B K"],
+        covariates: Float[Tensor, "B V"],
+        chosen: Int[Tensor, " r"],
+    ) -> Float[Tensor, "B r"]:
+        """What :meth:`forward` gives, of the parameters at some positions."""
+        row_of = torch.full_like(self.baseline, -1, dtype=torch.long)  # in the last layer, (R,)
+        row_of[self.predicted] = torch.arange(len(self.predicted), device=row_of.device)
+        rows = row_of[chosen]
+        is_predicted = rows >= 0
+        rows = rows[is_predicted]
+        raw = self.baseline[chosen].repeat(len(shared), 1)
+        hidden = self.hidden(shared, cont=covariates)
+        raw[:, is_predicted] = F.linear(hidden, self.out.weight[rows], self.out.bias[rows])
+        return raw + covariates @ self.shift[:, chosen]
+
+    def of_baselines(
+        self, shared: Float[Tensor, "*T B K"], chosen: Int[Tensor, " r"] | None = None
+    ) -> Float[Tensor, "*T B r"]:
+        """By how much baselines move with shared; 0 for all other parameters."""
+        slope = self.slope if chosen is None else self.slope[:, chosen]
+        return (shared - self.centre) @ slope
 
 
 class ScreenedBranch(Branch):
@@ -315,13 +347,17 @@ class ScreenedBranch(Branch):
         private: Float[Tensor, "B P"],
         same_view: Bool[Tensor, " B"],
         covariates: Float[Tensor, "B V"],
-    ) -> Float[Tensor, "B R"]:
+        features: slice | None = None,
+    ) -> Float[Tensor, "B r"]:
         """Raw parameters of trained networks: the prediction from shared alone, corrected."""
-        correction = self.cross_decoder.of_baselines(shared)
+        chosen, decoder = self.parameters_of(features), self.cross_decoder
+        correction = decoder.of_baselines(shared, chosen)
         if same_view.any():
-            by_private = self.decoder(shared, private, covariates)
+            by_private = self.decoder(shared, private, covariates, chosen)
             correction = torch.where(same_view[:, None], by_private, correction)
-        return self.cross_decoder(shared, covariates) + correction
+        if chosen is None:
+            return decoder(shared, covariates) + correction
+        return decoder.of_some(shared, covariates, chosen) + correction
 
 
 def _gaussian(parameters: Float[Tensor, "B twice_K"]) -> Gaussian:

@@ -198,9 +198,14 @@ class Decoder(nn.Module):
         shared: Float[Tensor, "*T B K"],
         private: Float[Tensor, "*T B P"],
         covariates: Float[Tensor, "B V"],
-    ) -> Float[Tensor, "*T B R"]:
-        """Raw parameters, (..., B, R), from latents (..., B, K) and covariates (B, V)."""
-        return self.last_layer(shared, private, covariates).whole()
+        chosen: Int[Tensor, " r"] | None = None,
+    ) -> Float[Tensor, "*T B r"]:
+        """Raw parameters from latents (..., B, K) and covariates (B, V): all, or those chosen."""
+        layer = self.last_layer(shared, private, covariates)
+        if chosen is not None:
+            weight, bias = (of.index_select(0, chosen) for of in (layer.weight, layer.bias))
+            layer = layer._replace(weight=weight, bias=bias)
+        return layer.whole()
 
     def last_layer(
         self,

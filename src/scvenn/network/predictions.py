@@ -10,10 +10,10 @@ shared and a private latent, ``C`` classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scvi.module.base import auto_move_data
 from torch import Tensor
 from torch.func import jvp
@@ -98,18 +98,36 @@ def embed(
     return shared, private
 
 
+class Given(NamedTuple):
+    """What the mean of a modality is decoded from, besides covariates."""
+
+    shared: Float[Tensor, "B K"]  # NaN where there is none: so is the mean
+    private: Float[Tensor, "B P"]
+    same_view: Bool[Tensor, " B"]  # whether the private latent counts
+    library: Float[Tensor, "B 1"]
+
+    @classmethod
+    def latents(cls, shared: Tensor, private: Tensor | None, library: float, n: int) -> Given:
+        """Latents, whatever they are; with a private one or, as across views, without.
+
+        ``n``: size of a private latent.
+        """
+        beside = shared.new_zeros(len(shared), n) if private is None else private
+        same_view = torch.full((len(shared),), private is not None, device=shared.device)
+        return cls(shared, beside, same_view, shared.new_full((len(shared), 1), library))
+
+
 @torch.inference_mode()
 @auto_move_data
-def predict(
+def given_sources(
     network: SharedPrivateVAE,
     tensors: Tensors,
     sources: Sequence[str],
     target: str,
     *,
-    replaced: dict[str, Tensor] | None = None,
     library_size: float | None = None,
-) -> Float[Tensor, "B D"]:
-    """Mean of a modality given the posterior means of the sources.
+) -> Given:
+    """What a modality is predicted from: the posterior means of the sources.
 
     The private latent of the target is used where the target is a source that was observed;
     elsewhere the prediction is cross-view. Counts are scaled by the cell's own library size where
@@ -123,30 +141,74 @@ def predict(
         A minibatch that holds the sources and the target.
     sources, target
         Modalities to encode, and the one to decode.
-    replaced
-        Covariates that the decoder is to see instead of the cells' own.
     library_size
         Sum of the counts of every cell, instead of its own.
-
-    Returns
-    -------
-    Shape (B, D), on the scale of the data; NaN where no source was observed.
     """
     shared, private = embed(network, tensors, sources)
     view = network.read(tensors, [target]).views[target]
     same_view = view.observed & (target in sources)
     z_private = private.get(target, shared.new_zeros(len(shared), network.n_private[target]))
-    covariates = network.covariates({**tensors, **(replaced or {})})
-    branch = network.branch(target)
-    # a cell without any source gets the prior's mean here, and NaN below
-    latents = shared.nan_to_num(0.0), z_private.nan_to_num(0.0)
-    raw = branch.predict(*latents, same_view, covariates)
     library = view.library
     if library_size is not None:
         library = torch.full_like(library, library_size)
-    mean = branch.likelihood.mean(raw, library)
+    return Given(shared, z_private.nan_to_num(0.0), same_view, library)
+
+
+@torch.inference_mode()
+@auto_move_data
+def means(
+    network: SharedPrivateVAE,
+    tensors: Tensors,
+    modality: str,
+    given: Given,
+    features: slice | None = None,
+    normaliser: Float[Tensor, "B W"] | None = None,
+) -> Float[Tensor, "B d"]:
+    """Mean of a modality, of all its features or of some.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    tensors
+        A minibatch that holds the covariates.
+    modality
+        Which one to decode.
+    given
+        From what.
+    features
+        Positions of the d features; None for all. Of a likelihood without ``means_of_some`` all are
+        decoded in any case.
+    normaliser
+        What :func:`normalisers` gave; needed with ``features``.
+
+    Returns
+    -------
+    On the scale of the data; NaN where there is no shared latent.
+    """
+    branch, covariates = network.branch(modality), network.covariates(tensors)
+    likelihood = branch.likelihood
     # a baseline needs no source, but a prediction does
-    return torch.where(shared[:, :1].isnan(), torch.nan, mean)
+    missing = given.shared[:, :1].isnan()
+    latents = given.shared.nan_to_num(0.0), given.private, given.same_view
+    if features is None or not likelihood.means_of_some:
+        mean = likelihood.mean(branch.predict(*latents, covariates), given.library)
+        mean = mean if features is None else mean[:, features]
+    else:
+        raw = branch.predict(*latents, covariates, features)
+        mean = likelihood.mean_of_some(raw, given.library, features, cast(Tensor, normaliser))
+    return torch.where(missing, torch.nan, mean)
+
+
+@torch.inference_mode()
+@auto_move_data
+def normalisers(
+    network: SharedPrivateVAE, tensors: Tensors, modality: str, given: Given
+) -> Float[Tensor, "B W"]:
+    """What means of some features need to know of all others, of a likelihood that has them."""
+    branch, covariates = network.branch(modality), network.covariates(tensors)
+    latents = given.shared.nan_to_num(0.0), given.private, given.same_view
+    return branch.likelihood.normaliser(branch.predict(*latents, covariates))
 
 
 @torch.inference_mode()
@@ -178,8 +240,8 @@ def decode(
     -------
     Shape (B, D), on the scale of the data.
     """
-    raw = _raw(network, modality, shared, private, network.covariates(tensors))
-    return network.likelihood(modality).mean(raw, shared.new_full((1,), library))
+    given = Given.latents(shared, private, library, network.n_private[modality])
+    return means(network, tensors, modality, given)
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from scvenn import network
 from scvenn._progress import progress
-from scvenn.data import Cells, Keys, as_text
-from scvenn.readouts.predictions import batch_tensor
+from scvenn.data import Cells, as_text
+from scvenn.readouts.predictions import SomeFeatures
 
 # Values (draws times features) of the arrays that are compared at a time; there are about ten.
 _BLOCK = 50_000_000
@@ -94,6 +94,7 @@ def differential(
         compared, description=f"Comparing {groupby}"
     ):
         parts = []
+        draws.forget()
         for features in _blocks(len(names), settings.n_samples):
             means = partial(draws.means, features=features, unit=unit[features])
             found = DifferentialComputation(means, None, cells.manager).get_bayes_factors(
@@ -147,7 +148,8 @@ class _Posterior(NamedTuple):
 class _Draws:
     """Expected values of a modality given draws of the latents of cells.
 
-    Cells are encoded once, however many groups they are compared in.
+    Cells are encoded once, however many groups they are compared in. All features of a comparison
+    are compared in the same draws.
 
     Parameters
     ----------
@@ -174,6 +176,11 @@ class _Draws:
                 kept.mean[part] = q.loc.cpu().numpy()
                 kept.sd[part] = q.var.sqrt().cpu().numpy()
         self.baseline = self.shared.mean.mean(0)  # (K,)
+        self.drawn: dict[tuple[bytes, str | None], SomeFeatures] = {}
+
+    def forget(self) -> None:
+        """Make new draws from here on."""
+        self.drawn.clear()
 
     def means(
         self,
@@ -189,7 +196,16 @@ class _Draws:
 
         The first four arguments are as scvi-tools gives them; positions are among the cells.
         """
-        drawn = self.rng.choice(indices, n_samples_overall)
+        key = np.asarray(indices).tobytes(), transform_batch
+        if key not in self.drawn:
+            self.drawn[key] = self._draw(indices, transform_batch, n_samples_overall)
+        return self.drawn[key].values(features) / unit
+
+    def _draw(
+        self, indices: np.ndarray, transform_batch: str | None, n_samples: int
+    ) -> SomeFeatures:
+        """Draw cells, and their latents."""
+        drawn = self.rng.choice(indices, n_samples)
         shared = self.shared.draw(drawn, self.rng)
         private = None if self.through == "shared" else self.private.draw(drawn, self.rng)
         if self.through == "private":
@@ -198,13 +214,14 @@ class _Draws:
         if transform_batch is not None:
             batch = self.cells.found.code_of_batch(transform_batch, argument="transform_batch")
         library = self.net.likelihood(self.modality).library_.item()
-        values = np.empty((len(drawn), len(unit)), np.float32)
-        for part, tensors in self.cells.take(drawn).minibatches([], "Decoding"):
-            tensors |= batch_tensor(batch, len(tensors[Keys.OBSERVED]))
-            latents = (None if z is None else _tensor(z[part]) for z in (shared, private))
-            mean = network.decode(self.net, tensors, self.modality, *latents, library)
-            values[part] = mean[:, features].cpu().numpy() / unit
-        return values
+        given = network.Given.latents(
+            _tensor(shared),
+            None if private is None else _tensor(private),
+            library,
+            self.net.n_private[self.modality],
+        )
+        cells = self.cells.take(drawn)
+        return SomeFeatures(self.net, cells, self.modality, given, batch=batch)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -82,36 +82,42 @@ def _score_predictions(net: SharedPrivateVAE, cells: Cells) -> Iterator[tuple]:
             ("same", target, target),
             ("joint", "all", present),
         ]
+        predictions = [
+            Prediction.of(cells.found, source, target).some_at_a_time(net, cells)
+            for _, _, source in choices
+        ]
+        names = cells.found.features(target)
         for features, truth in _blocks(net, [cells], target):
-            for view, label, source in choices:
-                prediction = Prediction.of(cells.found, source, target, features=features)
-                predicted = prediction.values(net, cells)
+            for (view, label, _), prediction in zip(choices, predictions, strict=True):
+                predicted = prediction.values(features)
                 for name, score in scored.items():
-                    for feature, value in zip(features, score(truth, predicted), strict=True):
+                    scores = score(truth, predicted)
+                    for feature, value in zip(names[features], scores, strict=True):
                         yield name, view, label, target, feature, value
 
 
 def _blocks(
     net: SharedPrivateVAE, parts: Sequence[Cells], modality: str, *, regression_scale: bool = False
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and dense values (cells of all parts, features) of some features at a time.
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Positions and dense values (cells of all parts, features) of some features at a time.
 
     NaN where not observed; on the scale of the data, or on that for linear regression.
     """
-    names = list(parts[0].found.features(modality))
+    n_features = len(parts[0].found.features(modality))
     observed = np.concatenate([cells.observed(modality) for cells in parts])
     matrices = [cells.matrix(modality) for cells in parts]
     library = np.vstack([row_sums(x) for x in matrices])
     width = max(1, _BLOCK // max(1, len(observed)))
-    if width < len(names):  # many slices of columns
+    if width < n_features:  # many slices of columns
         matrices = [x.tocsc() if sp.issparse(x) else x for x in matrices]
-    for start in range(0, len(names), width):
-        block = [x[:, start : start + width] for x in matrices]
+    for start in range(0, n_features, width):
+        features = slice(start, min(start + width, n_features))
+        block = [x[:, features] for x in matrices]
         dense = np.vstack([x.toarray() if sp.issparse(x) else x for x in block])
         dense = np.where(observed[:, None], dense, np.nan)
         if regression_scale:
             dense = net.likelihood(modality).regression_scale(dense, library)
-        yield names[start : start + width], dense
+        yield features, dense
 
 
 # --------------------------------------------------------------------------------------------
@@ -148,9 +154,10 @@ def _score_latents(
             continue
         like_a_latent = m == "shared" or m.startswith(("private_", "modality "))
         target = f"modality {m}" if like_a_latent else m
+        names = test.found.features(m)
         for features, values in _blocks(net, parts, m, regression_scale=True):
             scores = metrics.ridge_r2(latents[source], values, **split)
-            for feature, value in zip(features, scores, strict=True):
+            for feature, value in zip(names[features], scores, strict=True):
                 yield "leakage_r2", "latent", source, target, feature, value
     if labels is not None:
         yield from _score_labels(latents, labels, fitted, scored)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scvenn import network
-from scvenn.data import Cells, Keys, Registry, as_list, plain, quoted
+from scvenn.data import Cells, Keys, Registry, Tensors, as_list, plain, quoted
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,8 @@ class Prediction:
         self, net: network.SharedPrivateVAE, cells: Cells
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Positions of a minibatch among the cells, and its prediction (B, d)."""
-        read = list(dict.fromkeys([*self.sources, self.target]))
-        for part, tensors in cells.minibatches(read, f"Predicting {self.target}"):
-            mean = network.predict(
-                net,
-                tensors,
-                self.sources,
-                self.target,
-                replaced=batch_tensor(self.batch, len(tensors[Keys.OBSERVED])),
-                library_size=self.library_size,
-            )
+        for part, tensors, given in self._given(net, cells):
+            mean = network.means(net, tensors, self.target, given)
             yield part, mean[:, self.columns].cpu().numpy()
 
     def values(self, net: network.SharedPrivateVAE, cells: Cells) -> np.ndarray:
@@ -91,6 +83,88 @@ class Prediction:
         for part, block in self.blocks(net, cells):
             values[part] = block
         return values
+
+    def some_at_a_time(self, net: network.SharedPrivateVAE, cells: Cells) -> SomeFeatures:
+        """The same predictions of all features, to be asked for in blocks of features."""
+        parts = [given for _, _, given in self._given(net, cells)]
+        given = network.Given(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        return SomeFeatures(net, cells, self.target, given, batch=self.batch)
+
+    def _given(
+        self, net: network.SharedPrivateVAE, cells: Cells
+    ) -> Iterator[tuple[slice, Tensors, network.Given]]:
+        """Positions of a minibatch, its tensors, and what it is predicted from."""
+        read = list(dict.fromkeys([*self.sources, self.target]))
+        for part, tensors in cells.minibatches(read, f"Predicting {self.target}"):
+            given = network.given_sources(
+                net, tensors, self.sources, self.target, library_size=self.library_size
+            )
+            yield part, tensors | batch_tensor(self.batch, len(tensors[Keys.OBSERVED])), given
+
+
+class SomeFeatures:
+    """Means of a modality in cells whose latents are known, some features at a time.
+
+    However many blocks of features are asked for, cells are encoded once and each feature is
+    decoded twice at most: the means of counts depend on the sum over all features.
+
+    Parameters
+    ----------
+    net
+        The networks.
+    cells
+        Whose covariates the decoder sees.
+    modality
+        What is decoded.
+    given
+        From what, for all n cells.
+    batch
+        A batch that all cells are decoded as, by its number; None for their own.
+    """
+
+    def __init__(
+        self,
+        net: network.SharedPrivateVAE,
+        cells: Cells,
+        modality: str,
+        given: network.Given,
+        *,
+        batch: int | None = None,
+    ) -> None:
+        self._net, self._cells, self._modality = net, cells, modality
+        self._given, self._batch = given, batch
+        self._normaliser: Tensor | None = None  # (n, W)
+
+    def values(self, features: slice) -> np.ndarray:
+        """Means of the features at these positions, (n, d)."""
+        n_features = len(self._cells.found.features(self._modality))
+        start, stop, _ = features.indices(n_features)
+        values = np.empty((len(self._cells), stop - start), np.float32)
+        if stop - start == n_features:
+            for part, tensors, given in self._minibatches():
+                mean = network.means(self._net, tensors, self._modality, given)
+                values[part] = mean.cpu().numpy()
+            return values
+        if self._normaliser is None:
+            self._normaliser = self._find_normaliser()
+        for part, tensors, given in self._minibatches():
+            of_cells = self._normaliser[part]
+            mean = network.means(self._net, tensors, self._modality, given, features, of_cells)
+            values[part] = mean.cpu().numpy()
+        return values
+
+    def _find_normaliser(self) -> Tensor:
+        found = [
+            network.normalisers(self._net, tensors, self._modality, given)
+            for _, tensors, given in self._minibatches()
+        ]
+        return torch.cat(found)
+
+    def _minibatches(self) -> Iterator[tuple[slice, Tensors, network.Given]]:
+        """Positions of a minibatch, the tensors of its covariates, and what is known of it."""
+        for part, tensors in self._cells.minibatches([], f"Predicting {self._modality}"):
+            covariates = tensors | batch_tensor(self._batch, len(tensors[Keys.OBSERVED]))
+            yield part, covariates, network.Given(*(of[part] for of in self._given))
 
 
 def batch_tensor(batch: int | None, n_cells: int) -> dict[str, Tensor]:

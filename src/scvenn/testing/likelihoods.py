@@ -91,6 +91,7 @@ def _declarations(case: Case) -> None:
         "binary",
         "scores_parts",
         "scores_rows",
+        "means_of_some",
         "reads_sparse",
         "sparse_on_regression_scale",
         "squares_inform",

@@ -119,10 +119,25 @@ def _a_mean_is_read_as_it_is(case: Case) -> None:
         require_equal("read_mean", found, expected, rtol=1e-4, atol=1e-5)
 
 
+def _means_of_some_are_those_of_all(case: Case) -> None:
+    """Means of some features are those among the means of all."""
+    likelihood, library = case.build(), case.library
+    if not likelihood.means_of_some:
+        return
+    raw = case.raw(likelihood)
+    by_output = raw.unflatten(-1, (likelihood.n_outputs, D))
+    for features in (slice(0, 1), slice(1, D)):
+        found = likelihood.mean_of_some(
+            by_output[..., features].flatten(-2), library, features, likelihood.normaliser(raw)
+        )
+        require_equal("mean_of_some", found, likelihood.mean(raw, library)[..., features])
+
+
 SHORTCUTS = (
     _parts_make_the_whole,
     _a_last_layer_is_its_output,
     _sparse_values_are_the_same,
     _zeros_are_read_as_zeros,
     _a_mean_is_read_as_it_is,
+    _means_of_some_are_those_of_all,
 )
