@@ -11,10 +11,13 @@ import signal
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scvi
 import torch
+from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from mudata import MuData
 from tqdm.auto import tqdm
 
 import scvenn
@@ -61,6 +64,24 @@ def test_a_seed_gives_the_same_bits(model_class, incomplete):
     other = model_class(incomplete, **SMALL)
     other.train(2, **QUIET)
     assert not np.array_equal(one["X_shared"], incomplete.obsm["X_shared"])
+
+
+def test_a_seed_gives_the_same_bits_on_two_threads():
+    """Of sparse counts, wide enough to be shared among threads; one thread rounds differently."""
+    rng = np.random.default_rng(0)
+    counts = {
+        m: sp.csr_matrix(rng.poisson(0.03, (200, width)), dtype=np.float32)
+        for m, width in (("rna", 400), ("atac", 3000))
+    }
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(200)])
+    n_threads, found = torch.get_num_threads(), []
+    for threads in (2, 2, 1):
+        torch.set_num_threads(threads)
+        mdata = MuData({m: AnnData(x, obs=names) for m, x in counts.items()})
+        found.append(embeddings(trained(scvenn.MMVAEpp, mdata, epochs=1)))
+    torch.set_num_threads(n_threads)
+    assert_same_bits(*found[:2])
+    np.testing.assert_allclose(found[0]["X_shared"], found[2]["X_shared"], atol=1e-4)
 
 
 @pytest.mark.parametrize("modality", ["rna", "meth", "peaks"])
