@@ -1,53 +1,46 @@
 """Time and memory of a default training by the number of cells and of features.
 
-    python benchmarks/scaling.py            # measures, a quarter of an hour, then the table
-    python benchmarks/scaling.py --render   # the table of docs/performance.md alone
+    python benchmarks/scaling.py                # every size, half an hour, then the table
+    python benchmarks/scaling.py 4000x22000     # one of them
+    python benchmarks/scaling.py --render       # the table of docs/performance.md alone
 
 Counts of genes and peaks of which a cell has 7 %, as in ``speed.py``, in a process for each number
 of cells and of features. What a process measures is a training of a few epochs; a real one has more
-epochs of the same length. Results go to scaling.csv. Threads are those of OMP_NUM_THREADS.
+epochs of the same length. Results go to scaling.csv; those of a size that is run again are
+replaced. Threads are those of OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import mudata
 import numpy as np
 import pandas as pd
-from lightning.pytorch.callbacks import Callback
-from speed import HERE, PAGE, QUIET, multiome, put_into_page, silence
+from speed import (
+    HERE,
+    PAGE,
+    QUIET,
+    Clock,
+    alone,
+    multiome,
+    peak_memory,
+    put_into_page,
+    silence,
+)
 from tqdm.auto import tqdm
 
 RESULTS = HERE / "scaling.csv"
+SIZE = ["cells", "features"]
 EPOCHS = 2
-# Cells, and features: a fourth of them genes.
+# Cells, and features: a fourth of them genes. The last is a whole multiome.
 CASES = [(n, 22_000) for n in (1_000, 4_000, 16_000, 32_000)]
 CASES += [(4_000, d) for d in (2_000, 8_000, 72_000, 200_000)]
-
-
-class Clock(Callback):
-    """When each epoch began, and when the last one ended."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_epoch_start(self, *_: object) -> None:
-        """Note the time."""
-        self.times.append(time.perf_counter())
-
-    def on_train_end(self, *_: object) -> None:
-        """Note the time."""
-        self.times.append(time.perf_counter())
+CASES += [(10_000, 144_000)]
 
 
 def measure(path: str, n_threads: int) -> dict[str, float]:
@@ -64,17 +57,17 @@ def measure(path: str, n_threads: int) -> dict[str, float]:
     model = scvenn.MMVAEpp(mdata)
     built = time.perf_counter()
     model.train(EPOCHS, callbacks=[clock], **QUIET)
-    epochs = np.diff(clock.times)
+    times = [wall for _, wall in clock.times]
     return {
         "cells": mdata.n_obs,
         "features": mdata.n_vars,
         "values_per_cell": n_values / mdata.n_obs,
         "threads": n_threads,
         "setup_seconds": built - start,
-        "screening_seconds": clock.times[0] - built,
-        "epoch_seconds": float(np.median(epochs)),
-        "after_seconds": time.perf_counter() - clock.times[-1],
-        "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "screening_seconds": times[0] - built,
+        "epoch_seconds": float(np.median(np.diff(times))),
+        "after_seconds": time.perf_counter() - times[-1],
+        "memory_gib": peak_memory(),
     }
 
 
@@ -85,18 +78,12 @@ def write(path: str, n_cells: int, n_features: int) -> None:
     multiome(n_cells, genes, peaks, (int(0.075 * genes), int(0.075 * peaks))).write(path)
 
 
-def run(n_threads: int) -> pd.DataFrame:
+def run(cases: list[tuple[int, int]], n_threads: int) -> pd.DataFrame:
     """A row for each number of cells and features."""
-
-    def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-        # on Linux, a process that is started counts the memory of the one it was started from
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(function, *arguments).result()
-
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "data.h5mu")
-        for n_cells, n_features in tqdm(CASES):
+        for n_cells, n_features in tqdm(cases):
             alone(write, path, n_cells, n_features)
             rows.append(alone(measure, path, n_threads))
     return pd.DataFrame(rows)
@@ -140,10 +127,20 @@ def table(rows: pd.DataFrame) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    sizes = {f"{n}x{d}": (n, d) for n, d in CASES}
+    parser.add_argument("only", nargs="*", metavar="CELLSxFEATURES", help=", ".join(sizes))
     parser.add_argument("--render", action="store_true", help="the table alone")
-    if not parser.parse_args().render:
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.only) - set(sizes)):
+        parser.error(f"{unknown}: expected some of {', '.join(sizes)}")
+    if not arguments.render:
         silence()
-        rows = run(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        cases = [sizes[name] for name in arguments.only] or CASES
+        rows = run(cases, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        if RESULTS.exists() and arguments.only:
+            known = pd.read_csv(RESULTS).set_index(SIZE)
+            rows = rows.set_index(SIZE)
+            rows = pd.concat([known.drop(rows.index, errors="ignore"), rows]).reset_index()
         rows.to_csv(RESULTS, index=False, float_format="%.5g")
     put_into_page(PAGE, "scaling", table(pd.read_csv(RESULTS)))
 

@@ -1,12 +1,14 @@
-"""Training speed of MMVAE++ beside scvi-tools' models, which train in turns in one process.
+"""Training speed and memory of MMVAE++ beside MULTIVI and totalVI of scvi-tools.
 
     python benchmarks/speed.py                     # every configuration, then the table
     python benchmarks/speed.py snareseq --rounds 3 # some of them
     python benchmarks/speed.py --render            # the table of docs/performance.md alone
 
-A round is one call of ``train`` for each model; the first one is not counted. Speeds are medians
-over rounds. Screening, which the default does once before its first epoch, falls into the first
-round: it is what that took longer. What follows a training (weak effects) is part of each round.
+The models of a configuration train in turns in one process. A round is one call of ``train`` for
+each; the first one is not counted. Speeds are those of epochs, medians over all of them. What a
+training has besides its epochs is in a column of its own, measured in the first round: for
+scvenn's default this is screening before, and the estimate of weak effects after. The peak memory
+is that of a process which reads the data and trains one model for one epoch.
 Results go to speed.csv, one line for each model; those of a configuration that is run again are
 replaced. ``SCVENN_DATA`` names the folder of the real data; configurations whose file is not there
 are left out. Threads are those of OMP_NUM_THREADS.
@@ -17,11 +19,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata
 import mudata
@@ -30,6 +36,7 @@ import pandas as pd
 import scipy.sparse as sp
 import scvi
 import torch
+from lightning.pytorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 import scvenn
@@ -41,7 +48,7 @@ BATCH_SIZE = 128
 # With it raised, the malloc of Linux keeps large arrays instead of taking them anew in every step.
 ALLOCATOR = "MALLOC_MMAP_THRESHOLD_"
 
-Train = Callable[[int], None]
+Train = Callable[[int, list[Any]], None]
 
 
 # --------------------------------------------------------------------------------------------
@@ -106,13 +113,19 @@ def snareseq() -> mudata.MuData:
     return mudata.read_h5mu(folder / "snareseq_cortex.h5mu")[::4].copy()
 
 
+def citeseq() -> mudata.MuData:
+    """Blood cells with ten proteins."""
+    return mudata.read_h5mu(Path(os.environ.get("SCVENN_DATA", "")) / "citeseq_pbmc1k.h5mu")
+
+
 class Configuration(NamedTuple):
-    """Data, and how long a round is."""
+    """Data, how long a round is, and what scvenn is compared with."""
 
     text: str
     data: Callable[[], mudata.MuData]
     epochs: int
     batch_key: str | None = None
+    peer: str = "MULTIVI"
 
 
 CONFIGURATIONS = {
@@ -129,8 +142,11 @@ CONFIGURATIONS = {
         lambda: multiome(1280, 2000, 100_000, (800, 4000), binary=True),
         1,
     ),
-    "snareseq": Configuration("SNARE-seq, 2,578 cells: 1,677 genes + 25,734 peaks", snareseq, 4),
-    "snareseq_batches": Configuration("SNARE-seq, told its 12 batches", snareseq, 4, "batch"),
+    "snareseq": Configuration("SNARE-seq, 2,578 cells: 1,677 genes + 25,734 peaks", snareseq, 2),
+    "snareseq_batches": Configuration("SNARE-seq, told its 12 batches", snareseq, 2, "batch"),
+    "citeseq": Configuration(
+        "CITE-seq, 892 cells: 19,203 genes + 10 proteins", citeseq, 4, peer="totalVI"
+    ),
     "dense_counts": Configuration(
         "1,000 genes + 1,000 peaks, 77 % and 28 % of whose counts are not 0",
         lambda: scvenn.datasets.simulate_counts(2560, n_features=1000, n_shared_features=100),
@@ -154,9 +170,9 @@ def scvenn_model(mdata: mudata.MuData, batch_key: str | None, *, screen: bool) -
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key=batch_key)
     model = scvenn.MMVAEpp(mdata, screen=screen)
 
-    def train(epochs: int) -> None:
+    def train(epochs: int, callbacks: list[Any]) -> None:
         arguments = {"train_size": 1.0, "batch_size": BATCH_SIZE, "write_obsm": False}
-        model.train(epochs, **arguments, **QUIET)
+        model.train(epochs, **arguments, **QUIET, callbacks=callbacks)
 
     return train
 
@@ -168,18 +184,42 @@ def multivi(mdata: mudata.MuData, batch_key: str | None) -> Train:
     sizes = {"n_hidden": 128, "n_latent": 20, "n_layers_encoder": 1, "n_layers_decoder": 1}
     model = scvi.model.MULTIVI(mdata, **sizes)
 
-    def train(epochs: int) -> None:
+    def train(epochs: int, callbacks: list[Any]) -> None:
         arguments = {"train_size": 1.0, "batch_size": BATCH_SIZE, "early_stopping": False}
-        model.train(epochs, adversarial_mixing=False, **arguments, **QUIET)
+        model.train(epochs, adversarial_mixing=False, **arguments, **QUIET, callbacks=callbacks)
 
     return train
 
 
-MODELS: dict[str, Callable[[mudata.MuData, str | None], Train]] = {
-    "MMVAEpp": lambda *data: scvenn_model(*data, screen=True),
-    "MMVAEpp, screen=False": lambda *data: scvenn_model(*data, screen=False),
-    "MULTIVI": multivi,
-}
+def totalvi(mdata: mudata.MuData, batch_key: str | None) -> Train:
+    """TotalVI with networks of the same size."""
+    mdata["adt"].X = mdata["adt"].X.toarray() if sp.issparse(mdata["adt"].X) else mdata["adt"].X
+    modalities = {"rna_layer": "rna", "protein_layer": "adt"}
+    scvi.model.TOTALVI.setup_mudata(mdata, batch_key=batch_key, modalities=modalities)
+    sizes = {"n_hidden": 128, "n_layers_encoder": 1, "n_layers_decoder": 1}
+    model = scvi.model.TOTALVI(mdata, n_latent=20, **sizes)
+
+    def train(epochs: int, callbacks: list[Any]) -> None:
+        arguments = {"train_size": 1.0, "batch_size": BATCH_SIZE, "early_stopping": False}
+        # it follows the validation loss, which there is none of
+        arguments |= {"reduce_lr_on_plateau": False}
+        model.train(epochs, adversarial_classifier=False, **arguments, **QUIET, callbacks=callbacks)
+
+    return train
+
+
+PEERS = {"MULTIVI": multivi, "totalVI": totalvi}
+
+
+def models_of(
+    configuration: Configuration,
+) -> dict[str, Callable[[mudata.MuData, str | None], Train]]:
+    """How to make each model that trains on this data, by its name in the table."""
+    return {
+        "MMVAEpp": lambda *data: scvenn_model(*data, screen=True),
+        "MMVAEpp, screen=False": lambda *data: scvenn_model(*data, screen=False),
+        configuration.peer: PEERS[configuration.peer],
+    }
 
 
 # --------------------------------------------------------------------------------------------
@@ -187,40 +227,108 @@ MODELS: dict[str, Callable[[mudata.MuData, str | None], Train]] = {
 # --------------------------------------------------------------------------------------------
 
 
-def measured(name: str, rounds: int) -> Iterator[dict]:
-    """A row for each model of a configuration."""
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called in a process of its own.
+
+    On Linux, the peak memory of a process starts at that of the one that started it. The one that
+    measures therefore calls everything that reads data in this way.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_memory() -> float:
+    """Of this process, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def set_threads() -> None:
+    """Use as many threads as OMP_NUM_THREADS says."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+
+
+class Clock(Callback):
+    """Seconds of CPU and of wall time at which epochs began and the last one ended."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[float, float]] = []
+
+    @staticmethod
+    def now() -> tuple[float, float]:
+        """Seconds of CPU and of wall time."""
+        return time.process_time(), time.perf_counter()
+
+    def on_train_epoch_start(self, *_: object) -> None:
+        """Note the time."""
+        self.times.append(self.now())
+
+    def on_train_end(self, *_: object) -> None:
+        """Note the time."""
+        self.times.append(self.now())
+
+
+def in_turns(name: str, path: str, rounds: int) -> pd.DataFrame:
+    """Speeds of the models of a configuration, a row for each."""
+    silence()
+    set_threads()
     configuration = CONFIGURATIONS[name]
-    whole = configuration.data()
-    trains = {name: build(whole.copy(), configuration.batch_key) for name, build in MODELS.items()}
-    first: dict[str, float] = {}
-    seconds: dict[str, list[tuple[float, float]]] = {model: [] for model in MODELS}
+    whole = mudata.read_h5mu(path)
+    models = models_of(configuration)
+    trains = {name: build(whole.copy(), configuration.batch_key) for name, build in models.items()}
+    besides: dict[str, float] = {}
+    seconds: dict[str, list[np.ndarray]] = {model: [] for model in models}
     for number in tqdm(range(rounds + 1), desc=name, leave=False):
         for model, train in trains.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            train(configuration.epochs)
-            spent = time.process_time() - cpu, time.perf_counter() - wall
+            clock, start = Clock(), time.perf_counter()
+            train(configuration.epochs, [clock])
+            epochs = np.diff(clock.times, axis=0)  # of CPU and of wall time
             if number:
-                seconds[model].append(spent)
+                seconds[model] += [*epochs]
             else:
-                first[model] = spent[0]
-    cells = whole.n_obs * configuration.epochs
+                besides[model] = time.perf_counter() - start - epochs[:, 1].sum()
+    rows = []
     for model, spent in seconds.items():
-        cpu_speed, wall_speed = (cells / np.array(spent)).T
-        yield {
-            "configuration": name,
-            "model": model,
-            "threads": torch.get_num_threads(),
-            "allocator": "raised" if ALLOCATOR in os.environ else "default",
-            "rounds": rounds,
-            "cells_per_cpu_second": np.median(cpu_speed),
-            "cells_per_second": np.median(wall_speed),
-            "least": wall_speed.min(),
-            "most": wall_speed.max(),
-            # what the first round took besides: nothing but the default screens
-            "screening_seconds": first[model] - np.median(spent, 0)[0]
-            if model == "MMVAEpp"
-            else np.nan,
-        }
+        cpu_speed, wall_speed = (whole.n_obs / np.array(spent)).T
+        rows.append(
+            {
+                "configuration": name,
+                "model": model,
+                "threads": torch.get_num_threads(),
+                "allocator": "raised" if ALLOCATOR in os.environ else "default",
+                "rounds": rounds,
+                "cells_per_cpu_second": np.median(cpu_speed),
+                "cells_per_second": np.median(wall_speed),
+                "least": wall_speed.min(),
+                "most": wall_speed.max(),
+                "besides_seconds": besides[model],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def memory(name: str, path: str, model: str) -> float:
+    """Peak memory of a process that reads the data and trains a model for one epoch, GiB."""
+    silence()
+    set_threads()
+    configuration = CONFIGURATIONS[name]
+    build = models_of(configuration)[model]
+    build(mudata.read_h5mu(path), configuration.batch_key)(1, [])
+    return peak_memory()
+
+
+def write(name: str, path: str) -> None:
+    """Write the data of a configuration to a file."""
+    CONFIGURATIONS[name].data().write_h5mu(path)
+
+
+def measured(name: str, rounds: int) -> pd.DataFrame:
+    """A row for each model of a configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "data.h5mu")
+        alone(write, name, path)
+        rows = alone(in_turns, name, path, rounds)
+        rows["memory_gib"] = [alone(memory, name, path, model) for model in rows["model"]]
+    return rows
 
 
 def silence() -> None:
@@ -236,26 +344,36 @@ def silence() -> None:
 # --------------------------------------------------------------------------------------------
 
 
+def in_order(results: pd.DataFrame) -> pd.DataFrame:
+    """Configurations in their order above, then by threads and allocator."""
+    place = results["configuration"].map(list(CONFIGURATIONS).index)
+    ordered = results.assign(place=place).sort_values(
+        ["place", "threads", "allocator"], kind="stable"
+    )
+    return ordered.drop(columns="place")
+
+
 def table(results: pd.DataFrame) -> str:
     """Results as a table for the page."""
     lines = [
-        "| data | threads | allocator | model | cells/s | cells/s of CPU | times MULTIVI's speed | "
-        "screening, s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | threads | allocator | model | cells/s | cells/s of CPU | times the peer's speed "
+        "| besides, s | GiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for key, rows in results.groupby(["configuration", "threads", "allocator"], sort=False):
+    groups = results.groupby(["configuration", "threads", "allocator"], sort=False)
+    for (name, *machine), rows in groups:
         by_model = rows.set_index("model")
-        peer = by_model.loc["MULTIVI", "cells_per_cpu_second"]
+        peer = by_model.loc[CONFIGURATIONS[name].peer, "cells_per_cpu_second"]
         for model, row in by_model.iterrows():
-            screening = row["screening_seconds"]
             cells = [
-                CONFIGURATIONS[key[0]].text,
-                *map(str, key[1:]),
+                CONFIGURATIONS[name].text,
+                *map(str, machine),
                 model,
                 f"{row['cells_per_second']:.0f} ({row['least']:.0f} to {row['most']:.0f})",
                 f"{row['cells_per_cpu_second']:.0f}",
                 f"{row['cells_per_cpu_second'] / peer:.2f}",
-                "–" if np.isnan(screening) else f"{screening:.0f}",
+                f"{row['besides_seconds']:.0f}",
+                f"{row['memory_gib']:.1f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -281,10 +399,9 @@ def main() -> None:
         parser.error(f"{unknown}: expected some of {', '.join(CONFIGURATIONS)}")
     silence()
     if not arguments.render:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
         for name in arguments.only or CONFIGURATIONS:
             try:
-                rows = pd.DataFrame(measured(name, arguments.rounds))
+                rows = measured(name, arguments.rounds)
             except FileNotFoundError as error:
                 print(f"{name} is left out: {error}")
                 continue
@@ -292,7 +409,7 @@ def main() -> None:
             known = pd.read_csv(RESULTS) if RESULTS.exists() else rows[:0]
             same = ["configuration", "threads", "allocator"]
             again = known.set_index(same).index.isin(rows.set_index(same).index)
-            rows = pd.concat([known[~again], rows], ignore_index=True)
+            rows = in_order(pd.concat([known[~again], rows], ignore_index=True))
             rows.to_csv(RESULTS, index=False, float_format="%.5g")
     put_into_page(PAGE, "speed", table(pd.read_csv(RESULTS)))
 

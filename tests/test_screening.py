@@ -1,6 +1,7 @@
 """Which features are shared: known answers, in any storage, with modalities absent or not."""
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 import scvenn
 from scvenn import _progress
-from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, screen
+from scvenn.screening import DiscreteValues, ExtremeValueError, RealValues, as_csr, compiled, screen
 from scvenn.screening import values as screening_values
 from scvenn.screening.features import threshold
 from scvenn.screening.regression import (
@@ -207,6 +208,25 @@ def test_the_progress_bar_reaches_its_end(form, n_steps, monkeypatch):
     rng = np.random.default_rng(0)
     screen(form(rng.poisson(1, (50, 8))), [form(rng.poisson(1, (50, 6)))], rng, name="rna")
     assert closed[0] == ("Screening rna", n_steps, n_steps)
+
+
+def test_inner_products_of_few_blocks_are_held_at_a_time(monkeypatch):
+    """Each is as large as the result; there are dozens of blocks of 100,000 features."""
+    monkeypatch.setattr(screening_values, "_BLOCK_ENTRIES", 90)  # a feature in each block
+    made, most = [], 0
+    of_block = compiled._inner_products
+
+    def watched(*block):
+        nonlocal most
+        products = of_block(*block)
+        made.append(weakref.ref(products))
+        most = max(most, sum(each() is not None for each in made))
+        return products
+
+    monkeypatch.setattr(compiled, "_inner_products", watched)
+    gram(DiscreteValues(sparse_counts(0)[0]))
+    assert len(made) > 20
+    assert most <= 2 + torch.get_num_threads()
 
 
 def test_threads_change_no_bit_of_sums_over_sparse_values(monkeypatch):

@@ -11,8 +11,10 @@ from scvenn.data.columns import as_text
 from scvenn.data.keys import Keys
 from scvenn.likelihoods import FeatureStats, find_likelihood
 
-# Below this share of values that are not 0, what skips the zeros is faster.
-_LEAST_DENSE = 0.12
+# Below this share of values that are not 0, what skips the zeros is faster; it gains more in a
+# modality so wide that a minibatch does not fit into the cache (`benchmarks/density.py`).
+_LEAST_DENSE, _LEAST_DENSE_WIDE = 0.12, 0.25
+_WIDE = 5_000
 
 
 class Registry:
@@ -72,7 +74,8 @@ class Registry:
         """
         reads_sparse = find_likelihood(self.likelihood(modality)).reads_sparse
         density = self.state(Keys.x(modality)).get("density", 1.0)  # none in files of 0.1
-        return reads_sparse and density < _LEAST_DENSE
+        wide = len(self.features(modality)) >= _WIDE
+        return reads_sparse and density < (_LEAST_DENSE_WIDE if wide else _LEAST_DENSE)
 
     # ----------------------------------------------------------------- columns of obs
 

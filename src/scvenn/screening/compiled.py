@@ -34,8 +34,9 @@ def quadratic_forms(blocks: Sequence[Block], forms: np.ndarray) -> np.ndarray:
 
 def inner_products(blocks: Sequence[Block]) -> np.ndarray:
     """Inner products of the cells over all features, (n, n)."""
-    products, *more = _of_blocks(lambda block: _inner_products(*block), blocks)
-    for of_block in more:
+    of_blocks = _of_blocks(lambda block: _inner_products(*block), blocks)
+    products = next(of_blocks)
+    for of_block in of_blocks:
         products += of_block
     return products
 
@@ -43,8 +44,10 @@ def inner_products(blocks: Sequence[Block]) -> np.ndarray:
 def _of_blocks(
     function: Callable[[Block], np.ndarray], blocks: Sequence[Block]
 ) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(function, blocks)
+    at_once = torch.get_num_threads()
+    with ThreadPoolExecutor(at_once) as pool:
+        for start in range(0, len(blocks), at_once):  # results of others are not held
+            yield from pool.map(function, blocks[start : start + at_once])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
