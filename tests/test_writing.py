@@ -62,10 +62,10 @@ def test_elements_can_be_read_alone(model):
 def test_no_more_than_a_minibatch_is_held(model, monkeypatch):
     """Every piece that is predicted is written, a chunk of its own, before the next is made."""
     events = []
-    predict, write = network.predict, zarr.Array.__setitem__
+    means, write = network.means, zarr.Array.__setitem__
 
     def predicted(*args, **kwargs):
-        values = predict(*args, **kwargs)
+        values = means(*args, **kwargs)
         events.append(("predicted", tuple(values.shape)))
         return values
 
@@ -74,7 +74,7 @@ def test_no_more_than_a_minibatch_is_held(model, monkeypatch):
             events.append(("written", value.shape))
         write(array, selection, value)
 
-    monkeypatch.setattr(network, "predict", predicted)
+    monkeypatch.setattr(network, "means", predicted)
     monkeypatch.setattr(zarr.Array, "__setitem__", written)
     model.write_predictions("imputed.zarr", "rna", "peaks", batch_size=40)
     rows = [40, 40, 40, 30]
@@ -105,15 +105,15 @@ def test_what_is_there_is_not_overwritten(model, tmp_path):
 
 def test_nothing_is_left_where_writing_stops(model, tmp_path, monkeypatch):
     calls = []
-    predict = network.predict
+    means = network.means
 
     def fails(*args, **kwargs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return predict(*args, **kwargs)
+        return means(*args, **kwargs)
 
-    monkeypatch.setattr(network, "predict", fails)
+    monkeypatch.setattr(network, "means", fails)
     with pytest.raises(KeyboardInterrupt):
         model.write_predictions("imputed.zarr", "rna", "peaks", batch_size=10)
     assert len(calls) == 3
