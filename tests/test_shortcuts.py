@@ -496,3 +496,22 @@ def test_sparse_data_trains_in_half_precision():
     model.train(1, precision="bf16-mixed", **QUIET)
     assert np.isfinite(model.get_shared_representation()).all()
     assert all(p.dtype == torch.float32 for p in model.module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("n_features", "density", "sparse"),
+    [(200, 0.08, True), (200, 0.18, False), (5000, 0.18, True), (5000, 0.3, False)],
+)
+def test_minibatches_are_sparse_by_density_and_width(n_features, density, sparse):
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(30)])
+    x = sp.random(30, n_features, density, format="csr", random_state=0, dtype=np.float32)
+    x.data[:] = np.ceil(3 * x.data)
+    both = {
+        storage: mudata.MuData({"rna": anndata.AnnData(values, obs=names.copy())})
+        for storage, values in (("sparse", x), ("dense", x.toarray()))
+    }
+    for mdata in both.values():
+        mdata.mod["adt"] = anndata.AnnData(np.full((30, 2), 50.0, np.float32), obs=names.copy())
+        mdata.update()
+        model = scvenn.MMVAEpp(mdata)
+        assert model._found.is_sparse("rna") == sparse

@@ -376,7 +376,6 @@ def _raw(
     covariates: Float[Tensor, "B V"],
 ) -> Float[Tensor, "B R"]:
     """Raw parameters from latents; without a private one, as across views."""
-    same_view = torch.full((len(shared),), private is not None, device=shared.device)
-    if private is None:
-        private = shared.new_zeros(len(shared), network.n_private[modality])
-    return network.branch(modality).predict(shared, private, same_view, covariates)
+    given = Given.latents(shared, private, 1.0, network.n_private[modality])
+    branch = network.branch(modality)
+    return branch.predict(given.shared, given.private, given.same_view, covariates)
