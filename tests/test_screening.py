@@ -237,8 +237,10 @@ def test_threads_change_no_bit_of_sums_over_sparse_values(monkeypatch):
         torch.set_num_threads(threads)
         values = DiscreteValues(x)
         assert len(values.entries) > 4
-        ridge = Ridge.on([values], covariate_basis(90, batch))
-        found.append((gram(values), ridge.r2(values, np.arange(90)[::-1])))
+        order, basis = np.arange(90)[::-1], covariate_basis(90, batch)
+        each = [Ridge.on([values], basis)]
+        each += [LeastSquares.on([values], basis, np.random.default_rng(0))]
+        found.append((gram(values), *(regression.r2(values, order) for regression in each)))
     torch.set_num_threads(n_threads)
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)

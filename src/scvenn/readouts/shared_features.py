@@ -6,12 +6,14 @@ import logging
 from functools import partial
 
 import numpy as np
+import scipy.sparse as sp
 import scvi
 import torch
 
 from scvenn import network
 from scvenn._warnings import warn
 from scvenn.data import Cells, Keys, quoted, row_sums
+from scvenn.likelihoods import Likelihood
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.screening import (
@@ -31,6 +33,8 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Cells that are screened.
 MOST_CELLS = 10_000
+# Cells whose counts are copied at a time.
+_CELLS_AT_ONCE = 500
 
 
 def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]:
@@ -53,24 +57,36 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
         If a regression fails or values are too extreme.
     """
     rng = np.random.default_rng(scvi.settings.seed)
-    return {m: _screen_modality(net, train, m, rng) for m in net.modalities}
+    order = rng.permutation(len(train))
+    found: dict[str, Screening] = {}
+    cells = train.take(order[:0])
+    values: dict[str, Values] = {}
+    for m in net.modalities:
+        others = [other for other in net.modalities if other != m]
+        paired = train.observed(m) & train.observed(others)
+        sample = train.take(order[paired[order]][:MOST_CELLS])
+        if not (values and np.array_equal(sample.rows, cells.rows)):  # mostly, all have the same
+            cells, values = sample, {}
+            values = {name: _values(net, cells, name) for name in net.modalities}
+        found[m] = _screen_modality(net, cells, values, m, rng)
+    return found
 
 
 def _screen_modality(
-    net: SharedPrivateVAE, train: Cells, modality: str, rng: np.random.Generator
+    net: SharedPrivateVAE,
+    cells: Cells,
+    values: dict[str, Values],
+    modality: str,
+    rng: np.random.Generator,
 ) -> Screening:
     others = [m for m in net.modalities if m != modality]
-    paired = np.flatnonzero(train.observed(modality) & train.observed(others))
-    cells = train.take(rng.permutation(paired)[:MOST_CELLS])
-    values = _values(net, cells, modality)
-    sources = [_values(net, cells, m) for m in others]
+    sources = [values[m] for m in others]
     covariates = _covariates(net, cells)
     try:
-        found = screen(values, sources, rng, covariates=covariates, name=modality)
+        found = screen(values[modality], sources, rng, covariates=covariates, name=modality)
         if net.n_classes:  # the label head reads `shared`, too
-            labels = screen(
-                values, [_labels(net, cells)], rng, covariates=covariates, name=modality
-            )
+            sources = [_labels(net, cells)]
+            labels = screen(values[modality], sources, rng, covariates=covariates, name=modality)
             found = found._replace(related=found.related | labels.related)
     except ValueError as error:  # LinAlgError is one
         raise ValueError(
@@ -97,17 +113,17 @@ def _screen_modality(
 
 def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
     """Values on the scale of regression; the likelihood decides on their form."""
-    matrix, observed = cells.matrix(modality), cells.observed(modality)
-    likelihood = net.likelihood(modality)
+    likelihood, observed = net.likelihood(modality), cells.observed(modality)
     try:
         if likelihood.sparse_on_regression_scale:
-            counts = as_csr(matrix)
-            scaled = likelihood.regression_scale(counts, row_sums(counts))
-            return DiscreteValues(scaled, observed)
+            return DiscreteValues(_scaled_counts(likelihood, cells, modality), observed)
         # real values have no library size
         to_scale = partial(likelihood.regression_scale, library=np.ones((1, 1)))
         return RealValues(
-            matrix, observed, to_scale=to_scale, with_squares=likelihood.squares_inform
+            cells.matrix(modality),
+            observed,
+            to_scale=to_scale,
+            with_squares=likelihood.squares_inform,
         )
     except ExtremeValueError as error:
         raise ValueError(
@@ -116,6 +132,16 @@ def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
             f"{cells.found.features(modality)[error.feature]!r}. Remove or clip it, or train with "
             "screen=False."
         ) from error
+
+
+def _scaled_counts(likelihood: Likelihood, cells: Cells, modality: str) -> sp.csr_matrix:
+    """Counts on the scale of regression, (n, D); those of few cells are copied at a time."""
+    parts = []
+    for start in range(0, max(1, len(cells)), _CELLS_AT_ONCE):
+        some = Cells(cells.manager, cells.rows[start : start + _CELLS_AT_ONCE])
+        counts = as_csr(some.matrix(modality))
+        parts.append(likelihood.regression_scale(counts, row_sums(counts)))
+    return sp.vstack(parts, format="csr")
 
 
 def _covariates(net: SharedPrivateVAE, cells: Cells) -> np.ndarray:

@@ -7,20 +7,19 @@ stays in the cache.
 This file is imported where it is used, as numba takes a second.
 
 Features come in blocks, each with its values sorted by feature and by cell (CSC and CSR): where
-each ends, the other index in order, and the values. As many threads as PyTorch has work on blocks
-of their own; their number changes no bit of the result.
+each ends, the other index in order, and the values.
 
 Shapes: ``n`` cells, ``D`` features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numba import njit
+
+from scvenn.screening.threads import in_threads
 
 # Of a block of features: where each feature or cell ends, the other index, and the values.
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -29,25 +28,16 @@ Block = tuple[Parts, Parts]  # sorted by feature, and by cell
 
 def quadratic_forms(blocks: Sequence[Block], forms: np.ndarray) -> np.ndarray:
     """yᵀAy of each feature y, with three symmetric matrices A, (n, n, 3); (D, 3)."""
-    return np.vstack([*_of_blocks(lambda block: _quadratic_forms(*block, forms), blocks)])
+    return np.vstack([*in_threads(lambda block: _quadratic_forms(*block, forms), blocks)])
 
 
 def inner_products(blocks: Sequence[Block]) -> np.ndarray:
     """Inner products of the cells over all features, (n, n)."""
-    of_blocks = _of_blocks(lambda block: _inner_products(*block), blocks)
+    of_blocks = in_threads(lambda block: _inner_products(*block), blocks)
     products = next(of_blocks)
     for of_block in of_blocks:
         products += of_block
     return products
-
-
-def _of_blocks(
-    function: Callable[[Block], np.ndarray], blocks: Sequence[Block]
-) -> Iterator[np.ndarray]:
-    at_once = torch.get_num_threads()
-    with ThreadPoolExecutor(at_once) as pool:
-        for start in range(0, len(blocks), at_once):  # results of others are not held
-            yield from pool.map(function, blocks[start : start + at_once])
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from scvenn.screening.threads import in_threads
+
 Matrix = Any  # an array or a sparse matrix
 
 # Entries that are dense at a time.
@@ -60,6 +62,13 @@ class Block(NamedTuple):
     features: slice
     standardised: np.ndarray  # (n, features); 0 where not observed and for constant features
     observed: np.ndarray | None  # boolean, (n, features); None where every entry was observed
+
+
+class Part(NamedTuple):
+    """Some features of all cells, sparse."""
+
+    features: slice
+    values: sp.csc_matrix  # (n, features)
 
 
 class Entries(NamedTuple):
@@ -156,33 +165,46 @@ class DiscreteValues(Values):
 
     def __init__(self, matrix: Matrix, observed: np.ndarray | None = None) -> None:
         csr = as_csr(matrix)
-        n, n_features = self.shape = csr.shape
-        self._present = _present(n, observed)
-        csr = _only_rows(csr, self._present)
-        values, features = csr.data, csr.indices
+        self.shape = csr.shape
+        self._present = _present(csr.shape[0], observed)
+        # sorted by feature: products then go through their wide side once
+        self._values = values = _only_rows(csr, self._present).tocsc()
+        del csr
+        missing = np.isnan(values.data)
+        self._missing = None  # stored entries that were NaN: sparse and boolean, (n, D)
+        if missing.any():
+            parts = missing, values.indices, values.indptr
+            self._missing = sp.csc_matrix(parts, shape=self.shape)
+            values.data = values.data.astype(np.float64)  # means take the place of NaN
+        self._parts = list(_of_few_values(values))
+        self._mean, variance = np.hstack([*map(self._moments, self._parts)])  # (D,) each
+        self._scale = _scale(self._mean, variance, lambda j: values[:, [j]].data)
+
+    def _moments(self, part: Part) -> np.ndarray:
+        """Means and variances of some features, (2, features), put in where values are missing."""
+        columns = part.values
+        n_features = columns.shape[1]
+        values = columns.data.astype(np.float64)
+        feature = np.repeat(np.arange(n_features), np.diff(columns.indptr))
         missing = np.isnan(values)
         n_present = np.count_nonzero(self._present)
 
         def sums(where: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-            return np.bincount(where, weights, minlength=n_features)  # (D,)
+            return np.bincount(where, weights, minlength=n_features)
 
-        total = sums(features[~missing], values[~missing])
-        self._mean = total / np.maximum(1, n_present - sums(features[missing]))
-        values[missing] = self._mean[features[missing]]
-        self._missing = None  # stored entries that were NaN: sparse and boolean, (n, D)
-        if missing.any():
-            self._missing = sp.csr_matrix((missing, features, csr.indptr), shape=self.shape).tocsc()
+        total = sums(feature, np.where(missing, 0, values))
+        mean = total / np.maximum(1, n_present - sums(feature[missing]))
+        values[missing] = mean[feature[missing]]
+        columns.data[missing] = values[missing]
         with np.errstate(over="ignore", invalid="ignore"):
-            of_zeros = (n_present - sums(features)) * np.square(self._mean)
-            squares = of_zeros + sums(features, np.square(values - self._mean[features]))
-        self._scale = _scale(self._mean, squares / max(1, n), lambda j: values[features == j])
-        # sorted by feature: products then go through their wide side once
-        self._values = csr.tocsc()
+            of_zeros = (n_present - sums(feature)) * np.square(mean)
+            squares = of_zeros + sums(feature, np.square(values - mean[feature]))
+        return np.stack([mean, squares / max(1, self.shape[0])])
 
     def blocks(self) -> Iterator[Block]:
         missing = self._missing
         for block in self._slices():
-            values = self._values[:, block].toarray(order="C")
+            values = self._values[:, block].astype(np.float64).toarray(order="C")
             values -= self._mean[block]
             values /= self._scale[block]
             values[~self._present] = 0
@@ -220,14 +242,23 @@ class DiscreteValues(Values):
         return entries_of(self._values.astype(np.float32))
 
     def times(self, right: np.ndarray) -> np.ndarray:
-        return self._values @ right + np.outer(~self._present, self._mean @ right)
+        product = np.outer(~self._present, self._mean @ right)
+        for of_part in in_threads(lambda part: part.values @ right[part.features], self._parts):
+            product += of_part
+        return product
 
     def transposed_times(self, left: np.ndarray) -> np.ndarray:
-        return self._values.T @ left + np.outer(self._mean, left[~self._present].sum(0))
+        product = np.outer(self._mean, left[~self._present].sum(0))
+        product += np.vstack([*in_threads(lambda part: part.values.T @ left, self._parts)])
+        return product
 
     def squared_sums(self, weights: np.ndarray) -> np.ndarray:
-        of_absent = np.outer(np.square(self._mean), weights[~self._present].sum(0))
-        return self._values.power(2).T @ weights + of_absent
+        def of_part(part: Part) -> np.ndarray:
+            return part.values.astype(np.float64).power(2).T @ weights
+
+        sums = np.outer(np.square(self._mean), weights[~self._present].sum(0))
+        sums += np.vstack([*in_threads(of_part, self._parts)])
+        return sums
 
     def rows(self, rows: Any) -> DiscreteValues:
         values = self._values
@@ -361,20 +392,38 @@ class _Squares(RealValues):
 
 
 def as_csr(matrix: Matrix) -> sp.csr_matrix:
-    """A copy in double precision that stores each entry that is not zero once, in order.
+    """The matrix with each entry that is not zero stored once, in order; a copy if that changes it.
 
-    Integers and half-precision numbers keep their values.
+    In single precision if this holds the values of its type, else in double precision.
     """
-    if sp.issparse(matrix):
-        csr = sp.csr_matrix(matrix, dtype=np.float64, copy=True)
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
+    dtype = np.result_type(matrix.dtype, np.float32)
+    if not sp.issparse(matrix):
+        stored = np.asarray(matrix != 0)  # so is NaN
+        csr = sp.csr_matrix(stored, dtype=dtype)
+        csr.data = np.asarray(matrix)[stored].astype(dtype)
         return csr
-    dense = np.asarray(matrix)
-    stored = dense != 0  # so is NaN
-    csr = sp.csr_matrix(stored, dtype=np.float64)
-    csr.data = dense[stored].astype(np.float64)
+    csr = sp.csr_matrix(matrix, dtype=dtype)
+    if csr.has_canonical_format and csr.data.all():
+        return csr
+    csr = csr.copy()
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
     return csr
+
+
+def _of_few_values(columns: sp.csc_matrix) -> Iterator[Part]:
+    """A matrix (n, D) in parts, which share its memory."""
+    ends, start = columns.indptr, 0
+    while start < columns.shape[1]:
+        end = int(np.searchsorted(ends, ends[start] + _BLOCK_ENTRIES, side="right")) - 1
+        end = max(end, start + 1)  # a feature at least, however many values it has
+        stored = slice(ends[start], ends[end])
+        values = sp.csc_matrix((columns.shape[0], end - start), dtype=columns.dtype)
+        # set one by one: given together, each would be copied
+        values.data, values.indices = columns.data[stored], columns.indices[stored]
+        values.indptr = ends[start : end + 1] - ends[start]
+        yield Part(slice(start, end), values)
+        start = end
 
 
 def _present(n: int, observed: np.ndarray | None) -> np.ndarray:
