@@ -137,10 +137,11 @@ def main() -> None:
         silence()
         cases = [sizes[name] for name in arguments.only] or CASES
         rows = run(cases, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        rows = rows.set_index(SIZE)
         if RESULTS.exists() and arguments.only:
             known = pd.read_csv(RESULTS).set_index(SIZE)
-            rows = rows.set_index(SIZE)
-            rows = pd.concat([known.drop(rows.index, errors="ignore"), rows]).reset_index()
+            rows = pd.concat([known.drop(rows.index, errors="ignore"), rows])
+        rows = rows.loc[[case for case in CASES if case in rows.index]].reset_index()
         rows.to_csv(RESULTS, index=False, float_format="%.5g")
     put_into_page(PAGE, "scaling", table(pd.read_csv(RESULTS)))
 

@@ -176,9 +176,10 @@ def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
         decoder = branch.cross_decoder
         weight = decoder.slope.numpy().T.copy()  # of features that are not called shared
         weight[decoder.predicted.numpy()] = decoder.out.weight.detach().numpy()
+        weight = weight @ model.module.shared_axes.numpy()
         z = model.get_shared_representation(indices=cells)
     else:  # the decoder reads three shared dimensions first
-        weight = branch.decoder.out.weight.detach().numpy()[:, 3:]
+        weight = branch.decoder.out.weight.detach().numpy()[:, 3:] @ branch.private_axes.numpy()
         z = model.get_private_representation("meth", indices=cells)
     found = wide(model.loadings("meth", latent))
     assert list(found.columns) == [f"{latent}_{k}" for k in range(z.shape[1])]
@@ -189,9 +190,11 @@ def test_loadings_of_a_linear_decoder_are_its_weights(model, latent):
 def test_loadings_of_counts_are_weights_less_their_mean(model):
     """The logarithm of a softmax: the weights but for a constant of each dimension."""
     cells = model.validation_indices
-    weight = model.module.branch("rna").decoder.out.weight.detach().numpy()[:, 3:]
+    branch = model.module.branch("rna")
+    weight = branch.decoder.out.weight.detach().numpy()[:, 3:] @ branch.private_axes.numpy()
     z = model.get_private_representation("rna", indices=cells)
-    found, expected = wide(model.loadings("rna", "private")), weight * z.std(0, ddof=1)
+    found = wide(model.loadings("rna", "private", scale="log"))
+    expected = weight * z.std(0, ddof=1)
     np.testing.assert_allclose(
         found - found.mean(), expected - expected.mean(0), rtol=1e-4, atol=1e-6
     )
@@ -215,9 +218,10 @@ def test_a_linear_decoder_has_no_hidden_layer_and_heeds_covariates(tmp_path):
     pd.testing.assert_frame_equal(again, model.predict("rna", "meth"))
 
 
+@pytest.mark.parametrize("scale", ["data", "log"])
 @pytest.mark.parametrize("modality", ["rna", "meth", "peaks"])
 @pytest.mark.parametrize("latent", ["shared", "private"])
-def test_loadings_equal_finite_differences(incomplete, modality, latent):
+def test_loadings_equal_finite_differences(incomplete, modality, latent, scale):
     """Of the decoder with hidden layers, in double precision, cell by cell."""
     module = copy.deepcopy(incomplete.module).double()
     rng = np.random.default_rng(0)
@@ -225,14 +229,18 @@ def test_loadings_equal_finite_differences(incomplete, modality, latent):
     tensors = {"observed": torch.ones(5, 3), "batch": torch.tensor([[0.0], [1], [1], [0], [1]])}
     step = 1e-6
 
-    def scale(mean):
+    likelihood = module.likelihood(modality)
+
+    def scaled(mean):
         if modality == "meth":
-            return mean / module.likelihood("meth").scale_
+            return mean / likelihood.scale_
+        if scale == "data":
+            return (mean * likelihood.library_).log1p() if modality == "rna" else mean
         return mean.log() if modality == "rna" else mean.logit()
 
     def predicted(z):
         latents = (z, None) if latent == "shared" else (shared, z)
-        return scale(network.decode(module, tensors, modality, *latents))
+        return scaled(network.decode(module, tensors, modality, *latents))
 
     z = shared if latent == "shared" else private
     expected = torch.stack(
@@ -241,9 +249,8 @@ def test_loadings_equal_finite_differences(incomplete, modality, latent):
             for e in torch.eye(z.shape[1], dtype=torch.float64)
         ]
     )
-    found = network.slopes(
-        module, tensors, modality, shared, private if latent == "private" else None
-    )
+    latents = (shared, private if latent == "private" else None)
+    found = network.slopes(module, tensors, modality, *latents, scale=scale)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -363,7 +370,8 @@ def test_contributions_sum_to_one_where_measured(incomplete):
 def test_contributions_are_those_of_the_predictions(model):
     """By hand, for real values: distances of predictions across views and from all."""
     cross = model.module.branch("meth").cross_decoder
-    shared = torch.as_tensor(model.get_shared_representation())
+    # as the networks have it
+    shared = torch.as_tensor(model.get_shared_representation()) @ model.module.shared_axes.T
     nothing = torch.zeros(len(shared), 0)
     scale = model.adata["meth"].X[model.train_indices].std(0)
     with torch.no_grad():

@@ -1,9 +1,11 @@
 """Real data: training, embeddings, and scanpy on the result."""
 
 import matplotlib
+import mudata
 import numpy as np
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 import scvi
 
 import scvenn
@@ -93,3 +95,60 @@ def test_a_mosaic_trains_as_it_is():
         private = mdata.obsm[f"X_private_{m}"]
         np.testing.assert_array_equal(np.isfinite(private).all(1), measured)
         assert np.isnan(private[~measured]).all()
+
+
+# --------------------------------------------------------------------------------------------
+# What axes mean
+# --------------------------------------------------------------------------------------------
+
+
+def top_features(model, modality, n=10):
+    """The features of the largest loadings on each of the first three axes of `shared`."""
+    table = model.loadings(modality)
+    table["size"] = table.loading.abs()
+    first = table[table.dimension.isin(["shared_0", "shared_1", "shared_2"])]
+    return [set(of.nlargest(n, "size").feature) for _, of in first.groupby("dimension")]
+
+
+def least_screened(model, modality):
+    """The share of screened features among the top ones of the axis where it is least."""
+    table = model.get_shared_scores()
+    screened = set(table[(table.modality == modality) & table.shared].feature)
+    return min(len(top & screened) / len(top) for top in top_features(model, modality))
+
+
+def most_variable(adata, n):
+    """Its n features whose logarithms vary most."""
+    logs = adata.X.copy().log1p() if sp.issparse(adata.X) else np.log1p(adata.X)
+    mean, squares = (np.asarray(of.mean(0)).ravel() for of in (logs, logs.power(2)))
+    return adata[:, np.sort(np.argsort(squares - mean**2)[-n:])].copy()
+
+
+@pytest.mark.slow
+def test_axes_of_citeseq_name_cell_types():
+    mdata = mudata.read_h5mu(data_file("citeseq_pbmc1k.h5mu"))
+    genes = most_variable(mdata["rna"], 2000)
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mudata.MuData({"rna": genes, "adt": mdata["adt"].copy()}))
+    model.train(40, **QUIET)
+    assert least_screened(model, "rna") >= 0.8
+    named = set().union(*top_features(model, "rna"))
+    assert named & {"LYZ", "S100A9"}  # monocytes
+    assert any(gene.startswith(("IGH", "IGK", "IGL")) for gene in named)  # B cells
+    assert named & {"NKG7", "GNLY", "CD3D", "CD3E", "CD3G"}  # NK and T cells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "every"), [("counts", 1), ("0 and 1", 2)])
+def test_axes_of_snareseq_are_of_screened_features(values, every):
+    mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))
+    mdata = mdata[np.arange(mdata.n_obs) % every == 0].copy()
+    genes, peaks = most_variable(mdata["rna"], 1000), most_variable(mdata["atac"], 3000)
+    if values == "0 and 1":
+        peaks.X = (peaks.X > 0).astype(np.float32)
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mudata.MuData({"rna": genes, "atac": peaks}))
+    model.train(8, **QUIET)
+    assert model.n_shared_effective_ >= 3
+    assert least_screened(model, "rna") >= 0.8
+    assert least_screened(model, "atac") >= 0.8

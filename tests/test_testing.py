@@ -65,6 +65,9 @@ class LogNormal(Likelihood):
     def _regression_scale(self, values, library):
         return np.log(values)
 
+    def scaled_mean(self, raw):
+        return super().scaled_mean(raw).log()
+
 
 class Geometric(Likelihood):
     """Counts whose variance is mean + mean², a share of the library size."""
@@ -100,6 +103,9 @@ class Geometric(Likelihood):
 
     def _regression_scale(self, values, library):
         return np.log1p(values)
+
+    def scaled_mean(self, raw):
+        return super().scaled_mean(raw).log1p()
 
     def linear_predictor(self, raw):
         return raw.log_softmax(-1)
@@ -271,6 +277,10 @@ class ZerosDoNotStay(NegativeBinomial):
         return np.log(values + 0.1)
 
 
+class AxesOnAnotherScale(NegativeBinomial):
+    scaled_mean = Likelihood.scaled_mean
+
+
 class Forgets(Normal):
     """Its centre is neither a parameter nor a buffer."""
 
@@ -310,6 +320,7 @@ class CountsWhatIsMissing(Normal):
         (SpoiledByTheLibrary, "nothing depends on the library size"),
         (StorageMatters, "the same finite numbers however values are stored"),
         (ZerosDoNotStay, "the same finite numbers however values are stored"),
+        (AxesOnAnotherScale, "scaled_mean is the mean on the scale of regression"),
         (Forgets, "is in its state_dict"),
         (IgnoresBatches, "as by a likelihood of that batch alone"),
         (CountsWhatIsMissing, "The total sums log_prob over what was measured"),

@@ -26,7 +26,7 @@ def gradients(effect, seed=0):
 def found(latent, gradient, candidates=None, parts=3):
     candidates = np.full(R, True) if candidates is None else candidates
     both = zip(np.array_split(latent, parts), np.array_split(gradient, parts), strict=True)
-    return weak_effects(both, candidates)
+    return weak_effects(both, candidates, np.ones(K))
 
 
 def test_weak_effects_are_found_with_less_error_than_by_least_squares():
@@ -72,10 +72,22 @@ def test_whitened_directions_are_uncorrelated_with_variance_one(seed, n_dimensio
     mixed = rng.normal(size=(50, n_dimensions)) @ rng.normal(size=(n_dimensions, n_dimensions))
     latent = np.hstack([mixed, np.zeros((50, 1))])  # a dimension that is not used
     latent -= latent.mean(0)
-    directions = latent @ whitening(latent)
+    to_directions, spread = whitening(latent)
+    directions = latent @ to_directions
     identity = np.eye(directions.shape[1])
     np.testing.assert_allclose(directions.T @ directions / 50, identity, atol=1e-6)
     assert directions.shape[1] <= n_dimensions
+    total = np.square(latent).sum() / 50
+    np.testing.assert_allclose(np.square(spread).sum(), total, rtol=1e-5)
+
+
+def test_a_direction_in_which_the_latent_hardly_varies_gets_next_to_no_slope():
+    """Noise would be fitted along it as well as along any other."""
+    latent, _, gradient = gradients(0.03)
+    spread = np.array([1, 1, 1, 1, 1e-4])
+    slopes = weak_effects([(latent, gradient)], np.full(R, True), spread)
+    size = np.square(slopes).mean(1)
+    assert size[-1] < 1e-4 * size[:-1].min()
 
 
 def test_training_ends_with_slopes_of_features_that_are_not_shared(small):
@@ -134,3 +146,14 @@ def test_weak_effects_improve_predictions_of_snareseq():
             correlation.append(np.nan_to_num(found).mean())
         assert weak.sum() > 1000
         assert correlation[0] > correlation[1] + 0.003
+
+
+def test_few_features_without_any_effect_get_no_slopes():
+    """By chance, half of all sets of features look as if they had some."""
+    n_with = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        latent = rng.normal(size=(300, 3))
+        slopes = weak_effects([(latent, rng.normal(size=(300, 20)))], np.full(20, True), np.ones(3))
+        n_with += slopes.any()
+    assert n_with <= 4

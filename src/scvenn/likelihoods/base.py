@@ -250,6 +250,19 @@ class Likelihood(nn.Module):
         """The same, element by element; ``values`` (float32) and ``library`` broadcast."""
         return values
 
+    def scaled_mean(self, raw: Tensor) -> Tensor:
+        """Mean on the scale of :meth:`regression_scale`, of cells with the median library size.
+
+        In units of :attr:`unit`, (..., B, D). Axes are ordered by its variance, and loadings on the
+        scale of the data are its slopes: features count by how much of the data they move.
+
+        Parameters
+        ----------
+        raw
+            Output of the decoder, (..., B, n_outputs * D).
+        """
+        return self.mean(raw, self.library_) / self.unit
+
     def linear_predictor(self, raw: Tensor) -> Tensor:
         """What a linear decoder would predict linearly, (..., B, D), of the raw parameters.
 

@@ -50,6 +50,9 @@ class _Counts(Likelihood):
     def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
         return np.log1p(values)
 
+    def scaled_mean(self, raw: Tensor) -> Tensor:
+        return super().scaled_mean(raw).log1p()
+
     def linear_predictor(self, raw: Tensor) -> Tensor:
         return self.mean(raw, raw.new_ones(1)).log()
 

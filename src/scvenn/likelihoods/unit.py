@@ -133,6 +133,9 @@ class Beta(Likelihood):
         # M-values but for a factor; that of a fraction of 0 is not 0
         return logit(values.astype(np.float64).clip(_EDGE, 1 - _EDGE))
 
+    def scaled_mean(self, raw: Tensor) -> Tensor:
+        return super().scaled_mean(raw).logit(_EDGE)
+
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:

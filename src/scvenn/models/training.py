@@ -23,7 +23,7 @@ from scvenn.models.runner import (
 )
 from scvenn.models.splitting import Splitter, listed_split
 from scvenn.network import SharedPrivateVAE, check_positive
-from scvenn.readouts import learn_weak_effects, screen_features, weigh_experts
+from scvenn.readouts import learn_axes, learn_weak_effects, screen_features, weigh_experts
 from scvenn.screening import Screening
 
 logger = logging.getLogger("scvi.scvenn")
@@ -46,6 +46,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     is_trained_: bool
     train_params_: dict[str, str] | None = None
     best_epoch_: int = -1
+    n_shared_effective_: int | None = None
+    n_private_effective_: dict[str, int] | None = None
     cells_: np.ndarray | None = None
 
     def train(
@@ -303,20 +305,23 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """What follows when the networks no longer change; they are usable without it."""
         outcome = "The networks are trained; embeddings were not written: call model.embed()."
         try:
-            if self.screening_ is not None:
-                manager = self.adata_manager.snapshot()
-                train, held_out = (
-                    Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
-                    for rows in (self.train_indices, self.validation_indices)
-                )
-                try:
+            manager = self.adata_manager.snapshot()
+            train, held_out = (
+                Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
+                for rows in (self.train_indices, self.validation_indices)
+            )
+            self._forget_estimates()  # those of an earlier training
+            try:
+                if self.screening_ is not None:
                     with step("weighing the experts", outcome):
                         weigh_experts(self.module, held_out)
                     with step("estimating weak effects", outcome):
                         learn_weak_effects(self.module, train, self.screening_)
-                except BaseException:
-                    self._forget_estimates()
-                    raise
+                with step("ordering the axes", outcome):
+                    self._order_axes(train)
+            except BaseException:
+                self._forget_estimates()
+                raise
             if write_obsm:
                 with step("embedding the cells", outcome):
                     self.embed()
@@ -324,13 +329,31 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             interrupts.warning("Interrupted after training. %s", outcome)
             raise
 
+    def _order_axes(self, train: Cells) -> None:
+        """Turn the latents to ordered axes, and say how many of them carry something."""
+        of_shared, of_private = learn_axes(self.module, train)
+        self.n_shared_effective_ = of_shared.n_effective
+        self.n_private_effective_ = {m: axes.n_effective for m, axes in of_private.items()}
+        logger.info(
+            "Axes that carry 99 %% of what a latent predicts: %d of %d of shared, %s",
+            self.n_shared_effective_,
+            self.module.n_shared,
+            ", ".join(
+                f"{n} of {self.module.n_private[m]} of private {m}"
+                for m, n in self.n_private_effective_.items()
+            ),
+        )
+
     def _forget_estimates(self) -> None:
-        """Back to equal weights of experts and to no weak effects, as before any training."""
+        """Back to equal weights of experts, no weak effects and no axes, as before any training."""
         net, nothing = self.module, (np.zeros(()), np.zeros(()))
         net.set_learned_after_training(
             expert_weights=np.full(len(net.modalities), 1 / len(net.modalities)),
             weak_effects=dict.fromkeys(net.modalities if net.screened else (), nothing),
+            shared_axes=np.eye(net.n_shared),
+            private_axes={m: np.eye(n) for m, n in net.n_private.items()},
         )
+        self.n_shared_effective_ = self.n_private_effective_ = None
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:

@@ -22,7 +22,9 @@ from scvenn.network.predictions import (
     label_probabilities,
     means,
     normalisers,
+    on_axes,
     posteriors,
+    scaled_means,
     slopes,
 )
 from scvenn.network.vae import SharedPrivateVAE
@@ -46,6 +48,8 @@ __all__ = [
     "label_probabilities",
     "means",
     "normalisers",
+    "on_axes",
     "posteriors",
+    "scaled_means",
     "slopes",
 ]

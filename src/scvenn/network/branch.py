@@ -67,6 +67,8 @@ class Branch(nn.Module):
         Number V of columns of covariates, inputs of the decoders.
     """
 
+    private_axes: Tensor  # (P, P)
+
     def __init__(
         self,
         likelihood: Likelihood,
@@ -97,6 +99,8 @@ class Branch(nn.Module):
         n_raw = likelihood.n_outputs * n_features
         self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
         self.absent = AbsentPrivate(design.absent_private, n_private)
+        # from the latent to its ordered axes, orthogonal; learned at the end of training
+        self.register_buffer("private_axes", torch.eye(n_private))
 
     def set_stats(self, stats: FeatureStats) -> None:
         """Start from the statistics of other cells, before anything is learned."""

@@ -1,7 +1,8 @@
 """What trained networks give: posteriors, embeddings, predictions, slopes and draws.
 
 Every function takes the network first, and minibatches of tensors as a data loader gives them;
-nothing here is used in training.
+nothing here is used in training. Latents are given and taken on their ordered axes; only
+:func:`posteriors` has them as the networks do, where their dimensions are independent.
 
 Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of a modality, ``K`` and ``P`` sizes of a
 shared and a private latent, ``C`` classes.
@@ -9,8 +10,8 @@ shared and a private latent, ``C`` classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -67,6 +68,14 @@ def posteriors(
     return shared, private, minibatch
 
 
+def on_axes(
+    network: SharedPrivateVAE, shared: Tensor, private: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Latents of the networks, (..., K), on their ordered axes: of shared, and of modalities."""
+    turned = {m: z @ network.branch(m).private_axes for m, z in private.items()}
+    return shared @ network.shared_axes, turned
+
+
 @torch.inference_mode()
 @auto_move_data
 def embed(
@@ -90,10 +99,12 @@ def embed(
     one is the mean of the sources' product, else the weighted mean of the experts'.
     """
     q_shared, q_private, minibatch = posteriors(network, tensors, sources)
-    shared = torch.where(_any_observed(minibatch).unsqueeze(-1), q_shared.loc, torch.nan)
+    means = {m: q.loc for m, q in q_private.items()}
+    shared, private = on_axes(network, q_shared.loc, means)
+    shared = torch.where(_any_observed(minibatch).unsqueeze(-1), shared, torch.nan)
     private = {
-        m: torch.where(minibatch.views[m].observed.unsqueeze(-1), q.loc, torch.nan)
-        for m, q in q_private.items()
+        m: torch.where(minibatch.views[m].observed.unsqueeze(-1), z, torch.nan)
+        for m, z in private.items()
     }
     return shared, private
 
@@ -190,7 +201,7 @@ def means(
     likelihood = branch.likelihood
     # a baseline needs no source, but a prediction does
     missing = given.shared[:, :1].isnan()
-    latents = given.shared.nan_to_num(0.0), given.private, given.same_view
+    latents = _decoder_inputs(network, modality, given)
     if features is None or not likelihood.means_of_some:
         mean = likelihood.mean(branch.predict(*latents, covariates), given.library)
         mean = mean if features is None else mean[:, features]
@@ -207,8 +218,8 @@ def normalisers(
 ) -> Float[Tensor, "B W"]:
     """What means of some features need to know of all others, of a likelihood that has them."""
     branch, covariates = network.branch(modality), network.covariates(tensors)
-    latents = given.shared.nan_to_num(0.0), given.private, given.same_view
-    return branch.likelihood.normaliser(branch.predict(*latents, covariates))
+    raw = branch.predict(*_decoder_inputs(network, modality, given), covariates)
+    return branch.likelihood.normaliser(raw)
 
 
 @torch.inference_mode()
@@ -244,6 +255,26 @@ def decode(
     return means(network, tensors, modality, given)
 
 
+@torch.inference_mode()
+@auto_move_data
+def scaled_means(
+    network: SharedPrivateVAE,
+    tensors: Tensors,
+    modality: str,
+    shared: Float[Tensor, "B K"],
+    private: Float[Tensor, "B P"] | None,
+) -> Float[Tensor, "B D"]:
+    """Means of a modality given latents, as :meth:`Likelihood.scaled_mean` has them.
+
+    Parameters
+    ----------
+    network, tensors, modality, shared, private
+        As in :func:`decode`.
+    """
+    raw = _raw(network, modality, shared, private, network.covariates(tensors))
+    return network.likelihood(modality).scaled_mean(raw)
+
+
 @torch.no_grad()
 @auto_move_data
 def slopes(
@@ -252,6 +283,8 @@ def slopes(
     modality: str,
     shared: Float[Tensor, "B K"],
     private: Float[Tensor, "B P"] | None,
+    *,
+    scale: Literal["data", "log"],
 ) -> Float[Tensor, "moved D"]:
     """How a modality's prediction changes with each dimension of a latent, summed over cells.
 
@@ -261,18 +294,21 @@ def slopes(
     ----------
     network, tensors, modality, shared, private
         As in :func:`decode`.
+    scale
+        What is predicted: the likelihood's ``scaled_mean`` for "data", its ``linear_predictor`` for
+        "log".
 
     Returns
     -------
-    Shape (K, D). What is predicted is the likelihood's ``linear_predictor``: the logarithm of the
-    mean for counts, standard deviations of the feature, or logits.
+    Shape (K, D).
     """
     likelihood, covariates = network.likelihood(modality), network.covariates(tensors)
+    of_raw = likelihood.scaled_mean if scale == "data" else likelihood.linear_predictor
 
     def predicted(latent: Tensor) -> Tensor:
         of_shared, of_private = (latent, None) if private is None else (shared, latent)
         raw = _raw(network, modality, of_shared, of_private, covariates)
-        return likelihood.linear_predictor(raw)
+        return of_raw(raw)
 
     moved = shared if private is None else private  # (B, K)
     # one direction at a time: all at once would hold K arrays of cells by features
@@ -332,7 +368,7 @@ def label_probabilities(
     network: SharedPrivateVAE, shared: Float[Tensor, "B K"]
 ) -> Float[Tensor, "B C"]:
     """Probability of each class, (B, C), given shared latents (B, K)."""
-    return cast(LabelHead, network.label_head)(shared).exp()
+    return cast(LabelHead, network.label_head)(shared @ network.shared_axes.T).exp()
 
 
 @auto_move_data
@@ -358,9 +394,17 @@ def decoder_gradient(
     minibatch = network.read(tensors, [modality])
     view, branch = minibatch.views[modality], cast(ScreenedBranch, network.branch(modality))
     with torch.no_grad():
-        raw = branch.cross_decoder(shared, minibatch.covariates)
+        raw = branch.cross_decoder(shared @ network.shared_axes.T, minibatch.covariates)
     measured = (view.x, view.measured, view.library, minibatch.batch)
     return branch.likelihood.gradient(raw, *measured)
+
+
+def _decoder_inputs(
+    network: SharedPrivateVAE, modality: str, given: Given
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents as the networks have them, (B, K) and (B, P), and whether the private one counts."""
+    shared = given.shared.nan_to_num(0.0) @ network.shared_axes.T
+    return shared, given.private @ network.branch(modality).private_axes.T, given.same_view
 
 
 def _any_observed(minibatch: Minibatch) -> Tensor:
@@ -375,7 +419,5 @@ def _raw(
     private: Float[Tensor, "B P"] | None,
     covariates: Float[Tensor, "B V"],
 ) -> Float[Tensor, "B R"]:
-    """Raw parameters from latents; without a private one, as across views."""
     given = Given.latents(shared, private, 1.0, network.n_private[modality])
-    branch = network.branch(modality)
-    return branch.predict(given.shared, given.private, given.same_view, covariates)
+    return network.branch(modality).predict(*_decoder_inputs(network, modality, given), covariates)

@@ -69,6 +69,7 @@ class SharedPrivateVAE(BaseModuleClass):
     """
 
     expert_weights: Tensor  # (M,)
+    shared_axes: Tensor  # from `shared` to its ordered axes, orthogonal, (K, K)
     of_terms: Tensor  # position of the subset that each term encodes, (T,)
     subsets: Tensor  # which modalities are encoded together, boolean, (S, M)
     pays: Tensor  # for which private latents a term pays KL, boolean, (T, M)
@@ -123,6 +124,7 @@ class SharedPrivateVAE(BaseModuleClass):
         # of each modality in the mean of their experts; a model that screens learns them at the end
         n_modalities = len(self.modalities)
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
+        self.register_buffer("shared_axes", torch.eye(design.n_shared))
 
     def branch(self, modality: str) -> Branch:
         """All that one modality has."""
@@ -373,6 +375,8 @@ class SharedPrivateVAE(BaseModuleClass):
         *,
         expert_weights: np.ndarray | None = None,
         weak_effects: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+        shared_axes: np.ndarray | None = None,
+        private_axes: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Set what is learned when ``shared`` no longer changes; saved with the parameters.
 
@@ -385,9 +389,16 @@ class SharedPrivateVAE(BaseModuleClass):
             For some modalities the mean (K,) of ``shared``, and the slopes (K, R) of raw parameters
             on its deviation from that; used in predictions across views. Only for networks that are
             :attr:`screened`.
+        shared_axes, private_axes
+            Orthogonal maps, (K, K), from ``shared`` and from private latents to their ordered axes,
+            in which :mod:`scvenn.network` gives and takes latents from then on.
         """
         if expert_weights is not None:
             self.expert_weights.copy_(torch.as_tensor(expert_weights))
+        if shared_axes is not None:
+            self.shared_axes.copy_(torch.as_tensor(shared_axes))
+        for m, axes in (private_axes or {}).items():
+            self.branch(m).private_axes.copy_(torch.as_tensor(axes))
         for m, (centre, slope) in (weak_effects or {}).items():
             decoder = cast(ScreenedBranch, self.branch(m)).cross_decoder
             decoder.centre.copy_(torch.as_tensor(centre))
@@ -400,7 +411,10 @@ class SharedPrivateVAE(BaseModuleClass):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load parameters, also those of files of earlier releases."""
-        return super().load_state_dict(with_todays_names(state_dict), *args, **kwargs)
+        state = with_todays_names(state_dict)
+        # files of 0.1 have no axes: their latents are as the networks have them
+        without = {k: v for k, v in self.state_dict().items() if k.endswith("_axes")} | state
+        return super().load_state_dict(without, *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: samples are of a modality, given others or the prior."""

@@ -49,6 +49,8 @@ class ReadoutsMixin:
     adata_manager: AlignedManager
     train_indices: Any
     trained_cells_: np.ndarray
+    n_shared_effective_: int | None
+    n_private_effective_: dict[str, int] | None
 
     @property
     def modalities(self) -> list[str]:
@@ -162,6 +164,7 @@ class ReadoutsMixin:
         mdata: MuData | None = None,
         *,
         key_prefix: str = "X",
+        drop_empty_axes: bool = False,
         batch_size: int | None = None,
     ) -> None:
         """Embed cells with any of the modalities, and write this where scanpy finds it.
@@ -178,18 +181,34 @@ class ReadoutsMixin:
             Data to embed and write to; None for the training data.
         key_prefix
             Replaces the ``X`` of the keys.
+        drop_empty_axes
+            Whether to leave out the axes that carry next to nothing: those after the first
+            :attr:`n_shared_effective_` of ``shared``, and likewise of each private latent. At least
+            one is written.
         batch_size
             Cells per forward pass.
 
         Raises
         ------
         ValueError
-            If the MuData is a view, or cannot be matched to the training data.
+            If the MuData is a view, or cannot be matched to the training data; or if axes are to be
+            dropped and the model has none, since scvenn 0.1 trained it.
         """
         cells = self._cells_to_write(mdata, batch_size, "embed")
+        shared, private = embed(self.module, cells, self.modalities)
+        if drop_empty_axes:
+            if self.n_shared_effective_ is None or self.n_private_effective_ is None:
+                raise ValueError(
+                    "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
+                    "scvenn 0.1 or interrupted at its end. Train it for another epoch."
+                )
+            shared = shared[:, : max(1, self.n_shared_effective_)]
+            private = {
+                m: z[:, : max(1, self.n_private_effective_.get(m, 1))] for m, z in private.items()
+            }
         write_embeddings(
             cells.mdata,
-            embed(self.module, cells, self.modalities),
+            (shared, private),
             key_prefix=key_prefix,
             screening=self.screening_,
             features={m: self._found.features(m) for m in self.modalities},

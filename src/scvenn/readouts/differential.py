@@ -214,12 +214,10 @@ class _Draws:
         if transform_batch is not None:
             batch = self.cells.found.code_of_batch(transform_batch, argument="transform_batch")
         library = self.net.likelihood(self.modality).library_.item()
-        given = network.Given.latents(
-            _tensor(shared),
-            None if private is None else _tensor(private),
-            library,
-            self.net.n_private[self.modality],
-        )
+        drawn_private = {} if private is None else {self.modality: _tensor(private)}
+        z, turned = network.on_axes(self.net, _tensor(shared), drawn_private)
+        n_private = self.net.n_private[self.modality]
+        given = network.Given.latents(z, turned.get(self.modality), library, n_private)
         cells = self.cells.take(drawn)
         return SomeFeatures(self.net, cells, self.modality, given, batch=batch)
 

@@ -57,6 +57,7 @@ def loadings(
     modality: str,
     latent: Literal["shared", "private"],
     columns: np.ndarray,
+    scale: Literal["data", "log"],
 ) -> pd.DataFrame:
     """The table of :meth:`scvenn.SharedPrivateModel.loadings`, of cells with the modality."""
     shared, privates = embed(net, cells, net.modalities)
@@ -66,7 +67,7 @@ def loadings(
     slope = np.zeros((moved.shape[1], len(names)))
     for part, tensors in cells.minibatches([], "Loadings"):
         latents = _tensors((shared, private), part)
-        slope += network.slopes(net, tensors, modality, *latents).cpu().numpy()
+        slope += network.slopes(net, tensors, modality, *latents, scale=scale).cpu().numpy()
     loading = slope / len(cells) * moved.std(0, ddof=1)[:, None]  # (K, D)
     dimensions = [f"{latent}_{k}" for k in range(len(loading))]
     return pd.DataFrame(

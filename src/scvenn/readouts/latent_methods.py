@@ -17,6 +17,8 @@ from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.predictions import check_modality, choose_features
 from scvenn.readouts.report import write_report
+from scvenn.readouts.shared_features import shared_within
+from scvenn.screening import Screening
 
 
 class InterpretationMixin(ReadoutsMixin):
@@ -176,7 +178,7 @@ class InterpretationMixin(ReadoutsMixin):
 
     # ----------------------------------------------------------------- features
 
-    def get_shared_scores(self) -> pd.DataFrame:
+    def get_shared_scores(self, *, given: str | None = None) -> pd.DataFrame:
         """How well the other modalities predict each feature, and whether that is no accident.
 
         The score is the leave-one-out R² of a ridge regression on all features of the other
@@ -186,15 +188,28 @@ class InterpretationMixin(ReadoutsMixin):
         called *related* if that holds of itself or its square, or if the labels of a supervised
         model predict it: the shared latent is encoded from it.
 
+        Most of what modalities share is often which types of cells there are. With ``given``, the
+        means of the types do not count: what is shared *within* types is scored, and shuffled cells
+        stay within their type.
+
+        Parameters
+        ----------
+        given
+            A categorical column of ``mdata.obs`` such as ``"cell_type"``; None for the scores of
+            the screening before training.
+
         Returns
         -------
         A tidy table with the columns ``modality``, ``feature``, ``score``, ``shared`` and
-        ``related``.
+        ``related``. With ``given``, they are found anew in the training cells, and the column
+        ``group`` is ``"all"`` where all types were pooled, their means regressed out, or the type,
+        for types of at least 50 cells that have the modality and another.
 
         Raises
         ------
         ValueError
-            If the model was not trained with ``screen=True``.
+            If the model was not trained with ``screen=True``; or there is no such column, or no
+            training cell has a value in it.
 
         Examples
         --------
@@ -211,9 +226,23 @@ class InterpretationMixin(ReadoutsMixin):
                 "get_shared_scores() needs a model with screen=True that was trained: features are "
                 "screened before training, and this model has no such scores."
             )
+        screened: list[tuple[str, dict[str, str], Screening]] = [
+            (m, {}, found) for m, found in self.screening_.items()
+        ]
+        if given is not None:
+            cells = self._cells(None, np.sort(self.train_indices), None)
+            groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
+            if not groups.notna().any():
+                raise ValueError(f"given={given!r}: no training cell has a value in this column.")
+            screened = [
+                (m, {"group": group}, found)
+                for m, group, found in shared_within(self.module, cells, groups)
+            ]
         tables = [
-            pd.DataFrame({"modality": m, "feature": self._found.features(m), **found._asdict()})
-            for m, found in self.screening_.items()
+            pd.DataFrame(
+                {"modality": m, **of, "feature": self._found.features(m), **found._asdict()}
+            )
+            for m, of, found in screened
         ]
         return pd.concat(tables, ignore_index=True)
 
@@ -234,6 +263,7 @@ class InterpretationMixin(ReadoutsMixin):
         modality: str,
         latent: Literal["shared", "private"] = "shared",
         *,
+        scale: Literal["data", "log"] = "data",
         features: str | Sequence[str] | None = None,
         mdata: MuData | None = None,
         indices: Indices | None = None,
@@ -246,10 +276,8 @@ class InterpretationMixin(ReadoutsMixin):
             L_{jk} = \mathrm{sd}_i(z_{ik}) \cdot
                      \frac{1}{N} \sum_i \frac{\partial\, g_j(z_i)}{\partial z_{ik}}
 
-        The prediction g is the logarithm of the mean for counts, relative to the cell's library
-        size; the logit of the mean for ``"bernoulli"`` and ``"beta"``; and for ``"normal"`` the
-        mean in standard deviations of the feature. For ``"shared"`` it is that from shared alone,
-        for ``"private"`` that from both latents.
+        The prediction g is that from shared alone for ``"shared"``, and that from both latents for
+        ``"private"``. Dimensions are ordered axes: the first ones move most of the data.
 
         Parameters
         ----------
@@ -257,6 +285,13 @@ class InterpretationMixin(ReadoutsMixin):
             Whose features.
         latent
             ``"shared"``, or ``"private"`` for the private latent of the modality.
+        scale
+            Of the prediction. ``"data"``: how much of the data a feature moves, so that a rare gene
+            whose mean doubles counts little. This is the logarithm of 1 + the mean for counts, in a
+            cell of median library size; the mean for ``"bernoulli"``; its logit for ``"beta"``.
+            ``"log"``: relative changes, the logarithm of the mean for counts and the logit for
+            ``"bernoulli"`` and ``"beta"``. For ``"normal"`` both are the mean in standard
+            deviations of the feature.
         features
             Names of the features to return, in this order; None for all.
         mdata, indices, batch_size
@@ -271,8 +306,8 @@ class InterpretationMixin(ReadoutsMixin):
         Raises
         ------
         ValueError
-            If the modality, latent or a feature is unknown, fewer than two cells are left, or the
-            data cannot be matched.
+            If the modality, latent, scale or a feature is unknown, fewer than two cells are left,
+            or the data cannot be matched.
 
         Examples
         --------
@@ -287,18 +322,21 @@ class InterpretationMixin(ReadoutsMixin):
 
         Notes
         -----
-        With ``decoder="linear"`` these are the weights of the decoder times the standard
-        deviations; of counts, less the weighted mean over features, as compositions sum to 1.
+        With ``decoder="linear"``, those on the scale ``"log"`` are the weights of the decoder on
+        the axes, times the standard deviations; of counts, less the weighted mean over features, as
+        compositions sum to 1.
         Source for linear decoders: LDVAE, Svensson et al., Bioinformatics 36:3418 (2020).
         """
         modality = check_modality(self._found, modality)
         if latent not in ("shared", "private"):
             raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
+        if scale not in ("data", "log"):
+            raise ValueError(f"scale={scale!r}: expected 'data' or 'log'.")
         columns = choose_features(self._found, modality, features)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         cells = cells.take(cells.observed(modality))
         _check_enough(cells, "loadings", f"{modality!r} was measured")
-        return interpretation.loadings(self.module, cells, modality, latent, columns)
+        return interpretation.loadings(self.module, cells, modality, latent, columns, scale)
 
     def shared_features(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import scvi
 import torch
@@ -33,6 +35,8 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Cells that are screened.
 MOST_CELLS = 10_000
+# Cells of a group that is screened by itself.
+_LEAST_GROUP = 50
 # Cells whose counts are copied at a time.
 _CELLS_AT_ONCE = 500
 
@@ -68,32 +72,16 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
         if not (values and np.array_equal(sample.rows, cells.rows)):  # mostly, all have the same
             cells, values = sample, {}
             values = {name: _values(net, cells, name) for name in net.modalities}
-        found[m] = _screen_modality(net, cells, values, m, rng)
+        found[m] = _screened(net, cells, values, m, rng)
+        if net.n_classes:  # the label head reads `shared`, too
+            labels = _screened(net, cells, {m: values[m], Keys.LABELS: _labels(net, cells)}, m, rng)
+            found[m] = found[m]._replace(related=found[m].related | labels.related)
+        _tell(m, others, found[m], len(cells))
     return found
 
 
-def _screen_modality(
-    net: SharedPrivateVAE,
-    cells: Cells,
-    values: dict[str, Values],
-    modality: str,
-    rng: np.random.Generator,
-) -> Screening:
-    others = [m for m in net.modalities if m != modality]
-    sources = [values[m] for m in others]
-    covariates = _covariates(net, cells)
-    try:
-        found = screen(values[modality], sources, rng, covariates=covariates, name=modality)
-        if net.n_classes:  # the label head reads `shared`, too
-            sources = [_labels(net, cells)]
-            labels = screen(values[modality], sources, rng, covariates=covariates, name=modality)
-            found = found._replace(related=found.related | labels.related)
-    except ValueError as error:  # LinAlgError is one
-        raise ValueError(
-            f"Screening of modality {modality!r} by {quoted(others)} failed in {len(cells)} "
-            f"training cells: {error} Look for constant features and extreme values in these "
-            "modalities and in continuous covariates, or train with screen=False."
-        ) from error
+def _tell(modality: str, others: list[str], found: Screening, n_cells: int) -> None:
+    """Say how many features are shared."""
     logger.info(
         "%s: %d of %d features are predicted by %s",
         modality,
@@ -104,11 +92,76 @@ def _screen_modality(
     if not found.related.any():
         warn(
             f"No feature of modality {modality!r} is predicted by {quoted(others)} better than by "
-            f"chance in {len(cells)} training cells that have both: the shared latent will not "
+            f"chance in {n_cells} training cells that have both: the shared latent will not "
             "learn to predict it. Are the cells matched by the right names? With screen=False "
             "every feature counts."
         )
-    return found
+
+
+def shared_within(
+    net: SharedPrivateVAE, cells: Cells, groups: pd.Series
+) -> Iterator[tuple[str, str, Screening]]:
+    """Find the features that modalities share within groups of cells.
+
+    Parameters
+    ----------
+    net
+        The networks, of which likelihoods and covariates are used.
+    cells
+        Which cells; those without a group are left out.
+    groups
+        The group of each cell, (n,), missing where unknown.
+
+    Yields
+    ------
+    The modality, ``"all"`` or a group, and what was found: with the means of all groups regressed
+    out, and within each group of at least 50 cells that have the modality and another.
+
+    Raises
+    ------
+    ValueError
+        If a regression fails or values are too extreme.
+    """
+    rng = np.random.default_rng(scvi.settings.seed)
+    for m in net.modalities:
+        others = [other for other in net.modalities if other != m]
+        paired = cells.observed(m) & cells.observed(others) & groups.notna().to_numpy()
+        order = rng.permutation(np.flatnonzero(paired))
+        names = groups.iloc[order]
+        sizes = names.value_counts().sort_index()
+        parts = {"all": order, **{g: order[names == g] for g in sizes.index[sizes >= _LEAST_GROUP]}}
+        for name, rows in parts.items():
+            some = cells.take(rows[:MOST_CELLS])
+            values = {each: _values(net, some, each) for each in net.modalities}
+            codes = pd.factorize(groups.iloc[rows[:MOST_CELLS]])[0]
+            yield m, name, _screened(net, some, values, m, rng, groups=codes)
+
+
+def _screened(
+    net: SharedPrivateVAE,
+    cells: Cells,
+    values: dict[str, Values],
+    modality: str,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
+) -> Screening:
+    """Scores of a modality by all other values, of the same cells."""
+    sources = {name: of for name, of in values.items() if name != modality}
+    try:
+        return screen(
+            values[modality],
+            list(sources.values()),
+            rng,
+            covariates=_covariates(net, cells),
+            groups=groups,
+            name=modality,
+        )
+    except ValueError as error:  # LinAlgError is one
+        raise ValueError(
+            f"Screening of modality {modality!r} by {quoted(sources)} failed in {len(cells)} "
+            f"training cells: {error} Look for constant features and extreme values in these "
+            "modalities and in continuous covariates, or train with screen=False."
+        ) from error
 
 
 def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
@@ -189,12 +242,12 @@ def learn_weak_effects(
             continue
         shared, _ = embed(net, cells, others)
         centre = shared.mean(0)
-        to_directions = whitening(shared - centre)  # (K, directions)
+        to_directions, spread = whitening(shared - centre)  # (K, directions), (directions,)
         directions = (shared - centre) @ to_directions
         gradients = (
             (directions[part], network.decoder_gradient(net, t, m, torch.as_tensor(shared[part])))
             for part, t in cells.minibatches([m], "Weak effects")
         )
-        slopes = weak_effects(((d, g.cpu().numpy()) for d, g in gradients), candidates)
+        slopes = weak_effects(((d, g.cpu().numpy()) for d, g in gradients), candidates, spread)
         effects[m] = centre, to_directions @ slopes
     net.set_learned_after_training(weak_effects=effects)

@@ -38,6 +38,7 @@ def screen(
     rng: np.random.Generator,
     *,
     covariates: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     fdr: float = 0.05,
     name: str = "features",
 ) -> Screening:
@@ -53,6 +54,9 @@ def screen(
         Shuffles the cells, for the scores of features that are not shared.
     covariates
         What explains features in all modalities and is not to count, such as the batch, (n, V).
+    groups
+        Numbers of groups of cells, (n,), whose means are not to count either: what is shared
+        *within* groups is scored, and chance scores are of cells that are shuffled within them.
     fdr
         Accepted false discovery rate among the features called shared.
     name
@@ -73,6 +77,9 @@ def screen(
     if n == 0:
         none = np.full(n_features, False)
         return Screening(np.full(n_features, np.nan), none, none)
+    if groups is not None:
+        membership = groups[:, None] == np.unique(groups)
+        covariates = np.hstack([membership, *([] if covariates is None else [covariates])])
     some = slice(_MOST_CELLS_OF_RIDGE)
     basis_of_some = covariate_basis(
         min(n, _MOST_CELLS_OF_RIDGE), None if covariates is None else covariates[some]
@@ -92,13 +99,22 @@ def screen(
         bar.update()
         return found
 
+    def shuffled(size: int) -> np.ndarray:
+        if groups is None:
+            return rng.permutation(size)
+        order = np.arange(size)
+        for group in np.unique(groups[:size]):
+            rows = np.flatnonzero(groups[:size] == group)
+            order[rows] = rng.permutation(rows)
+        return order
+
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
         scores, passed = [], []
         for regression, cells in ((ridge, of_some(values)), (least_squares, values)):
             size = cells.shape[0]
             found = r2(regression, cells, np.arange(size))
-            null = [r2(regression, cells, rng.permutation(size)) for _ in range(n_shuffles)]
+            null = [r2(regression, cells, shuffled(size)) for _ in range(n_shuffles)]
             scores.append(found)
             # each regression has its own chance scores, and half of the false discoveries
             passed.append(found > threshold(found, np.array(null), fdr / 2))

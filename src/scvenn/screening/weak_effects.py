@@ -17,28 +17,44 @@ import numpy as np
 
 # Directions of `shared` with less than this part of the largest variance are left out.
 _LEAST_VARIANCE = 1e-6
+# Standard deviations by which the excess must differ from none.
+_LEAST_EXCESS = 3
 
 
-def whitening(latent: np.ndarray) -> np.ndarray:
-    """Map (K, directions) from centred latents (N, K) to uncorrelated directions of variance 1."""
+def whitening(latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Uncorrelated directions of variance 1 of centred latents (N, K).
+
+    Returns
+    -------
+    The map from latents to directions, (K, directions), and the standard deviation of the latent
+    along each, (directions,).
+    """
     variance, directions = np.linalg.eigh(latent.T @ latent / len(latent))
     used = variance > _LEAST_VARIANCE * variance.max()
-    return directions[:, used] / np.sqrt(variance[used])
+    spread = np.sqrt(variance[used])
+    return directions[:, used] / spread, spread
 
 
 def weak_effects(
-    gradients: Iterable[tuple[np.ndarray, np.ndarray]], candidates: np.ndarray
+    gradients: Iterable[tuple[np.ndarray, np.ndarray]],
+    candidates: np.ndarray,
+    spread: np.ndarray,
 ) -> np.ndarray:
     r"""Slopes of parameters on directions of a latent, by one step of empirical Bayes.
 
     .. math::
 
-        b_j = \frac{S_j}{H_j + 1 / \tau^2}, \qquad
-        S_j = \sum_i w_i g_{ij}, \quad H_j = \sum_i g_{ij}^2, \qquad
+        b_{jk} = \frac{S_{jk}}{H_j + 1 / (\tau^2 c_k)}, \qquad
+        S_{jk} = \sum_i w_{ik} g_{ij}, \quad H_j = \sum_i g_{ij}^2, \qquad
         \tau^2 = \frac{\max(0, \sum_j (|S_j|^2 / H_j - K))}{K \sum_j H_j}
 
     Without any effect, :math:`|S_j|^2 / H_j` is K on average. The excess over K, summed over all
-    candidates, estimates the variance :math:`\tau^2` of slopes; all are 0 if there is no excess.
+    candidates, estimates the variance :math:`\tau^2` of slopes. All are 0 if the excess is less
+    than three of the standard deviations that it has without any effect.
+
+    The less a latent varies along a direction, the less it is expected to tell: slopes on
+    directions of variance 1 have the prior variance :math:`\tau^2 c_k`, with the standard
+    deviation of the latent along each, divided by its mean, c.
 
     Parameters
     ----------
@@ -47,6 +63,8 @@ def weak_effects(
         gradients g of the log-likelihood with respect to the parameters, (n, R).
     candidates
         Which parameters get a slope; boolean, (R,).
+    spread
+        Standard deviation of the latent along each direction, (K,), in any unit.
 
     Returns
     -------
@@ -60,8 +78,9 @@ def weak_effects(
     of_candidates = candidates & (squares > 0)
     s, h = total[:, of_candidates], squares[of_candidates]
     excess = (np.square(s).sum(0) / h - len(s)).sum()
+    by_chance = np.sqrt(2 * s.size)  # standard deviation of the excess without any effect
     slopes = np.zeros_like(total)
-    if excess > 0:
-        prior_variance = excess / (len(s) * h.sum())
-        slopes[:, of_candidates] = s / (h + 1 / prior_variance)
+    if excess > _LEAST_EXCESS * by_chance:
+        prior_variance = excess / (len(s) * h.sum()) * spread / spread.mean()  # (K,)
+        slopes[:, of_candidates] = s / (h + 1 / prior_variance[:, None])
     return slopes

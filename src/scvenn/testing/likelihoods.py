@@ -155,6 +155,7 @@ def _shapes(case: Case) -> None:
         ("log_prob", likelihood.log_prob(raw, x, library), (T, B, D)),
         ("mean", likelihood.mean(raw, library), (T, B, D)),
         ("sample", likelihood.sample(raw, library), (T, B, D)),
+        ("scaled_mean", likelihood.scaled_mean(raw), (T, B, D)),
         ("linear_predictor", likelihood.linear_predictor(raw), (T, B, D)),
         ("total", likelihood.total(raw, x, of_all, library), (T, B)),
         ("encoder_input", likelihood.encoder_input(x), (B, D)),
@@ -427,6 +428,15 @@ def _regression_scale(case: Case) -> None:
         require(not zeros.any(), f"sparse_on_regression_scale: 0 becomes {zeros[0, 0]}.")
 
 
+def _scaled_mean(case: Case) -> None:
+    """scaled_mean is the mean on the scale of regression, in units."""
+    likelihood = case.build()
+    raw, library = case.raw(likelihood)[0], likelihood.library_
+    mean = likelihood.mean(raw, library).detach().numpy()
+    expected = torch.as_tensor(likelihood.regression_scale(mean, library.numpy())) / likelihood.unit
+    require_equal("scaled_mean", likelihood.scaled_mean(raw), expected, rtol=1e-4, atol=1e-5)
+
+
 def _linear_predictor(case: Case) -> None:
     """linear_predictor is finite and moves with the raw parameters."""
     likelihood = case.build()
@@ -492,6 +502,7 @@ _CHECKS = (
     _samples_and_density_agree,
     _mean_is_that_of_samples,
     _regression_scale,
+    _scaled_mean,
     _linear_predictor,
     _state,
     _copies,

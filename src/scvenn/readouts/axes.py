@@ -1,0 +1,131 @@
+"""Ordered axes of the latents, so that each dimension has a meaning of its own.
+
+The objective does not mind how a latent is rotated, so that training leaves dimensions that share
+what they carry, and some along which next to nothing varies. The axes are those along which a
+latent and what is predicted from it vary most together. They are orthogonal: distances between
+cells, and predictions, stay what they were.
+
+Shapes: ``n`` cells, ``B`` cells of a minibatch, ``D`` features, ``K`` size of a latent.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scvi
+import torch
+from torch import Tensor
+
+from scvenn import network
+from scvenn.data import Cells
+from scvenn.readouts.embeddings import embed
+
+# Cells from which axes are learned.
+MOST_CELLS = 2_000
+# Axes carry something up to the one with which they have this part of what all carry.
+_CARRIED = 0.99
+
+
+class Axes(NamedTuple):
+    """Ordered axes of a latent."""
+
+    turn: np.ndarray  # from the latent to its axes, orthogonal, (K, K)
+    n_effective: int  # how many of them carry 99 % of the squared covariance with predictions
+
+
+def ordered_axes(moved: np.ndarray) -> Axes:
+    """Axes along which a latent and what is predicted from it vary most together.
+
+    The left singular vectors of the covariance of latent and predictions, which are the axes of
+    partial least squares. Where the latent hardly varies along a direction, neither does the
+    prediction, however steep it is; such a direction comes last.
+
+    Parameters
+    ----------
+    moved
+        Covariance of the latent and the predictions of all features, (K, D).
+
+    Returns
+    -------
+    Axes that point to where the feature that they move most goes up.
+    """
+    carried, turn = np.linalg.eigh(moved @ moved.T)
+    carried, turn = carried[::-1].clip(min=0), turn[:, ::-1]
+    along = turn.T @ moved  # (K, D)
+    largest = along[np.arange(len(along)), np.abs(along).argmax(1)]
+    turn = turn * np.where(largest < 0, -1.0, 1.0)
+    explained = np.cumsum(carried)
+    if not explained[-1] > 0:
+        return Axes(turn, 0)
+    return Axes(turn, 1 + int(np.argmax(explained >= _CARRIED * explained[-1])))
+
+
+def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[str, Axes]]:
+    """Find the axes of ``shared`` and of each private latent from training cells, and set them.
+
+    Those of ``shared`` are ordered by what it predicts of all modalities without their private
+    latents, relative to the variance of the prediction from both, so that modalities count alike.
+    Those of a private latent are ordered by the prediction of its own modality from both.
+
+    Parameters
+    ----------
+    net
+        The trained networks, whose latents are not on ordered axes yet.
+    train
+        The training cells, of which up to 2,000 are read.
+
+    Returns
+    -------
+    Of ``shared``, and of the private latent of each modality that any of the cells has.
+    """
+    rng = np.random.default_rng(scvi.settings.seed)
+    cells = train.take(np.sort(rng.permutation(len(train))[:MOST_CELLS]))
+    shared, privates = embed(net, cells, net.modalities)
+    by_shared, of_private = [np.zeros((net.n_shared, 1))], {}
+    for m in net.modalities:
+        of_cells = cells.observed(m)
+        if not of_cells.any():
+            continue
+        s, p = torch.as_tensor(shared[of_cells]), torch.as_tensor(privates[m][of_cells])
+        from_shared, from_both = _Moved(s), _Moved(p)
+        for part, tensors in cells.take(of_cells).minibatches([], f"Axes of {m}"):
+            from_shared.add(part, network.scaled_means(net, tensors, m, s[part], None))
+            from_both.add(part, network.scaled_means(net, tensors, m, s[part], p[part]))
+        by_shared.append(from_shared.covariance() / np.sqrt(from_both.variance() or 1.0))
+        of_private[m] = ordered_axes(from_both.covariance())
+    of_shared = ordered_axes(np.hstack(by_shared))
+    net.set_learned_after_training(
+        shared_axes=of_shared.turn,
+        private_axes={m: axes.turn for m, axes in of_private.items()},
+    )
+    return of_shared, of_private
+
+
+class _Moved:
+    """Covariance of a latent and predictions, and their variance, from minibatches.
+
+    Parameters
+    ----------
+    latent
+        Of all cells, (n, K).
+    """
+
+    def __init__(self, latent: Tensor) -> None:
+        self.latent = latent - latent.mean(0)
+        self.sums: list[Tensor | float] = [0.0, 0.0, 0.0]
+
+    def add(self, part: slice, predicted: Tensor) -> None:
+        """Add the predictions of a minibatch, (B, D)."""
+        predicted = predicted.cpu()
+        moments = predicted.sum(0), predicted.square().sum(0), self.latent[part].T @ predicted
+        self.sums = [one + other.double() for one, other in zip(self.sums, moments, strict=True)]
+
+    def covariance(self) -> np.ndarray:
+        """Of the latent and each feature, (K, D)."""
+        return torch.as_tensor(self.sums[2]).numpy() / len(self.latent)
+
+    def variance(self) -> float:
+        """Summed over the features."""
+        mean, squares = (torch.as_tensor(of) / len(self.latent) for of in self.sums[:2])
+        return float((squares - mean.square()).clamp(min=0).sum())

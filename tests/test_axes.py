@@ -1,0 +1,262 @@
+"""Ordered axes of the latents: a fixed rotation, found at the end of training."""
+
+import anndata
+import mudata
+import numpy as np
+import pytest
+import scvi
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
+
+import scvenn
+from scvenn.readouts.axes import ordered_axes
+from tests.conftest import MODELS, QUIET, three_modalities
+
+SIZES = {"n_shared": 4, "n_private": {"rna": 2, "meth": 3, "peaks": 1}}
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request):
+    """One trained model of each class, on incomplete data."""
+    return trained(request.param)
+
+
+def trained(name, times=1):
+    scvi.settings.seed = 0
+    model = MODELS[name](three_modalities(missing=0.3), **SIZES)
+    for _ in range(times):
+        model.train(5, **QUIET)
+    return model
+
+
+def turns(model):
+    net = model.module
+    return [net.shared_axes, *(net.branch(m).private_axes for m in model.modalities)]
+
+
+def results(model):
+    scvi.settings.seed = 0
+    m = model.modalities
+    latents = [model.get_shared_representation()]
+    latents += [model.get_private_representation(name) for name in m]
+    predictions = [model.predict(a, b, return_numpy=True) for a in m for b in m]
+    predictions += [model.get_normalized_expression(name, return_numpy=True) for name in m[:1]]
+    whole = model.variance_explained()
+    return latents, predictions, whole[whole.latent.isin(["shared", "private", "both"])].r2
+
+
+def same_but_for_axes(model):
+    """Results of the model, and of the same one without axes."""
+    found = results(model)
+    before = [turn.clone() for turn in turns(model)]
+    for turn in turns(model):
+        turn.copy_(torch.eye(len(turn)))
+    try:
+        return found, results(model)
+    finally:
+        for turn, value in zip(turns(model), before, strict=True):
+            turn.copy_(value)
+
+
+def test_axes_are_orthogonal(model):
+    for turn in turns(model):
+        torch.testing.assert_close(turn @ turn.T, torch.eye(len(turn)), atol=1e-5, rtol=0)
+    assert not torch.equal(turns(model)[0], torch.eye(4))
+
+
+def test_axes_change_no_distance_and_no_prediction(model):
+    (latents, predictions, r2), (plain, plain_predictions, plain_r2) = same_but_for_axes(model)
+    for found, expected in zip(latents, plain, strict=True):
+        known = np.isfinite(expected).all(1)
+        np.testing.assert_array_equal(np.isfinite(found).all(1), known)
+        np.testing.assert_allclose(pdist(found[known]), pdist(expected[known]), rtol=1e-3)
+    for found, expected in zip(predictions, plain_predictions, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(r2, plain_r2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["MMVAEpp", "MVAE"])
+def test_training_further_finds_the_axes_anew(name):
+    """Estimates of the second training are of latents as the networks have them."""
+    model = trained(name, times=2)
+    (_, predictions, r2), (_, plain_predictions, plain_r2) = same_but_for_axes(model)
+    for found, expected in zip(predictions, plain_predictions, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(r2, plain_r2, atol=1e-5)
+
+
+def test_axes_are_saved(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = type(model).load(tmp_path / "model", model.adata)
+    for one, other in zip(turns(loaded), turns(model), strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    assert loaded.n_shared_effective_ == model.n_shared_effective_
+    assert loaded.n_private_effective_ == model.n_private_effective_
+
+
+def test_draws_of_latents_are_turned_too(small):
+    """Differential analysis decodes draws from the posterior, whose dimensions are independent."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(small)
+    model.train(3, **QUIET)
+    found = model.differential("cell_type", modality="rna")
+    for turn in turns(model):
+        turn.copy_(torch.eye(len(turn)))
+    plain = model.differential("cell_type", modality="rna")
+    np.testing.assert_allclose(found.select_dtypes(float), plain.select_dtypes(float), atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------
+# Their order
+# --------------------------------------------------------------------------------------------
+
+
+def axes_of(latent, predicted):
+    latent, predicted = latent - latent.mean(0), predicted - predicted.mean(0)
+    return ordered_axes(latent.T @ predicted / len(latent))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 8))
+def test_how_a_latent_is_rotated_does_not_matter(seed, k, d):
+    rng = np.random.default_rng(seed)
+    latent, weights = rng.normal(size=(60, k)), rng.normal(size=(k, d))
+    rotated = latent @ np.linalg.qr(rng.normal(size=(k, k)))[0]
+    one, other = (axes_of(z, latent @ weights) for z in (latent, rotated))
+    rank = min(k, d)  # beyond, nothing moves with the axes, and any will do
+    np.testing.assert_allclose(
+        (latent @ one.turn)[:, :rank], (rotated @ other.turn)[:, :rank], atol=1e-5
+    )
+    assert one.n_effective == other.n_effective <= rank
+    np.testing.assert_allclose(one.turn @ one.turn.T, np.eye(k), atol=1e-9)
+
+
+def test_axes_are_ordered_by_what_they_move():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(500, 3))
+    loadings = rng.normal(size=(3, 40)) * np.array([[3.0], [0.3], [1.0]])
+    latent = factors @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    axes = axes_of(latent, factors @ loadings)
+    match = np.abs(np.corrcoef((latent @ axes.turn).T, factors.T)[:3, 3:])
+    assert match.argmax(1).tolist() == [0, 2, 1]
+    assert (match.max(1) > 0.9).all()
+
+
+def test_an_axis_points_to_where_the_feature_it_moves_most_goes_up():
+    latent = np.random.default_rng(0).normal(size=(100, 1))
+    axes = axes_of(latent, latent @ np.array([[1.0, -3.0]]))
+    assert axes.turn.item() == pytest.approx(-1)
+
+
+def test_a_direction_of_no_variance_comes_last_however_steep_the_prediction_is():
+    latent = np.random.default_rng(0).normal(size=(1000, 2)) * [1e-3, 1.0]
+    axes = axes_of(latent, latent @ np.array([[100.0, -100.0], [1.0, 1.0]]))
+    assert abs(axes.turn[1, 0]) > 0.99
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 5])
+def test_axes_that_carry_something_are_counted(rank):
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, 5))
+    axes = axes_of(latent, latent[:, :rank] @ rng.normal(size=(rank, 20)))
+    assert axes.n_effective == rank
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["normal", "nb"])
+def test_planted_factors_come_back_one_per_axis(likelihood):
+    """Three independent factors of different strength, in both modalities."""
+    rng = np.random.default_rng(1)
+    n, d = 1200, 60
+    factors = rng.normal(size=(n, 3))
+    strength = np.array([[1.6], [1.0], [0.6]])
+
+    def modality(seed):
+        rng = np.random.default_rng(seed)
+        # each feature belongs to one factor, so that none is a mixture of others
+        of = np.arange(d) % 3
+        loadings = (np.arange(3)[:, None] == of) * rng.choice([-1, 1], d) * strength
+        x = factors @ loadings
+        x = rng.poisson(np.exp(1 + 0.5 * x)) if likelihood == "nb" else x + rng.normal(size=(n, d))
+        names = [f"{seed}_{j}" for j in range(d)]
+        adata = anndata.AnnData(x.astype(np.float32))
+        adata.var_names = names
+        return adata
+
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mudata.MuData({"one": modality(1), "two": modality(2)}))
+    model.train(100, **QUIET)
+    shared = model.get_shared_representation()[:, :3]
+    match = np.abs(np.corrcoef(shared.T, factors.T)[:3, 3:])
+    assert match.argmax(1).tolist() == [0, 1, 2]
+    assert (match.max(1) > 0.85).all()
+    assert model.n_shared_effective_ <= 5
+
+
+# --------------------------------------------------------------------------------------------
+# What is told of them
+# --------------------------------------------------------------------------------------------
+
+
+def test_the_log_says_how_many_axes_carry_something(small, caplog):
+    model = scvenn.MMVAEpp(small, n_shared=6)
+    with caplog.at_level("INFO", logger="scvi.scvenn"):
+        model.train(2, **QUIET)
+    (line,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("Axes"))
+    assert f"{model.n_shared_effective_} of 6 of shared, " in line
+
+
+def test_an_embedding_leaves_out_empty_axes_on_request(small):
+    model = scvenn.MMVAEpp(small, n_shared=6)
+    model.train(2, **QUIET)
+    whole = small.obsm["X_shared"].copy()
+    model.n_shared_effective_, model.n_private_effective_["rna"] = 2, 0
+    model.embed(drop_empty_axes=True)
+    np.testing.assert_array_equal(small.obsm["X_shared"], whole[:, :2])
+    assert small["rna"].obsm["X_private"].shape[1] == 1  # never none
+
+
+def test_axes_of_a_model_without_any_cannot_be_dropped(small):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, **QUIET)
+    model.n_shared_effective_ = None
+    with pytest.raises(ValueError, match="no ordered axes.*another epoch"):
+        model.embed(drop_empty_axes=True)
+
+
+# --------------------------------------------------------------------------------------------
+# Loadings
+# --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["linear", None])
+def test_an_unknown_scale_of_loadings_is_refused(small, scale):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, **QUIET)
+    with pytest.raises(ValueError, match="expected 'data' or 'log'"):
+        model.loadings("rna", scale=scale)
+
+
+def test_loadings_on_both_scales_agree_for_standardised_values():
+    model = trained("MMVAEpp")
+    assert model.module.likelihood("meth").name == "normal"
+    tables = [model.loadings("meth", scale=scale).loading for scale in ("data", "log")]
+    np.testing.assert_allclose(*tables, rtol=1e-4, atol=1e-6)
+
+
+def test_loadings_on_the_scale_of_the_data_are_small_for_rare_features():
+    """A change by the same factor moves next to nothing of a feature of mean 0.01."""
+    rng = np.random.default_rng(0)
+    mean = np.where(np.arange(40) % 2, 4.0, 0.01)
+    z = rng.normal(size=(400, 1))
+    rates = mean * np.exp(z * rng.choice([-1, 1], 40))
+    one, two = (anndata.AnnData(rng.poisson(rates).astype("f4")) for _ in range(2))
+    two.var_names = [f"b{j}" for j in range(40)]
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mudata.MuData({"one": one, "two": two}), screen=False)
+    model.train(30, **QUIET)
+    table = model.loadings("one", scale="data")
+    first = table[table.dimension == "shared_0"].loading.abs().to_numpy()
+    assert first[mean < 1].max() < first[mean > 1].min()
