@@ -115,7 +115,7 @@ def test_draws_of_latents_are_turned_too(small):
 
 def axes_of(latent, predicted):
     latent, predicted = latent - latent.mean(0), predicted - predicted.mean(0)
-    return ordered_axes(latent.T @ predicted / len(latent))
+    return ordered_axes(latent.T @ predicted / len(latent), latent.T @ latent / len(latent))
 
 
 @settings(max_examples=30, deadline=None)

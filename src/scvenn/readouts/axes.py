@@ -25,37 +25,44 @@ from scvenn.readouts.embeddings import embed
 MOST_CELLS = 2_000
 # Axes carry something up to the one with which they have this part of what all carry.
 _CARRIED = 0.99
+# Variance along an axis, relative to the largest, below which it is rounding.
+_LEAST_VARIANCE = 1e-9
 
 
 class Axes(NamedTuple):
     """Ordered axes of a latent."""
 
     turn: np.ndarray  # from the latent to its axes, orthogonal, (K, K)
-    n_effective: int  # how many of them carry 99 % of the squared covariance with predictions
+    n_effective: int  # how many of them carry 99 % of what all carry
 
 
-def ordered_axes(moved: np.ndarray) -> Axes:
-    """Axes along which a latent and what is predicted from it vary most together.
+def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
+    r"""Axes along which a latent and what is predicted from it vary most together.
 
     The left singular vectors of the covariance of latent and predictions, which are the axes of
     partial least squares. Where the latent hardly varies along a direction, neither does the
-    prediction, however steep it is; such a direction comes last.
+    prediction, however steep it is. They are ordered by the variance of the predictions that each
+    of them carries, :math:`|\mathrm{cov}(z_k, \hat x)|^2 / \mathrm{var}(z_k)`.
 
     Parameters
     ----------
     moved
         Covariance of the latent and the predictions of all features, (K, D).
+    covariance
+        Of the latent, (K, K).
 
     Returns
     -------
     Axes that point to where the feature that they move most goes up.
     """
-    carried, turn = np.linalg.eigh(moved @ moved.T)
-    carried, turn = carried[::-1].clip(min=0), turn[:, ::-1]
-    along = turn.T @ moved  # (K, D)
+    turn = np.linalg.eigh(moved @ moved.T)[1]
+    along, variance = turn.T @ moved, np.einsum("ik,ij,jk->k", turn, covariance, turn)
+    varies = variance > _LEAST_VARIANCE * variance.max()
+    carried = np.square(along).sum(1) / np.where(varies, variance, np.inf)  # (K,)
+    order = np.argsort(-carried, kind="stable")
+    turn, along, explained = turn[:, order], along[order], np.cumsum(carried[order])
     largest = along[np.arange(len(along)), np.abs(along).argmax(1)]
     turn = turn * np.where(largest < 0, -1.0, 1.0)
-    explained = np.cumsum(carried)
     if not explained[-1] > 0:
         return Axes(turn, 0)
     return Axes(turn, 1 + int(np.argmax(explained >= _CARRIED * explained[-1])))
@@ -93,13 +100,20 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
             from_shared.add(part, network.scaled_means(net, tensors, m, s[part], None))
             from_both.add(part, network.scaled_means(net, tensors, m, s[part], p[part]))
         by_shared.append(from_shared.covariance() / np.sqrt(from_both.variance() or 1.0))
-        of_private[m] = ordered_axes(from_both.covariance())
-    of_shared = ordered_axes(np.hstack(by_shared))
+        of_private[m] = ordered_axes(from_both.covariance(), _covariance_of(privates[m][of_cells]))
+    known = shared[np.isfinite(shared[:, 0])]
+    of_shared = ordered_axes(np.hstack(by_shared), _covariance_of(known))
     net.set_learned_after_training(
         shared_axes=of_shared.turn,
         private_axes={m: axes.turn for m, axes in of_private.items()},
     )
     return of_shared, of_private
+
+
+def _covariance_of(latent: np.ndarray) -> np.ndarray:
+    """Of the dimensions of a latent (n, K), (K, K)."""
+    centred = latent.astype(np.float64) - latent.mean(0)
+    return centred.T @ centred / max(1, len(latent))
 
 
 class _Moved:
