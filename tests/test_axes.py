@@ -169,7 +169,7 @@ def test_axes_that_carry_something_are_counted(rank):
 def test_planted_factors_come_back_one_per_axis(likelihood):
     """Three independent factors of different strength, in both modalities."""
     rng = np.random.default_rng(1)
-    n, d = 1200, 60
+    n, d = 800, 60
     factors = rng.normal(size=(n, 3))
     strength = np.array([[1.6], [1.0], [0.6]])
 
@@ -187,7 +187,7 @@ def test_planted_factors_come_back_one_per_axis(likelihood):
 
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mudata.MuData({"one": modality(1), "two": modality(2)}))
-    model.train(100, **QUIET)
+    model.train(60, **QUIET)
     shared = model.get_shared_representation()[:, :3]
     match = np.abs(np.corrcoef(shared.T, factors.T)[:3, 3:])
     assert match.argmax(1).tolist() == [0, 1, 2]

@@ -353,7 +353,7 @@ def test_less_of_a_planted_batch_effect_is_in_shared_and_cell_types_stay():
         assert scvenn.metrics.probe_scores(shared, mdata.obs["cell_type"], **split)["auc"] > 0.95
     assert told[None][0] > 0.9
     assert told["batch"][0] < told[None][0] - 0.35
-    assert told["batch"][1] < 0.45
+    assert told["batch"][1] < 0.5
 
 
 @pytest.mark.slow

@@ -651,6 +651,14 @@ def test_bars_of_shared_scores_count_features(two):
         assert sum(bar.get_height() for bar in ax.patches) == known.sum()
 
 
+def test_shared_scores_within_groups_are_not_mixed(two):
+    table = two.get_shared_scores(given="cell_type")
+    one = table[table["group"] == "all"]
+    groups = pd.concat([one, one.assign(group="type0", shared=True)])
+    titles = [[ax.get_title() for ax in pl.shared_scores(of)] for of in (groups, one)]
+    assert titles[0] == titles[1]
+
+
 def test_a_model_gives_the_same_figure_as_its_table(two):
     heights = [
         [bar.get_height() for ax in pl.shared_scores(of) for bar in ax.patches]

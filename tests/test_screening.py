@@ -805,5 +805,6 @@ def test_cross_view_predictions_keep_up_with_trees(n_private):
         assert np.median(r2[shared]) > 0.85
         assert np.median(r2[~shared]) > -0.05
     one, two = (model.get_shared_representation(from_modalities=m, indices=rows) for m in mdata.mod)
-    agreement = [np.corrcoef(one[:, k], two[:, k])[0, 1] for k in range(one.shape[1])]
-    assert np.mean(agreement) > 0.9
+    # of all dimensions together: the last axes hardly vary
+    one, two = ((z - z.mean(0)).ravel() for z in (one, two))
+    assert np.corrcoef(one, two)[0, 1] > 0.9

@@ -110,7 +110,8 @@ def shared_scores(
     Parameters
     ----------
     table_or_model
-        What ``get_shared_scores`` returned, or a model that has it.
+        What ``get_shared_scores`` returned, or a model that has it. Of scores within several
+        groups (``given``), those of ``"all"`` are drawn; pass the rows of one group to see these.
     axes
         One for each modality; None for a new figure.
 
@@ -135,6 +136,8 @@ def shared_scores(
     is_table = isinstance(table_or_model, pd.DataFrame)
     table = table_or_model if is_table else table_or_model.get_shared_scores()
     check_columns(table, ["modality", "score", "shared"], "model.get_shared_scores()")
+    if "group" in table and len(distinct(table["group"])) > 1:
+        table = table[table["group"] == "all"]
     modalities = distinct(table["modality"])
     panels = panels_of(modalities, axes, beside=1.1)
     for ax, m in zip(panels, modalities, strict=True):

@@ -72,9 +72,9 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
         if not (values and np.array_equal(sample.rows, cells.rows)):  # mostly, all have the same
             cells, values = sample, {}
             values = {name: _values(net, cells, name) for name in net.modalities}
-        found[m] = _screened(net, cells, values, m, rng)
+        found[m] = _screened(net, cells, m, values[m], [values[other] for other in others], rng)
         if net.n_classes:  # the label head reads `shared`, too
-            labels = _screened(net, cells, {m: values[m], Keys.LABELS: _labels(net, cells)}, m, rng)
+            labels = _screened(net, cells, m, values[m], [_labels(net, cells)], rng)
             found[m] = found[m]._replace(related=found[m].related | labels.related)
         _tell(m, others, found[m], len(cells))
     return found
@@ -134,33 +134,29 @@ def shared_within(
             some = cells.take(rows[:MOST_CELLS])
             values = {each: _values(net, some, each) for each in net.modalities}
             codes = pd.factorize(groups.iloc[rows[:MOST_CELLS]])[0]
-            yield m, name, _screened(net, some, values, m, rng, groups=codes)
+            sources = [values[other] for other in others]
+            yield m, name, _screened(net, some, m, values[m], sources, rng, groups=codes)
 
 
 def _screened(
     net: SharedPrivateVAE,
     cells: Cells,
-    values: dict[str, Values],
     modality: str,
+    target: Values,
+    sources: list[Values],
     rng: np.random.Generator,
     groups: np.ndarray | None = None,
 ) -> Screening:
-    """Scores of a modality by all other values, of the same cells."""
-    sources = {name: of for name, of in values.items() if name != modality}
+    """Scores of the features of a modality by other values of the same cells."""
+    covariates = _covariates(net, cells)
     try:
-        return screen(
-            values[modality],
-            list(sources.values()),
-            rng,
-            covariates=_covariates(net, cells),
-            groups=groups,
-            name=modality,
-        )
+        return screen(target, sources, rng, covariates=covariates, groups=groups, name=modality)
     except ValueError as error:  # LinAlgError is one
+        others = quoted([m for m in net.modalities if m != modality])
         raise ValueError(
-            f"Screening of modality {modality!r} by {quoted(sources)} failed in {len(cells)} "
-            f"training cells: {error} Look for constant features and extreme values in these "
-            "modalities and in continuous covariates, or train with screen=False."
+            f"Screening of modality {modality!r} by {others} failed in {len(cells)} training "
+            f"cells: {error} Look for constant features and extreme values in these modalities and "
+            "in continuous covariates, or train with screen=False."
         ) from error
 
 
