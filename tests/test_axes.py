@@ -218,6 +218,17 @@ def test_an_embedding_leaves_out_empty_axes_on_request(small):
     assert small["rna"].obsm["X_private"].shape[1] == 1  # never none
 
 
+def test_axes_of_a_rare_modality_are_learned_from_cells_that_have_it(monkeypatch):
+    monkeypatch.setattr("scvenn.readouts.axes.MOST_CELLS", 5)
+    mdata = three_modalities()
+    mdata.mod["peaks"] = mdata["peaks"][:8].copy()
+    mdata.update()
+    split = [np.arange(mdata.n_obs)]
+    model = scvenn.MMVAEpp(mdata, screen=False)
+    model.train(1, datasplitter_kwargs={"external_indexing": split}, **QUIET)
+    assert model.n_private_effective_["peaks"] > 0
+
+
 def test_axes_of_a_model_without_any_cannot_be_dropped(small):
     model = scvenn.MMVAEpp(small)
     model.train(1, **QUIET)

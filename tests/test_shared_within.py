@@ -8,7 +8,7 @@ import pytest
 import scvi
 
 import scvenn
-from tests.conftest import QUIET
+from tests.conftest import QUIET, three_modalities
 
 KINDS = np.repeat(["types", "within", "both", "neither"], [20, 20, 20, 140])
 
@@ -81,13 +81,32 @@ def test_types_of_few_cells_are_scored_together_only(small):
     assert set(model.get_shared_scores(given="half").group) == {"all"}
 
 
+def test_three_modalities_with_batches_and_missing_cells_are_scored():
+    mdata = three_modalities(missing=0.3)
+    mdata.obs["half"] = pd.Categorical(np.where(np.arange(mdata.n_obs) % 2, "odd", "even"))
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    model = scvenn.MMVAEpp(mdata)
+    model.train(1, write_obsm=False, **QUIET)
+    table = model.get_shared_scores(given="half")
+    sizes = table.groupby(["modality", "group"]).size()
+    assert set(sizes.index.get_level_values("modality")) == set(model.modalities)
+    assert (sizes == 20).all()
+    assert table.loc[table.group == "all", "score"].notna().all()
+
+
 @pytest.mark.parametrize(
-    ("given", "message"), [("nowhere", "nowhere"), ("empty", "given='empty'.*no training cell")]
+    ("given", "message"),
+    [
+        ("nowhere", "nowhere"),
+        ("empty", "given='empty'.*no training cell"),
+        ("all", "named 'all'.*Rename"),
+    ],
 )
-def test_a_column_without_groups_is_refused(small, given, message):
+def test_a_column_that_names_no_groups_is_refused(small, given, message):
     model = scvenn.MMVAEpp(small)
     model.train(1, write_obsm=False, **QUIET)
     small.obs["empty"] = pd.Categorical([None] * 60, categories=["a"])
+    small.obs["all"] = pd.Categorical(["all", "some"] * 30)
     with pytest.raises(ValueError, match=message):
         model.get_shared_scores(given=given)
 

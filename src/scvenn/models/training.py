@@ -310,7 +310,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
                 for rows in (self.train_indices, self.validation_indices)
             )
-            self._forget_estimates()  # those of an earlier training
             try:
                 if self.screening_ is not None:
                     with step("weighing the experts", outcome):

@@ -21,7 +21,7 @@ from scvenn import network
 from scvenn.data import Cells
 from scvenn.readouts.embeddings import embed
 
-# Cells from which axes are learned.
+# Cells with a modality from which axes are learned.
 MOST_CELLS = 2_000
 # Axes carry something up to the one with which they have this part of what all carry.
 _CARRIED = 0.99
@@ -80,20 +80,22 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
     net
         The trained networks, whose latents are not on ordered axes yet.
     train
-        The training cells, of which up to 2,000 are read.
+        The training cells, of which up to 2,000 with each modality are read.
 
     Returns
     -------
-    Of ``shared``, and of the private latent of each modality that any of the cells has.
+    Of ``shared``, and of the private latent of each modality.
     """
     rng = np.random.default_rng(scvi.settings.seed)
-    cells = train.take(np.sort(rng.permutation(len(train))[:MOST_CELLS]))
+    order = rng.permutation(len(train))
+    # every modality has some, however rare it is
+    of_each = [order[train.observed(m)[order]][:MOST_CELLS] for m in net.modalities]
+    cells = train.take(np.unique(np.concatenate(of_each)))
     shared, privates = embed(net, cells, net.modalities)
-    by_shared, of_private = [np.zeros((net.n_shared, 1))], {}
+    by_shared = [np.zeros((net.n_shared, 1))]
+    of_private: dict[str, Axes] = {}
     for m in net.modalities:
         of_cells = cells.observed(m)
-        if not of_cells.any():
-            continue
         s, p = torch.as_tensor(shared[of_cells]), torch.as_tensor(privates[m][of_cells])
         from_shared, from_both = _Moved(s), _Moved(p)
         for part, tensors in cells.take(of_cells).minibatches([], f"Axes of {m}"):

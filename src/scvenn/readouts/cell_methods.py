@@ -203,9 +203,8 @@ class ReadoutsMixin:
                     "scvenn 0.1 or interrupted at its end. Train it for another epoch."
                 )
             shared = shared[:, : max(1, self.n_shared_effective_)]
-            private = {
-                m: z[:, : max(1, self.n_private_effective_.get(m, 1))] for m, z in private.items()
-            }
+            sizes = self.n_private_effective_
+            private = {m: z[:, : max(1, sizes[m])] for m, z in private.items()}
         write_embeddings(
             cells.mdata,
             (shared, private),

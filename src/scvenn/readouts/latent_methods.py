@@ -208,8 +208,8 @@ class InterpretationMixin(ReadoutsMixin):
         Raises
         ------
         ValueError
-            If the model was not trained with ``screen=True``; or there is no such column, or no
-            training cell has a value in it.
+            If the model was not trained with ``screen=True``; or there is no such column, no
+            training cell has a value in it, or a group is named ``"all"``.
 
         Examples
         --------
@@ -231,9 +231,14 @@ class InterpretationMixin(ReadoutsMixin):
         ]
         if given is not None:
             cells = self._cells(None, np.sort(self.train_indices), None)
-            groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
-            if not groups.notna().any():
+            groups = find_categories(cells.mdata, given, f"given={given!r}")
+            if not groups.iloc[cells.rows].notna().any():
                 raise ValueError(f"given={given!r}: no training cell has a value in this column.")
+            if groups.eq("all").any():
+                raise ValueError(
+                    f"given={given!r}: a group is named 'all', which is the name of all groups "
+                    "together in the result. Rename it."
+                )
             screened = [
                 (m, {"group": group}, found)
                 for m, group, found in shared_within(self.module, cells, groups)

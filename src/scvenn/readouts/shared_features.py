@@ -61,23 +61,34 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
         If a regression fails or values are too extreme.
     """
     rng = np.random.default_rng(scvi.settings.seed)
-    order = rng.permutation(len(train))
     found: dict[str, Screening] = {}
-    cells = train.take(order[:0])
-    values: dict[str, Values] = {}
-    for m in net.modalities:
+    for m, cells, values in _samples(net, train, rng):
         others = [other for other in net.modalities if other != m]
-        paired = train.observed(m) & train.observed(others)
-        sample = train.take(order[paired[order]][:MOST_CELLS])
-        if not (values and np.array_equal(sample.rows, cells.rows)):  # mostly, all have the same
-            cells, values = sample, {}
-            values = {name: _values(net, cells, name) for name in net.modalities}
-        found[m] = _screened(net, cells, m, values[m], [values[other] for other in others], rng)
+        found[m] = _screened(net, cells, m, values, rng)
         if net.n_classes:  # the label head reads `shared`, too
-            labels = _screened(net, cells, m, values[m], [_labels(net, cells)], rng)
+            labels = _screened(net, cells, m, values, rng, sources=[_labels(net, cells)])
             found[m] = found[m]._replace(related=found[m].related | labels.related)
         _tell(m, others, found[m], len(cells))
     return found
+
+
+def _samples(
+    net: SharedPrivateVAE, cells: Cells, rng: np.random.Generator
+) -> Iterator[tuple[str, Cells, dict[str, Values]]]:
+    """Each modality, a sample of the cells that have it and another one, and their values."""
+    order = rng.permutation(len(cells))
+    sample = cells.take(order[:0])
+    values: dict[str, Values] = {}
+    for m in net.modalities:
+        paired = cells.observed(m) & cells.observed(
+            [other for other in net.modalities if other != m]
+        )
+        of_modality = cells.take(order[paired[order]][:MOST_CELLS])
+        # mostly, all modalities are paired in the same cells
+        if not (values and np.array_equal(of_modality.rows, sample.rows)):
+            sample, values = of_modality, {}
+            values = {name: _values(net, sample, name) for name in net.modalities}
+        yield m, sample, values
 
 
 def _tell(modality: str, others: list[str], found: Screening, n_cells: int) -> None:
@@ -110,7 +121,7 @@ def shared_within(
     cells
         Which cells; those without a group are left out.
     groups
-        The group of each cell, (n,), missing where unknown.
+        The group of every cell of the data, (n_obs,), missing where unknown.
 
     Yields
     ------
@@ -123,40 +134,39 @@ def shared_within(
         If a regression fails or values are too extreme.
     """
     rng = np.random.default_rng(scvi.settings.seed)
-    for m in net.modalities:
-        others = [other for other in net.modalities if other != m]
-        paired = cells.observed(m) & cells.observed(others) & groups.notna().to_numpy()
-        order = rng.permutation(np.flatnonzero(paired))
-        names = groups.iloc[order]
-        sizes = names.value_counts().sort_index()
-        parts = {"all": order, **{g: order[names == g] for g in sizes.index[sizes >= _LEAST_GROUP]}}
-        for name, rows in parts.items():
-            some = cells.take(rows[:MOST_CELLS])
-            values = {each: _values(net, some, each) for each in net.modalities}
-            codes = pd.factorize(groups.iloc[rows[:MOST_CELLS]])[0]
-            sources = [values[other] for other in others]
-            yield m, name, _screened(net, some, m, values[m], sources, rng, groups=codes)
+    codes, names = pd.factorize(groups, sort=True)  # -1 where unknown
+    of_cells = codes[cells.rows]
+    parts = {"all": of_cells >= 0, **{name: of_cells == i for i, name in enumerate(names)}}
+    for name, which in parts.items():
+        for m, some, values in _samples(net, cells.take(which), rng):
+            if name == "all" or len(some) >= _LEAST_GROUP:
+                yield m, name, _screened(net, some, m, values, rng, groups=codes[some.rows])
 
 
 def _screened(
     net: SharedPrivateVAE,
     cells: Cells,
     modality: str,
-    target: Values,
-    sources: list[Values],
+    values: dict[str, Values],
     rng: np.random.Generator,
+    *,
+    sources: list[Values] | None = None,
     groups: np.ndarray | None = None,
 ) -> Screening:
-    """Scores of the features of a modality by other values of the same cells."""
+    """Scores of the features of a modality, by the others or by other sources."""
+    others = [m for m in net.modalities if m != modality]
+    if sources is None:
+        sources = [values[m] for m in others]
     covariates = _covariates(net, cells)
     try:
-        return screen(target, sources, rng, covariates=covariates, groups=groups, name=modality)
+        return screen(
+            values[modality], sources, rng, covariates=covariates, groups=groups, name=modality
+        )
     except ValueError as error:  # LinAlgError is one
-        others = quoted([m for m in net.modalities if m != modality])
         raise ValueError(
-            f"Screening of modality {modality!r} by {others} failed in {len(cells)} training "
-            f"cells: {error} Look for constant features and extreme values in these modalities and "
-            "in continuous covariates, or train with screen=False."
+            f"Screening of modality {modality!r} by {quoted(others)} failed in {len(cells)} "
+            f"training cells: {error} Look for constant features and extreme values in these "
+            "modalities and in continuous covariates, or train with screen=False."
         ) from error
 
 

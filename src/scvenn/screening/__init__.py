@@ -2,9 +2,10 @@
 
 In reading order: ``values`` (what a regression reads of a modality, whatever its storage),
 ``regression`` (leave-one-out R² of two regressions on other modalities; ``compiled`` has its sums
-over pairs of sparse values), ``features`` (which features these predict better than by chance),
-``reliability`` (how much each modality's embedding counts), ``weak_effects`` (effects of ``shared``
-on features that screening did not select).
+over pairs of sparse values, ``threads`` works on parts of a modality side by side), ``features``
+(which features these predict better than by chance), ``reliability`` (how much each modality's
+embedding counts), ``weak_effects`` (effects of ``shared`` on features that screening did not
+select).
 
 Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimensions of ``shared``.
 """

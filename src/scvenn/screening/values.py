@@ -169,7 +169,6 @@ class DiscreteValues(Values):
         self._present = _present(csr.shape[0], observed)
         # sorted by feature: products then go through their wide side once
         self._values = values = _only_rows(csr, self._present).tocsc()
-        del csr
         missing = np.isnan(values.data)
         self._missing = None  # stored entries that were NaN: sparse and boolean, (n, D)
         if missing.any():
