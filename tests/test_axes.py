@@ -220,7 +220,7 @@ def test_an_embedding_leaves_out_empty_axes_on_request(small):
 
 def test_axes_of_a_rare_modality_are_learned_from_cells_that_have_it(monkeypatch):
     monkeypatch.setattr("scvenn.readouts.axes.MOST_CELLS", 5)
-    mdata = three_modalities()
+    mdata = three_modalities(missing=0.3)
     mdata.mod["peaks"] = mdata["peaks"][:8].copy()
     mdata.update()
     split = [np.arange(mdata.n_obs)]
