@@ -63,13 +63,16 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
     rng = np.random.default_rng(scvi.settings.seed)
     found: dict[str, Screening] = {}
     for m, cells, values in _samples(net, train, rng):
-        others = [other for other in net.modalities if other != m]
         found[m] = _screened(net, cells, m, values, rng)
         if net.n_classes:  # the label head reads `shared`, too
             labels = _screened(net, cells, m, values, rng, sources=[_labels(net, cells)])
             found[m] = found[m]._replace(related=found[m].related | labels.related)
-        _tell(m, others, found[m], len(cells))
+        _tell(m, _others(net, m), found[m], len(cells))
     return found
+
+
+def _others(net: SharedPrivateVAE, modality: str) -> list[str]:
+    return [m for m in net.modalities if m != modality]
 
 
 def _samples(
@@ -80,9 +83,7 @@ def _samples(
     sample = cells.take(order[:0])
     values: dict[str, Values] = {}
     for m in net.modalities:
-        paired = cells.observed(m) & cells.observed(
-            [other for other in net.modalities if other != m]
-        )
+        paired = cells.observed(m) & cells.observed(_others(net, m))
         of_modality = cells.take(order[paired[order]][:MOST_CELLS])
         # mostly, all modalities are paired in the same cells
         if not (values and np.array_equal(of_modality.rows, sample.rows)):
@@ -154,7 +155,7 @@ def _screened(
     groups: np.ndarray | None = None,
 ) -> Screening:
     """Scores of the features of a modality, by the others or by other sources."""
-    others = [m for m in net.modalities if m != modality]
+    others = _others(net, modality)
     if sources is None:
         sources = [values[m] for m in others]
     covariates = _covariates(net, cells)
@@ -241,7 +242,7 @@ def learn_weak_effects(
     """
     effects = {}
     for m, found in screening.items():
-        others = [other for other in net.modalities if other != m]
+        others = _others(net, m)
         cells = train.take(train.observed(m) & train.observed(others))
         candidates = ~np.tile(found.shared, net.likelihood(m).n_outputs)  # (R,)
         if not len(cells) or not candidates.any():
