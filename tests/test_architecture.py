@@ -13,7 +13,7 @@ SOURCE = Path(scvenn.__file__).parent
 # A room is a folder or a single file. It imports from rooms on lower floors only.
 FLOORS = [
     {"_warnings", "_progress"},
-    {"_whole_files", "objective", "metrics", "likelihoods", "screening"},
+    {"_whole_files", "objective", "metrics", "likelihoods", "screening", "batches"},
     {"data"},
     {"network", "plotting"},
     {"readouts"},

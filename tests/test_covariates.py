@@ -10,6 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import scvenn
+from scvenn.batches import BatchShifts
 from scvenn.data import Keys
 from tests.conftest import QUIET, data_file
 
@@ -49,8 +50,10 @@ def changed(model, column, values):
 @pytest.mark.parametrize(("column", "value"), [("batch", "batch1"), ("donor", "c"), ("age", 200.0)])
 def test_decoders_see_covariates_and_encoders_of_shared_do_not(model, column, value):
     mdata = changed(model, column, value)
-    same = model.get_shared_representation(mdata)
-    np.testing.assert_allclose(same, model.get_shared_representation(), atol=1e-5)
+    before, after = (
+        model.get_shared_representation(d, batch_corrected=False) for d in (None, mdata)
+    )
+    np.testing.assert_allclose(after, before, atol=1e-5)
     ours, theirs = (model.predict("rna", "atac", d, return_numpy=True) for d in (None, mdata))
     assert np.abs(ours - theirs).max() > 1e-4
 
@@ -60,9 +63,10 @@ def test_encoders_see_covariates_on_request():
     scvenn.MMVAEpp.setup_mudata(mdata, **SEEN)
     model = scvenn.MMVAEpp(mdata, encode_covariates=True)
     model.train(1, **QUIET)
-    before = model.get_shared_representation()
+    before = model.get_shared_representation(batch_corrected=False)
     for column, value in (("batch", "batch1"), ("donor", "c"), ("age", 200.0)):
-        after = model.get_shared_representation(changed(model, column, value))
+        mdata = changed(model, column, value)
+        after = model.get_shared_representation(mdata, batch_corrected=False)
         assert np.abs(after - before).max() > 1e-4
 
 
@@ -299,14 +303,6 @@ def test_covariates_are_columns(model):
     assert model.module.covariates(tensors).tolist() == expected
 
 
-def batch_of_neighbours(model, embedding):
-    """How often the nearest training cells tell a cell's batch; one over the batches is mixed."""
-    train, test = model.train_indices, model.validation_indices
-    batch = model.adata.obs["batch"].astype(str).to_numpy()
-    neighbours = KNeighborsClassifier(15).fit(embedding[train], batch[train])
-    return balanced_accuracy_score(batch[test], neighbours.predict(embedding[test]))
-
-
 def test_a_noise_for_each_batch_is_found_where_batches_differ():
     """Proteins of a second batch are measured with five times the noise."""
     mdata = scvenn.datasets.simulate_counts(
@@ -336,24 +332,185 @@ def test_a_noise_for_each_batch_needs_batches():
         scvenn.MMVAEpp(mdata, dispersion="gene")
 
 
+# ------------------------------------------------------------------------------------- correction
+
+
+def told(latent, labels, model, among=None):
+    """Balanced accuracy of the 15 nearest training cells of the validation cells.
+
+    ``among``: which cells count, boolean; None for all.
+    """
+    train, test = model.train_indices, model.validation_indices
+    if among is not None:
+        train, test = train[among[train]], test[among[test]]
+    labels = np.asarray(labels, dtype=str)
+    nearest = KNeighborsClassifier(15).fit(latent[train], labels[train])
+    return balanced_accuracy_score(labels[test], nearest.predict(latent[test]))
+
+
+def trained_on(mdata, batch_key="batch", epochs=40, model_class=scvenn.MMVAEpp, **kwargs):
+    scvi.settings.seed = 0
+    model_class.setup_mudata(mdata, batch_key=batch_key)
+    model = model_class(mdata, **kwargs)
+    model.train(epochs, train_size=0.7, **QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def of_three_batches():
+    return trained_on(scvenn.datasets.simulate_counts(600, n_batches=3, seed=1))
+
+
+@pytest.fixture
+def told_batch(of_three_batches):
+    return of_three_batches
+
+
 @pytest.mark.slow
-def test_less_of_a_planted_batch_effect_is_in_shared_and_cell_types_stay():
-    """One third of the cells is right by chance; shared is not free of it, private is."""
-    told = {}
-    for key in (None, "batch"):
-        mdata = scvenn.datasets.simulate_counts(600, n_batches=3, seed=1)
-        scvi.settings.seed = 0
-        scvenn.MMVAEpp.setup_mudata(mdata, batch_key=key)
-        model = scvenn.MMVAEpp(mdata)
-        model.train(40, train_size=0.7, **QUIET)
-        shared = model.get_shared_representation()
-        private = model.get_private_representation("rna")
-        told[key] = [batch_of_neighbours(model, z) for z in (shared, private)]
-        split = {"train": model.train_indices, "test": model.validation_indices}
-        assert scvenn.metrics.probe_scores(shared, mdata.obs["cell_type"], **split)["auc"] > 0.95
-    assert told[None][0] > 0.9
-    assert told["batch"][0] < told[None][0] - 0.35
-    assert told["batch"][1] < 0.5
+def test_a_planted_batch_effect_leaves_every_latent_and_cell_types_stay(told_batch):
+    obs = told_batch.adata.obs
+    before = told_batch.get_shared_representation(batch_corrected=False)
+    assert told(before, obs["batch"], told_batch) > 0.45
+    shared = told_batch.get_shared_representation()
+    assert told(shared, obs["batch"], told_batch) < 0.42  # one third is right by chance
+    assert told(shared, obs["cell_type"], told_batch) > 0.97
+    for m in told_batch.modalities:
+        assert told(told_batch.get_private_representation(m), obs["batch"], told_batch) < 0.45
+
+
+@pytest.mark.slow
+def test_types_that_depend_on_the_batch_stay_apart_when_batches_leave():
+    mdata = scvenn.datasets.simulate_counts(900, n_batches=3, seed=2)
+    obs, rng = mdata.obs, np.random.default_rng(0)
+    lone = (obs["cell_type"] == "type0") & (obs["batch"] != "batch0")
+    rare = (obs["cell_type"] == "type1") & (obs["batch"] == "batch2") & (rng.random(900) < 0.8)
+    absent = (obs["cell_type"] == "type2") & (obs["batch"] == "batch1")
+    mdata = mdata[~(lone | rare | absent).to_numpy()].copy()
+    model = trained_on(mdata)
+    shared, types = model.get_shared_representation(), mdata.obs["cell_type"].to_numpy(str)
+    in_all_batches = ~np.isin(types, ["type0", "type1", "type2"])
+    assert told(shared, mdata.obs["batch"], model, in_all_batches) < 0.42
+    assert told(shared, types, model) > 0.97
+    nearest = KNeighborsClassifier(15).fit(shared, types)
+    of_lone = nearest.kneighbors(shared[types == "type0"], return_distance=False)
+    assert (types[of_lone] == "type0").mean() > 0.97
+
+
+@pytest.mark.slow
+def test_a_batch_without_a_modality_mixes_with_the_others():
+    mdata = scvenn.datasets.simulate_counts(900, n_batches=3, seed=3)
+    measured = mdata["atac"].obs_names.isin(mdata.obs_names[mdata.obs["batch"] != "batch2"])
+    obs = mdata.obs[["batch", "cell_type"]]
+    mdata = mudata.MuData({"rna": mdata["rna"], "atac": mdata["atac"][measured].copy()})
+    for column in obs:
+        mdata.obs[column] = obs.loc[mdata.obs_names, column]
+    model = trained_on(mdata)
+    before = model.get_shared_representation(batch_corrected=False)
+    assert told(before, mdata.obs["batch"], model) > 0.6
+    shared = model.get_shared_representation()
+    assert told(shared, mdata.obs["batch"], model) < 0.5
+    assert told(shared, mdata.obs["cell_type"], model) > 0.95
+
+
+@pytest.mark.slow
+def test_predictions_do_not_depend_on_the_correction(told_batch):
+    before = told_batch.predict("rna", "atac", return_numpy=True)
+    explained, loadings = told_batch.variance_explained(), told_batch.loadings("rna")
+    net = told_batch.module
+    kept = {part: part.found for part in corrections(net)}
+    try:
+        for part, found in kept.items():
+            part.found = BatchShifts.none(found.centres.shape[1])
+        np.testing.assert_array_equal(told_batch.predict("rna", "atac", return_numpy=True), before)
+        pd.testing.assert_frame_equal(told_batch.variance_explained(), explained)
+        pd.testing.assert_frame_equal(told_batch.loadings("rna"), loadings)
+    finally:
+        for part, found in kept.items():
+            part.found = found
+
+
+@pytest.mark.slow
+def test_new_cells_of_known_batches_are_corrected_alike(told_batch):
+    """Alone or with others, in any order, and of one batch only."""
+    mdata, whole = told_batch.adata, told_batch.get_shared_representation()
+    rows = np.flatnonzero(mdata.obs["batch"] == "batch2")[::-1]
+    new = mdata[rows].copy()
+    new.obs["batch"] = new.obs["batch"].cat.remove_unused_categories()
+    found = told_batch.get_shared_representation(new)
+    np.testing.assert_allclose(found, whole[rows], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_is_written_is_corrected_and_says_so(told_batch):
+    mdata = told_batch.adata
+    np.testing.assert_array_equal(mdata.obsm["X_shared"], told_batch.get_shared_representation())
+    assert mdata.uns["scvenn"]["batch_corrected"]
+    told_batch.embed(mdata, key_prefix="X_raw", batch_corrected=False)
+    before = told_batch.get_shared_representation(batch_corrected=False)
+    np.testing.assert_array_equal(mdata.obsm["X_raw_shared"], before)
+    assert not mdata.uns["scvenn"]["batch_corrected"]
+
+
+@pytest.mark.slow
+def test_all_latents_side_by_side_are_corrected_alike(told_batch):
+    for corrected in (True, False):
+        options = {"batch_corrected": corrected}
+        parts = [told_batch.get_shared_representation(**options)]
+        parts += [
+            told_batch.get_private_representation(m, **options) for m in told_batch.modalities
+        ]
+        whole = told_batch.get_latent_representation(**options)
+        np.testing.assert_allclose(whole, np.hstack(parts), atol=1e-5)
+
+
+def corrections(net):
+    return [net.shared_correction, *(branch.private_correction for branch in net.branches)]
+
+
+def test_the_correction_is_saved(model):
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", model.adata)
+    assert loaded.module.corrects_batches
+    np.testing.assert_array_equal(
+        loaded.get_latent_representation(), model.get_latent_representation()
+    )
+
+
+@pytest.mark.parametrize("model_class", ["MVAE", "MMVAE", "MoPoEVAE"])
+def test_every_model_corrects_for_the_batch_that_it_is_told(model_class):
+    model = trained_on(donors(), model_class=getattr(scvenn, model_class), epochs=1, n_hidden=8)
+    assert model.module.corrects_batches
+    differs = model.get_shared_representation() - model.get_shared_representation(
+        batch_corrected=False
+    )
+    assert np.abs(differs).max() > 0
+
+
+def test_without_a_batch_there_is_nothing_to_correct():
+    model = trained_on(donors(), batch_key=None, epochs=1, n_hidden=8)
+    assert not model.module.corrects_batches
+    assert not model.adata.uns["scvenn"]["batch_corrected"]
+    np.testing.assert_array_equal(
+        model.get_latent_representation(), model.get_latent_representation(batch_corrected=False)
+    )
+
+
+def test_a_second_training_corrects_anew(model):
+    before = model.module.shared_correction.found
+    model.train(1, **QUIET)
+    after = model.module.shared_correction.found
+    assert model.module.corrects_batches
+    assert not torch.equal(after.centres, before.centres)
+
+
+def test_an_interrupted_end_leaves_latents_uncorrected(model, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scvenn.models.training.learn_batch_correction", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(1, **QUIET)
+    assert not model.module.corrects_batches
 
 
 @pytest.mark.slow
@@ -371,7 +528,7 @@ def test_batches_of_real_cells_mix():
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata)
     model.train(10, train_size=0.7, **QUIET)
-    assert batch_of_neighbours(model, mdata.obsm["X_shared"]) < 0.15
+    assert told(mdata.obsm["X_shared"], mdata.obs["batch"], model) < 0.15
 
 
 def test_columns_of_the_same_name_are_told_apart_by_their_modality(small):

@@ -10,6 +10,7 @@ from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from scvenn._progress import no_progress
+from scvenn.batches import BatchShifts
 from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.duration import Duration
 from scvenn.models.runner import (
@@ -23,7 +24,13 @@ from scvenn.models.runner import (
 )
 from scvenn.models.splitting import Splitter, listed_split
 from scvenn.network import SharedPrivateVAE, check_positive
-from scvenn.readouts import learn_axes, learn_weak_effects, screen_features, weigh_experts
+from scvenn.readouts import (
+    learn_axes,
+    learn_batch_correction,
+    learn_weak_effects,
+    screen_features,
+    weigh_experts,
+)
 from scvenn.screening import Screening
 
 logger = logging.getLogger("scvi.scvenn")
@@ -318,6 +325,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                         learn_weak_effects(self.module, train, self.screening_)
                 with step("ordering the axes", outcome):
                     self._order_axes(train)
+                with step("correcting for batches", outcome):
+                    learn_batch_correction(self.module, train)
             except BaseException:
                 self._forget_estimates()
                 raise
@@ -344,13 +353,15 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         )
 
     def _forget_estimates(self) -> None:
-        """Back to equal weights of experts, no weak effects and no axes, as before any training."""
+        """Back to what the networks had before any training: equal weights, and nothing else."""
         net, nothing = self.module, (np.zeros(()), np.zeros(()))
         net.set_learned_after_training(
             expert_weights=np.full(len(net.modalities), 1 / len(net.modalities)),
             weak_effects=dict.fromkeys(net.modalities if net.screened else (), nothing),
             shared_axes=np.eye(net.n_shared),
             private_axes={m: np.eye(n) for m, n in net.n_private.items()},
+            shared_shifts=BatchShifts.none(net.n_shared),
+            private_shifts={m: BatchShifts.none(n) for m, n in net.n_private.items()},
         )
         self.n_shared_effective_ = self.n_private_effective_ = None
 

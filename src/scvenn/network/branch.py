@@ -25,6 +25,7 @@ from scvenn.likelihoods import (
     SparseRows,
     some_features,
 )
+from scvenn.network.correction import BatchCorrection
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.layers import (
@@ -101,6 +102,7 @@ class Branch(nn.Module):
         self.absent = AbsentPrivate(design.absent_private, n_private)
         # from the latent to its ordered axes, orthogonal; learned at the end of training
         self.register_buffer("private_axes", torch.eye(n_private))
+        self.private_correction = BatchCorrection(n_private)  # on these axes
 
     def set_stats(self, stats: FeatureStats) -> None:
         """Start from the statistics of other cells, before anything is learned."""

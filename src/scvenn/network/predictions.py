@@ -79,7 +79,11 @@ def on_axes(
 @torch.inference_mode()
 @auto_move_data
 def embed(
-    network: SharedPrivateVAE, tensors: Tensors, sources: Sequence[str]
+    network: SharedPrivateVAE,
+    tensors: Tensors,
+    sources: Sequence[str],
+    *,
+    batch_corrected: bool = False,
 ) -> tuple[Float[Tensor, "B K"], dict[str, Tensor]]:
     """Posterior means given some modalities.
 
@@ -91,6 +95,8 @@ def embed(
         A minibatch that holds the sources.
     sources
         Modalities to encode.
+    batch_corrected
+        Whether to take out what batches shift. Only latents that are not corrected can be decoded.
 
     Returns
     -------
@@ -101,6 +107,11 @@ def embed(
     q_shared, q_private, minibatch = posteriors(network, tensors, sources)
     means = {m: q.loc for m, q in q_private.items()}
     shared, private = on_axes(network, q_shared.loc, means)
+    if batch_corrected:
+        shared = network.shared_correction(shared, minibatch.batch)
+        private = {
+            m: network.branch(m).private_correction(z, minibatch.batch) for m, z in private.items()
+        }
     shared = torch.where(_any_observed(minibatch).unsqueeze(-1), shared, torch.nan)
     private = {
         m: torch.where(minibatch.views[m].observed.unsqueeze(-1), z, torch.nan)

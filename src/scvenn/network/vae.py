@@ -8,6 +8,7 @@ encoded subsets of the modalities, ``T`` terms.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,10 +18,12 @@ from jaxtyping import Bool, Float
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
+from scvenn.batches import BatchShifts
 from scvenn.data import Keys, Tensors
 from scvenn.likelihoods import FeatureStats, Likelihood, dense, find_likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
+from scvenn.network.correction import BatchCorrection
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
@@ -125,6 +128,7 @@ class SharedPrivateVAE(BaseModuleClass):
         n_modalities = len(self.modalities)
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
         self.register_buffer("shared_axes", torch.eye(design.n_shared))
+        self.shared_correction = BatchCorrection(design.n_shared)  # on these axes
 
     def branch(self, modality: str) -> Branch:
         """All that one modality has."""
@@ -133,6 +137,11 @@ class SharedPrivateVAE(BaseModuleClass):
     def likelihood(self, modality: str) -> Likelihood:
         """The likelihood of a modality."""
         return self.branch(modality).likelihood
+
+    @property
+    def corrects_batches(self) -> bool:
+        """Whether shifts of batches were learned."""
+        return len(self.shared_correction.found.centres) > 0
 
     def set_stats(self, stats: Mapping[str, FeatureStats]) -> None:
         """Start from the statistics of other cells of each modality, before anything is learned."""
@@ -377,6 +386,8 @@ class SharedPrivateVAE(BaseModuleClass):
         weak_effects: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
         shared_axes: np.ndarray | None = None,
         private_axes: Mapping[str, np.ndarray] | None = None,
+        shared_shifts: BatchShifts | None = None,
+        private_shifts: Mapping[str, BatchShifts] | None = None,
     ) -> None:
         """Set what is learned when ``shared`` no longer changes; saved with the parameters.
 
@@ -392,6 +403,9 @@ class SharedPrivateVAE(BaseModuleClass):
         shared_axes, private_axes
             Orthogonal maps, (K, K), from ``shared`` and from private latents to their ordered axes,
             in which :mod:`scvenn.network` gives and takes latents from then on.
+        shared_shifts, private_shifts
+            Where batches lie in these latents, on their axes; used in embeddings alone, by
+            :func:`~scvenn.network.embed`.
         """
         if expert_weights is not None:
             self.expert_weights.copy_(torch.as_tensor(expert_weights))
@@ -399,6 +413,10 @@ class SharedPrivateVAE(BaseModuleClass):
             self.shared_axes.copy_(torch.as_tensor(shared_axes))
         for m, axes in (private_axes or {}).items():
             self.branch(m).private_axes.copy_(torch.as_tensor(axes))
+        if shared_shifts is not None:
+            self.shared_correction.found = shared_shifts
+        for m, shifts in (private_shifts or {}).items():
+            self.branch(m).private_correction.found = shifts
         for m, (centre, slope) in (weak_effects or {}).items():
             decoder = cast(ScreenedBranch, self.branch(m)).cross_decoder
             decoder.centre.copy_(torch.as_tensor(centre))
@@ -412,9 +430,9 @@ class SharedPrivateVAE(BaseModuleClass):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load parameters, also those of files of earlier releases."""
         state = with_todays_names(state_dict)
-        # files of 0.1 have no axes: their latents are as the networks have them
-        without = {k: v for k, v in self.state_dict().items() if k.endswith("_axes")} | state
-        return super().load_state_dict(without, *args, **kwargs)
+        # files of 0.1 have no axes and no corrections: latents are as the networks have them
+        new = {k: v for k, v in self.state_dict().items() if re.search(r"_(axes|correction\.)", k)}
+        return super().load_state_dict(new | state, *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: samples are of a modality, given others or the prior."""

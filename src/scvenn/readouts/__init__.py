@@ -1,13 +1,14 @@
 """What a trained model gives: functions over its networks and some cells, and thin methods.
 
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
-``shared_features`` and ``axes`` (before and after training), ``evaluation``, ``interpretation``,
-``differential`` (of latents and features); ``page`` and ``report`` (all on a page);
-``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and call
-these functions).
+``shared_features``, ``axes`` and ``batch_correction`` (before and after training); ``evaluation``,
+``interpretation``, ``differential`` (of latents and features); ``page`` and ``report`` (all on a
+page); ``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and
+call these functions).
 """
 
 from scvenn.readouts.axes import learn_axes
+from scvenn.readouts.batch_correction import learn_batch_correction
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.latent_methods import InterpretationMixin
 from scvenn.readouts.shared_features import learn_weak_effects, screen_features, weigh_experts
@@ -16,6 +17,7 @@ __all__ = [
     "InterpretationMixin",
     "ReadoutsMixin",
     "learn_axes",
+    "learn_batch_correction",
     "learn_weak_effects",
     "screen_features",
     "weigh_experts",

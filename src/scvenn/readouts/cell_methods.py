@@ -70,6 +70,7 @@ class ReadoutsMixin:
         *,
         from_modalities: str | Sequence[str] | None = None,
         indices: Indices | None = None,
+        batch_corrected: bool = True,
         batch_size: int | None = None,
     ) -> np.ndarray:
         """Shared latent of each cell.
@@ -77,6 +78,9 @@ class ReadoutsMixin:
         Models that multiply posteriors in training (MVAE, MoPoE-VAE) give the mean of the product
         over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means,
         weighted where the model screens (:attr:`expert_weights`).
+
+        If ``setup_mudata`` was told a ``batch_key``, embeddings are corrected for batches (see
+        *Notes*). Predictions are not affected: they are decoded from latents as they are.
 
         Parameters
         ----------
@@ -86,6 +90,8 @@ class ReadoutsMixin:
             Read only these modalities; None for all.
         indices
             Positions, boolean mask or names of cells; None for all.
+        batch_corrected
+            Whether to take out what batches shift, if ``setup_mudata`` was told their column.
         batch_size
             Cells per forward pass.
 
@@ -102,10 +108,20 @@ class ReadoutsMixin:
         Examples
         --------
         >>> model.get_shared_representation(from_modalities="rna")  # doctest: +SKIP
+
+        Notes
+        -----
+        The correction is learned at the end of training, from up to 5,000 training cells, and
+        saved with the model. New cells of batches that the model knows are corrected alike. The
+        latent is modelled as a mixture of Gaussians whose centres each batch shifts; a cell loses
+        the shift that is expected of it.
         """
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, from_modalities)
-        return embed(self.module, cells, sources, bar="Shared embedding")[0]
+        shared, _ = embed(
+            self.module, cells, sources, batch_corrected=batch_corrected, bar="Shared embedding"
+        )
+        return shared
 
     def get_private_representation(
         self,
@@ -113,6 +129,7 @@ class ReadoutsMixin:
         mdata: MuData | None = None,
         *,
         indices: Indices | None = None,
+        batch_corrected: bool = True,
         batch_size: int | None = None,
     ) -> np.ndarray:
         """Private latent of one modality in each cell.
@@ -121,7 +138,7 @@ class ReadoutsMixin:
         ----------
         modality
             Which modality.
-        mdata, indices, batch_size
+        mdata, indices, batch_corrected, batch_size
             As in :meth:`get_shared_representation`.
 
         Returns
@@ -135,20 +152,24 @@ class ReadoutsMixin:
         """
         cells = self._cells(mdata, indices, batch_size)
         modality = check_modality(self._found, modality)
-        return embed(self.module, cells, [modality], bar="Private embedding")[1][modality]
+        _, private = embed(
+            self.module, cells, [modality], batch_corrected=batch_corrected, bar="Private embedding"
+        )
+        return private[modality]
 
     def get_latent_representation(
         self,
         mdata: MuData | None = None,
         *,
         indices: Indices | None = None,
+        batch_corrected: bool = True,
         batch_size: int | None = None,
     ) -> np.ndarray:
         """Shared and all private latents side by side.
 
         Parameters
         ----------
-        mdata, indices, batch_size
+        mdata, indices, batch_corrected, batch_size
             As in :meth:`get_shared_representation`.
 
         Returns
@@ -156,7 +177,13 @@ class ReadoutsMixin:
         Array (n_cells, n_shared + n_private of each modality in turn); NaN where not measured.
         """
         cells = self._cells(mdata, indices, batch_size)
-        shared, private = embed(self.module, cells, self.modalities, bar="Latent representation")
+        shared, private = embed(
+            self.module,
+            cells,
+            self.modalities,
+            batch_corrected=batch_corrected,
+            bar="Latent representation",
+        )
         return np.hstack([shared, *private.values()])
 
     def embed(
@@ -165,6 +192,7 @@ class ReadoutsMixin:
         *,
         key_prefix: str = "X",
         drop_empty_axes: bool = False,
+        batch_corrected: bool = True,
         batch_size: int | None = None,
     ) -> None:
         """Embed cells with any of the modalities, and write this where scanpy finds it.
@@ -185,6 +213,8 @@ class ReadoutsMixin:
             Whether to leave out the axes that carry next to nothing: those after the first
             :attr:`n_shared_effective_` of ``shared``, and likewise of each private latent. At least
             one is written.
+        batch_corrected
+            As in :meth:`get_shared_representation`.
         batch_size
             Cells per forward pass.
 
@@ -195,7 +225,9 @@ class ReadoutsMixin:
             dropped and the model has none, since scvenn 0.1 trained it.
         """
         cells = self._cells_to_write(mdata, batch_size, "embed")
-        shared, private = embed(self.module, cells, self.modalities)
+        shared, private = embed(
+            self.module, cells, self.modalities, batch_corrected=batch_corrected
+        )
         if drop_empty_axes:
             if self.n_shared_effective_ is None or self.n_private_effective_ is None:
                 raise ValueError(
@@ -214,6 +246,7 @@ class ReadoutsMixin:
             written_by={
                 "model": type(self).__name__,
                 "key_prefix": key_prefix,
+                "batch_corrected": batch_corrected and self.module.corrects_batches,
                 "modalities": self.modalities,
                 "versions": self.versions_,
             },

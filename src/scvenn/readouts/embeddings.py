@@ -18,7 +18,12 @@ Embedding = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def embed(
-    net: network.SharedPrivateVAE, cells: Cells, sources: Sequence[str], *, bar: str = "Embeddings"
+    net: network.SharedPrivateVAE,
+    cells: Cells,
+    sources: Sequence[str],
+    *,
+    batch_corrected: bool = False,
+    bar: str = "Embeddings",
 ) -> Embedding:
     """Posterior means of cells, given some modalities, in one pass.
 
@@ -30,6 +35,9 @@ def embed(
         Which cells of which data.
     sources
         Modalities to read.
+    batch_corrected
+        Whether for users to look at and to cluster, rather than to decode: without what batches
+        shift, if the model was told the batch.
     bar
         Text of the progress bar.
 
@@ -41,7 +49,7 @@ def embed(
     shared = np.empty((len(cells), net.n_shared), np.float32)
     private = {m: np.empty((len(cells), net.n_private[m]), np.float32) for m in sources}
     for part, tensors in cells.minibatches(sources, bar):
-        z_shared, z_private = network.embed(net, tensors, sources)
+        z_shared, z_private = network.embed(net, tensors, sources, batch_corrected=batch_corrected)
         shared[part] = z_shared.cpu().numpy()
         for m, z in z_private.items():
             private[m][part] = z.cpu().numpy()

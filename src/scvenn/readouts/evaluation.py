@@ -134,7 +134,7 @@ def _score_latents(
     split = {"train": fitted, "test": scored}
     # a regression needs two cells
     sources = [m for m in test.modalities if all(cells.observed(m).sum() > 1 for cells in parts)]
-    embedded = [embed(net, cells, sources) for cells in parts]
+    embedded = [embed(net, cells, sources, batch_corrected=True) for cells in parts]
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
 

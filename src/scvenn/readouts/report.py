@@ -127,7 +127,7 @@ class _Report:
         n_cells = len(self.cells)
         drawn = np.random.default_rng(0).permutation(n_cells)[:MOST_DOTS]
         cells = self.cells.take(drawn)
-        shared, private = embed(self.model.module, cells, cells.modalities)
+        shared, private = embed(self.model.module, cells, cells.modalities, batch_corrected=True)
         latents = {"shared": shared} | {f"private {m}": z for m, z in private.items()}
         column = None if self.labels is None else self.labels.iloc[drawn]
         caption = "UMAP of each latent."

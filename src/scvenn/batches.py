@@ -1,0 +1,242 @@
+r"""Where the batches of an experiment lie in a latent, and taking them back to one place.
+
+A latent is modelled as a mixture of Gaussians whose centres each batch shifts: a cell of batch
+:math:`b` in component :math:`k` lies around :math:`c_k + \delta_{kb}`. Corrected, it has lost the
+shift that its components expect, :math:`z - \sum_k p(k \mid z, b)\, \delta_{kb}`.
+
+How much of a difference between batches is a shift, and how much is another composition, no data
+can tell for sure. It is assumed that shifts are mostly affine in the position of the component, and
+that deviations from that are small. A type that only one batch has then moves as its surroundings
+do, and a type that is rarer in a batch pulls nothing along. The fit is annealed: it begins with
+wide components and translations of whole batches, and ends with narrow ones and deviations. A
+mixture that begins narrow finds components of one batch each, and nothing to shift. Harmony
+(Korsunsky et al., Nat Methods 2019), which corrects by mixtures as well, penalises such components
+instead, which also mixes types that only one batch has with others.
+
+Shapes: ``n`` cells, ``K`` components, ``B`` batches, ``D`` dimensions of the latent.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from scvenn._progress import progress
+
+# Cells for each component, and the most components.
+_CELLS_PER_COMPONENT = 15
+_MOST_COMPONENTS = 200
+# Variance of a component, as a part of the mean squared distance to the nearest k-means centre; and
+# by how much it is widened in each round.
+_VARIANCE = 0.125
+_WIDENED = (*(2.0**k for k in range(7, 0, -1)), *[1.0] * 13)
+# Rounds in which each batch is moved as a whole, and the round from which on shifts are no longer
+# affine alone.
+_TRANSLATED, _AFFINE = 5, 7
+# Number of cells at which the deviation of a component from the affine shift is halved.
+_PRIOR_CELLS = 10.0
+# Precision of the priors of affine shifts, a constant and slopes, in cells; latents have a total
+# variance of 1 here.
+_PRIOR_CONSTANT, _PRIOR_SLOPES = 0.1, 0.3
+# Residuals of more than this many medians count less, in as many rounds of reweighting.
+_ROBUST, _REWEIGHTINGS = 2.0, 5
+
+
+class BatchShifts(NamedTuple):
+    """Components of a latent, and where each batch has them."""
+
+    centres: Float[Tensor, "K D"]
+    shifts: Float[Tensor, "K B D"]
+    variance: Float[Tensor, ""]  # of a component along each dimension
+
+    @classmethod
+    def none(cls, n_dims: int) -> BatchShifts:
+        """No components, where nothing was learned."""
+        return cls(torch.zeros(0, n_dims), torch.zeros(0, 0, n_dims), torch.ones(()))
+
+
+def corrected(
+    latent: Float[Tensor, "n D"], batch: Int[Tensor, " n"], found: BatchShifts
+) -> Float[Tensor, "n D"]:
+    """Latents without the shifts of their batches.
+
+    Parameters
+    ----------
+    latent
+        Of cells of any number, those that shifts were learned from or others.
+    batch
+        Position of each cell's batch.
+    found
+        What :func:`learn_batch_shifts` found.
+    """
+    if not len(found.centres):
+        return latent
+    return latent - _expected_shift(_members(latent, batch, found), batch, found)
+
+
+def learn_batch_shifts(
+    latent: np.ndarray,
+    batch: np.ndarray,
+    n_batches: int,
+    *,
+    seed: int,
+    description: str = "Batch correction",
+) -> BatchShifts:
+    r"""Find the components of a latent and how each batch shifts them.
+
+    Memberships, centres and shifts are estimated in turns. With :math:`m_{kb}` the mean of the
+    cells of batch b in component k, :math:`n_{kb}` their number and :math:`f_k = (1, c_k)`, affine
+    shifts :math:`A_b f_k` minimise
+
+    .. math::
+
+        \sum_{kb} w_{kb}\, |m_{kb} - \mu_k - A_b f_k|^2 + \text{priors}, \qquad
+        \delta_{kb} = A_b f_k + \frac{n_{kb}}{n_{kb} + 10} (m_{kb} - \mu_k - A_b f_k)
+
+    where :math:`w_{kb} = 10\, n_{kb} / (n_{kb} + 10)`, and residuals of more than twice the median
+    count less (Cauchy's weights): a component in which batches hold different cells does not move
+    the others. In the first seven of 20 rounds components are widened, by 128, 64, ... and 2, and
+    there are no deviations from the affine shifts; in the first five, batches are moved as a whole.
+
+    Parameters
+    ----------
+    latent
+        Finite latents of training cells, (n, D).
+    batch
+        Position of each cell's batch, (n,).
+    n_batches
+        Number of batches; one without cells is not shifted.
+    seed
+        Of the random numbers.
+    description
+        Of the progress bar.
+
+    Returns
+    -------
+    In single precision; nothing of a latent that does not vary.
+    """
+    values, codes = torch.as_tensor(latent, dtype=torch.float64), torch.as_tensor(batch).long()
+    mean, scale = values.mean(0), values.var(0, correction=0).sum().sqrt()
+    if not scale > 0:
+        return BatchShifts.none(values.shape[1])
+    values = (values - mean) / scale
+    wanted = np.clip(round(len(values) / _CELLS_PER_COMPONENT), 1, _MOST_COMPONENTS)
+    n_components = min(int(wanted), len(values.unique(dim=0)))
+    start = KMeans(n_components, n_init=1, random_state=seed).fit(values.numpy())
+    variance = values.new_tensor(max(_VARIANCE * start.inertia_ / len(values), 1e-12))
+    found = BatchShifts(
+        torch.as_tensor(start.cluster_centers_),
+        values.new_zeros(n_components, n_batches, values.shape[1]),
+        variance,
+    )
+    for turn, widened in enumerate(progress(_WIDENED, description=description)):
+        found = found._replace(variance=variance * widened)
+        member = _members(values, codes, found)
+        free = values - _expected_shift(member, codes, found)
+        centres = member.T @ free / member.sum(0).clamp(min=1e-9).unsqueeze(1)
+        shifts = _estimate(values, codes, member, centres, n_batches, turn)
+        found = found._replace(centres=centres, shifts=shifts)
+    return BatchShifts(
+        (found.centres * scale + mean).float(),
+        (found.shifts * scale).float(),
+        (variance * scale.square()).float(),
+    )
+
+
+def _estimate(
+    latent: Float[Tensor, "n D"],
+    batch: Int[Tensor, " n"],
+    member: Float[Tensor, "n K"],
+    centres: Float[Tensor, "K D"],
+    n_batches: int,
+    turn: int,
+) -> Float[Tensor, "K B D"]:
+    """Shifts given the memberships; ``turn``: the number of the round."""
+    number = latent.new_zeros(len(centres), n_batches)
+    mean = latent.new_zeros(len(centres), n_batches, latent.shape[1])
+    for b in batch.unique().tolist():
+        of_batch = member[batch == b]
+        number[:, b] = of_batch.sum(0)
+        total = of_batch.T @ latent[batch == b]
+        mean[:, b] = total / number[:, b].clamp(min=1e-9).unsqueeze(1)
+    basis = torch.ones_like(centres[:, :1])  # (K, 1)
+    if turn >= _TRANSLATED:
+        basis = torch.cat([basis, centres], 1)  # (K, 1 + D)
+    if turn < _AFFINE:
+        return _fit_affine(mean, number, basis)[1]
+    certain = number * _PRIOR_CELLS / (number + _PRIOR_CELLS)
+    weight = certain
+    for _ in range(_REWEIGHTINGS):
+        middle, affine = _fit_affine(mean, weight, basis)
+        deviation = mean - middle.unsqueeze(1) - affine
+        size = deviation.norm(dim=-1)  # (K, B)
+        usual = _ROBUST * _weighted_median(size.flatten(), number.flatten()).clamp(min=1e-12)
+        weight = certain / (1 + (size / usual).square())
+    return affine + (number / (number + _PRIOR_CELLS)).unsqueeze(-1) * deviation
+
+
+def _fit_affine(
+    mean: Float[Tensor, "K B D"], weight: Float[Tensor, "K B"], basis: Float[Tensor, "K P"]
+) -> tuple[Float[Tensor, "K D"], Float[Tensor, "K B D"]]:
+    """Least squares of means, by a position of each component and a map of the basis by each batch.
+
+    Returns
+    -------
+    The positions, and the shifts that the maps give each component.
+    """
+    n_components, n_batches, _ = mean.shape
+    n_terms = basis.shape[1]
+    prior = torch.full_like(basis[0], _PRIOR_SLOPES)
+    prior[0] = _PRIOR_CONSTANT
+    # normal equations: of the positions, then of the terms of each batch
+    by_batch = weight.T.unsqueeze(-1) * basis  # (B, K, P)
+    own = by_batch.mT @ basis + torch.diag(prior)  # (B, P, P)
+    across = by_batch.transpose(0, 1).flatten(1)  # (K, B * P)
+    of_positions = torch.diag(weight.sum(1).clamp(min=1e-9))
+    normal = torch.cat(
+        [
+            torch.cat([of_positions, across], 1),
+            torch.cat([across.T, torch.block_diag(*own)], 1),
+        ]
+    )
+    of_positions = (weight.unsqueeze(-1) * mean).sum(1)  # (K, D)
+    of_terms = (by_batch.mT @ mean.transpose(0, 1)).flatten(0, 1)  # (B * P, D)
+    solved = torch.linalg.solve(normal, torch.cat([of_positions, of_terms]))
+    maps = solved[n_components:].view(n_batches, n_terms, -1)
+    return solved[:n_components], torch.einsum("kp,bpd->kbd", basis, maps)
+
+
+def _members(
+    latent: Float[Tensor, "n D"], batch: Int[Tensor, " n"], found: BatchShifts
+) -> Float[Tensor, "n K"]:
+    """Probability of each component, given where the batch of each cell has it."""
+    distances = latent.new_empty(len(latent), len(found.centres))
+    for b in batch.unique().tolist():
+        own = batch == b
+        placed = found.centres + found.shifts[:, b]
+        # exactly, so that the number of cells at a time makes no difference
+        distances[own] = torch.cdist(
+            latent[own], placed, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+    return torch.softmax(-distances.square() / (2 * found.variance), dim=1)
+
+
+def _expected_shift(
+    member: Float[Tensor, "n K"], batch: Int[Tensor, " n"], found: BatchShifts
+) -> Float[Tensor, "n D"]:
+    """Of the components that a cell may be of."""
+    expected = member.new_empty(len(member), found.shifts.shape[2])
+    for b in batch.unique().tolist():
+        expected[batch == b] = member[batch == b] @ found.shifts[:, b]
+    return expected
+
+
+def _weighted_median(values: Float[Tensor, " n"], weights: Float[Tensor, " n"]) -> Tensor:
+    order = values.argsort()
+    reached = weights[order].cumsum(0)
+    return values[order][torch.searchsorted(reached, reached[-1] / 2).clamp(max=len(values) - 1)]
