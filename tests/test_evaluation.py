@@ -117,8 +117,8 @@ def test_planted_leakage_shows(model, monkeypatch):
     embed = evaluation.embed
     planted = private[:, :1] + 0.01 * rng.normal(size=(len(private), 3)).astype(np.float32)
 
-    def leaking(net, cells, sources):
-        _, privates = embed(net, cells, sources)
+    def leaking(net, cells, sources, **options):
+        _, privates = embed(net, cells, sources, **options)
         return planted[cells.rows], privates
 
     monkeypatch.setattr(evaluation, "embed", leaking)

@@ -116,3 +116,102 @@ def test_a_seed_gives_the_same_scores(small):
     model.train(1, write_obsm=False, **QUIET)
     tables = [model.get_shared_scores(given="cell_type") for _ in range(2)]
     pd.testing.assert_frame_equal(*tables)
+
+
+# -------------------------------------------------------------------------------------- evaluate
+
+
+@pytest.fixture(scope="module", params=["normal", "nb"])
+def evaluated(request):
+    """A trained model and its scores within types, of 400 held-out cells."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(simulated(request.param, n=1600))
+    model.train(15, train_size=0.75, write_obsm=False, **QUIET)
+    return model, model.evaluate(labels_key="cell_type", given="cell_type")
+
+
+def of(table, metric, group="all"):
+    return table[(table.metric == metric) & (table.group == group)]
+
+
+@pytest.mark.slow
+def test_predictions_within_types_are_those_of_what_is_shared_within_types(evaluated):
+    _, table = evaluated
+    found = of(table, "shared_within").assign(shared=lambda t: t["value"] == 1)
+    found_by_kind = shares(found)
+    assert found_by_kind[["within", "both"]].min() > 0.8
+    called = found[found.shared]
+    false = np.isin(KINDS[[int(name[1:]) for name in called.feature]], ["types", "neither"])
+    assert false.mean() <= 0.1  # 5 % on average
+
+
+@pytest.mark.slow
+def test_scores_within_types_are_of_deviations_from_their_means():
+    """Of values without a library size, in the order of the features."""
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(simulated("normal", n=400))
+    model.train(2, train_size=0.5, write_obsm=False, **QUIET)
+    table, cells = model.evaluate(given="cell_type"), model.validation_indices
+    types = model.adata.obs["cell_type"].to_numpy()[cells]
+    truth, predicted = (
+        pd.DataFrame(v).groupby(types, observed=True).transform(lambda x: x - x.mean())
+        for v in (
+            model.adata["two"][model.adata.obs_names[cells]].X,
+            model.predict("one", "two", indices=cells, return_numpy=True),
+        )
+    )
+    expected = 1 - np.square(truth - predicted).sum() / np.square(truth).sum()
+    found = of(table, "r2_within")
+    np.testing.assert_allclose(found[found.target == "two"]["value"], expected, atol=1e-3)
+    found = of(table, "pearson_within").set_index("feature")["value"]
+    for j in np.flatnonzero(KINDS == "within"):
+        correlation = np.corrcoef(truth[j], predicted[j])[0, 1]
+        np.testing.assert_allclose(found[f"b{j}"], correlation, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_types_of_fifty_scored_cells_have_scores_of_their_own(evaluated):
+    model, table = evaluated
+    sizes = model.adata.obs["cell_type"].iloc[model.validation_indices].value_counts()
+    assert set(table.group.dropna()) == {"all", *sizes.index[sizes >= 50]}
+
+
+@pytest.mark.slow
+def test_leakage_within_types_is_scored_beside_that_over_all_cells(evaluated):
+    _, table = evaluated
+    leakage = table[table.metric == "leakage_r2_within"]
+    assert set(leakage.source) == {"shared", "private_one", "private_two"}
+    from_private = leakage[leakage.source != "shared"]["value"]
+    assert from_private.median() < 0.1
+    assert (table[table.metric == "leakage_r2_within"].group.isna()).all()
+
+
+def test_scores_that_are_not_within_types_are_those_without_given(small):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, train_size=0.5, write_obsm=False, **QUIET)
+    table = model.evaluate(given="cell_type")
+    plain = table[~table.metric.str.endswith("_within")].drop(columns="group")
+    pd.testing.assert_frame_equal(plain.reset_index(drop=True), model.evaluate())
+
+
+def test_cells_without_a_type_and_missing_modalities_are_left_out_within_types():
+    mdata = three_modalities(missing=0.3)
+    half = np.where(np.arange(mdata.n_obs) % 2, "odd", "even").astype(object)
+    half[::7] = None
+    mdata.obs["half"] = pd.Categorical(half)
+    model = scvenn.MMVAEpp(mdata)
+    model.train(1, train_size=0.5, write_obsm=False, **QUIET)
+    table = model.evaluate(given="half")
+    found = table[table.metric == "pearson_within"]
+    assert found["value"].between(-1, 1).sum() > 0
+    assert len(found.groupby(["source", "target"])) == 6
+
+
+def test_columns_of_types_that_evaluate_cannot_use_are_refused(small):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, train_size=0.5, write_obsm=False, **QUIET)
+    with pytest.raises(ValueError, match="nowhere"):
+        model.evaluate(given="nowhere")
+    small.obs["empty"] = pd.Categorical([None] * 60, categories=["a"])
+    with pytest.raises(ValueError, match="given='empty'.*no scored cell"):
+        model.evaluate(given="empty")

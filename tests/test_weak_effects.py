@@ -1,5 +1,6 @@
 """Slopes of features whose relation to `shared` is too weak for screening to select them."""
 
+import anndata
 import mudata
 import numpy as np
 import pytest
@@ -25,8 +26,13 @@ def gradients(effect, seed=0):
 
 def found(latent, gradient, candidates=None, parts=3):
     candidates = np.full(R, True) if candidates is None else candidates
-    both = zip(np.array_split(latent, parts), np.array_split(gradient, parts), strict=True)
-    return weak_effects(both, candidates, np.ones(K))
+    pieces = zip(np.array_split(latent, parts), np.array_split(gradient, parts), strict=True)
+    return weak_effects([of_piece(*piece) for piece in pieces], candidates, np.ones(K))
+
+
+def of_piece(latent, gradient):
+    """With the second derivatives that go with such gradients if the noise is as expected."""
+    return latent, gradient, np.square(gradient).sum(0)
 
 
 def test_weak_effects_are_found_with_less_error_than_by_least_squares():
@@ -44,6 +50,33 @@ def test_where_there_is_nothing_slopes_are_next_to_nothing(seed):
     latent, _, gradient = gradients(0.0, seed)
     predicted = latent @ found(latent, gradient)
     assert predicted.var(0).mean() < 1e-4
+
+
+def test_a_likelihood_that_expects_too_much_noise_gives_the_same_slopes():
+    """With a hundred times the variance, gradients and curvature are a hundredth."""
+    latent, _, gradient = gradients(0.03)
+    expected = found(latent, gradient)
+    pieces = [(latent, gradient / 100, np.full(R, N / 100))]
+    estimate = weak_effects(pieces, np.full(R, True), np.ones(K))
+    np.testing.assert_allclose(estimate, expected, rtol=0.15, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_deep_counts_that_do_not_vary_are_predicted_by_their_mean():
+    """Of features with thousands of counts and less noise than a negative binomial begins with."""
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(600, n_features=40)
+    rng = np.random.default_rng(0)
+    for m in list(mdata.mod):
+        deep = rng.poisson(3000, size=(600, 100)).astype(np.float32)
+        values = np.hstack([mdata[m].X.toarray(), deep])
+        mdata.mod[m] = anndata.AnnData(values, obs=mdata[m].obs)
+        mdata.mod[m].var_names = [f"{m}{j}" for j in range(140)]
+    mdata = mudata.MuData(dict(mdata.mod))
+    model = scvenn.MMVAEpp(mdata)
+    model.train(15, train_size=0.7, write_obsm=False, **QUIET)
+    predicted = model.predict("atac", "rna", return_numpy=True)[:, 40:]
+    assert np.abs(predicted / 3000 - 1).max() < 0.1
 
 
 def test_others_than_candidates_get_no_slope_and_no_say():
@@ -85,7 +118,7 @@ def test_a_direction_in_which_the_latent_hardly_varies_gets_next_to_no_slope():
     """Noise would be fitted along it as well as along any other."""
     latent, _, gradient = gradients(0.03)
     spread = np.array([1, 1, 1, 1, 1e-4])
-    slopes = weak_effects([(latent, gradient)], np.full(R, True), spread)
+    slopes = weak_effects([of_piece(latent, gradient)], np.full(R, True), spread)
     size = np.square(slopes).mean(1)
     assert size[-1] < 1e-4 * size[:-1].min()
 
@@ -154,6 +187,7 @@ def test_few_features_without_any_effect_get_no_slopes():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         latent = rng.normal(size=(300, 3))
-        slopes = weak_effects([(latent, rng.normal(size=(300, 20)))], np.full(20, True), np.ones(3))
+        piece = of_piece(latent, rng.normal(size=(300, 20)))
+        slopes = weak_effects([piece], np.full(20, True), np.ones(3))
         n_with += slopes.any()
     assert n_with <= 4

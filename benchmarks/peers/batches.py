@@ -219,8 +219,7 @@ def harmony(latent: np.ndarray, batch: pd.Series) -> np.ndarray:
 def neighbours(latent: np.ndarray) -> np.ndarray:
     """Positions of each cell's nearest others, (n, 15)."""
     k = min(NEIGHBOURS, len(latent) - 1)
-    found = NearestNeighbors(n_neighbors=k + 1).fit(latent).kneighbors(return_distance=False)
-    return found[:, :k]
+    return NearestNeighbors(n_neighbors=k).fit(latent).kneighbors(return_distance=False)
 
 
 def told(latent: np.ndarray, labels: np.ndarray) -> float:

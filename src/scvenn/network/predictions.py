@@ -27,6 +27,9 @@ from scvenn.network.layers import LabelHead
 from scvenn.network.minibatch import Minibatch
 from scvenn.network.vae import SharedPrivateVAE
 
+# By which parameters are moved for a difference of gradients.
+_SMALL_STEP = 0.01
+
 
 @torch.inference_mode()
 @auto_move_data
@@ -388,8 +391,9 @@ def decoder_gradient(
     tensors: Tensors,
     modality: str,
     shared: Float[Tensor, "B K"],
-) -> Float[Tensor, "B R"]:
-    """Gradient of the cross-view log-likelihood with respect to the decoder's output, (B, R).
+    signs: Float[Tensor, " R"],
+) -> tuple[Float[Tensor, "B R"], Float[Tensor, " R"]]:
+    """Derivatives of the cross-view log-likelihood with respect to the decoder's output.
 
     Parameters
     ----------
@@ -401,13 +405,23 @@ def decoder_gradient(
         Which one is predicted.
     shared
         Latents it is predicted from, (B, K).
+    signs
+        Random ones, +1 or -1: on average over many, what a parameter does to the derivatives of
+        others cancels (Hutchinson's estimate of a diagonal).
+
+    Returns
+    -------
+    The first derivatives, (B, R), and the negative second ones, summed over the cells, (R,).
     """
     minibatch = network.read(tensors, [modality])
     view, branch = minibatch.views[modality], cast(ScreenedBranch, network.branch(modality))
     with torch.no_grad():
         raw = branch.cross_decoder(shared @ network.shared_axes.T, minibatch.covariates)
     measured = (view.x, view.measured, view.library, minibatch.batch)
-    return branch.likelihood.gradient(raw, *measured)
+    gradient = branch.likelihood.gradient(raw, *measured)
+    moved = branch.likelihood.gradient(raw + _SMALL_STEP * signs.to(raw), *measured)
+    curvature = (gradient - moved).sum(0) * signs.to(raw) / _SMALL_STEP
+    return gradient, curvature
 
 
 def _decoder_inputs(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import scvi
 
 from scvenn import metrics
 from scvenn._warnings import warn
@@ -16,6 +18,7 @@ from scvenn.data import Cells, quoted, row_sums
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
+from scvenn.screening import threshold
 
 # Scores of a probe for labels.
 _LABEL_METRICS = ("auc", "balanced_accuracy")
@@ -23,12 +26,21 @@ _LABEL_METRICS = ("auc", "balanced_accuracy")
 # Forms of the relation by which planted latents are looked for.
 _RECOVERY = ("linear", "knn")
 
+# Cells of a group that is scored by itself, shuffles of cells within groups, and the false
+# discovery rate among features that are called shared.
+_LEAST_GROUP, _SHUFFLES, _FDR = 50, 10, 0.05
+
 # Values (cells times features) that are held dense at a time.
 _BLOCK = 20_000_000
 
 
 def evaluate(
-    net: SharedPrivateVAE, train: Cells, test: Cells, labels: pd.Series | None
+    net: SharedPrivateVAE,
+    train: Cells,
+    test: Cells,
+    *,
+    labels: pd.Series | None = None,
+    groups: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Score predictions and embeddings on cells that were not trained on.
 
@@ -40,6 +52,9 @@ def evaluate(
         Cells on which probes and regressions are fitted, and those that are scored.
     labels
         Of the training cells, then of those to score; missing where not known. None for no probe.
+    groups
+        Of the same cells, likewise: what is told within them is scored as well. None for no such
+        scores.
 
     Returns
     -------
@@ -47,7 +62,9 @@ def evaluate(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # one warning below
-        rows = [*_score_predictions(net, test), *_score_latents(net, train, test, labels)]
+        within = None if groups is None else _Within(groups.iloc[len(train) :])
+        rows = [*_score_predictions(net, test, within)]
+        rows += _score_latents(net, train, test, labels, groups)
     table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
     undefined = table[table["value"].isna()]
     of_features = undefined.dropna(subset="feature").groupby("target", sort=False)["feature"]
@@ -67,11 +84,18 @@ def evaluate(
             f"the {len(test)} scored cells, or fewer than two of them or of the {len(train)} "
             "training cells have both."
         )
+    if within is not None:
+        table = pd.concat([table.assign(group=None), within.table()], ignore_index=True)
     return table
 
 
-def _score_predictions(net: SharedPrivateVAE, cells: Cells) -> Iterator[tuple]:
-    """Per-feature scores of every source and target that the data has."""
+def _score_predictions(
+    net: SharedPrivateVAE, cells: Cells, within: _Within | None
+) -> Iterator[tuple]:
+    """Per-feature scores of every source and target that the data has.
+
+    ``within`` gets the predictions across views, if there is one.
+    """
     present = cells.modalities
     for target in present:
         scored = {"r2": metrics.r2, "pearson": metrics.pearson}
@@ -87,13 +111,107 @@ def _score_predictions(net: SharedPrivateVAE, cells: Cells) -> Iterator[tuple]:
             for _, _, source in choices
         ]
         names = cells.found.features(target)
+        if within is not None:
+            to_scale = partial(
+                net.likelihood(target).regression_scale, library=row_sums(cells.matrix(target))
+            )
         for features, truth in _blocks(net, [cells], target):
             for (view, label, _), prediction in zip(choices, predictions, strict=True):
                 predicted = prediction.values(features)
+                if within is not None and view == "cross":
+                    # a prediction has the library size of its cell, which says something of each
+                    # count: on the scale of regression, the library size is divided out
+                    scaled = to_scale(truth), to_scale(predicted)
+                    within.add(label, target, names[features], *scaled)
                 for name, score in scored.items():
                     scores = score(truth, predicted)
                     for feature, value in zip(names[features], scores, strict=True):
                         yield name, view, label, target, feature, value
+
+
+class _Within:
+    """How well features are predicted within groups of cells, and where that is no accident.
+
+    Truth and predictions count relative to their means in the group. A correlation is *shared* if
+    it is above what shuffles of the predictions within groups reach, at a false discovery rate of
+    5 % over the features of a target.
+
+    Parameters
+    ----------
+    groups
+        Of the cells, missing where not known.
+    """
+
+    def __init__(self, groups: pd.Series) -> None:
+        self.codes, self.names = pd.factorize(groups, sort=True)  # -1 where unknown
+        self.seed = scvi.settings.seed
+        # by source, target and group: the features, and their scores: of the cells, then shuffled
+        self.scores: dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def add(
+        self, source: str, target: str, names: np.ndarray, truth: np.ndarray, predicted: np.ndarray
+    ) -> None:
+        """Score some features, (d,), from values and predictions of all cells, (n, d).
+
+        All features of a source and target are shuffled alike.
+        """
+        has_both = np.isfinite(truth).any(1) & np.isfinite(predicted).any(1)
+        rows = np.flatnonzero(has_both & (self.codes >= 0))
+        codes = self.codes[rows]
+        x, y = (_less_group_means(v[rows], codes) for v in (truth, predicted))
+        parts = {"all": np.arange(len(rows))}
+        sizes = np.bincount(codes, minlength=len(self.names))
+        for i in np.flatnonzero(sizes >= _LEAST_GROUP):
+            parts[str(self.names[i])] = np.flatnonzero(codes == i)
+        for name, of_part in parts.items():
+            if len(of_part) < 2:
+                continue
+            rng = np.random.default_rng(self.seed)
+            orders = [np.arange(len(of_part))]
+            orders += [_shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
+            a, b = x[of_part], y[of_part]
+            found = [metrics.r2(a, b), *(metrics.pearson(a, b[order]) for order in orders)]
+            key = (source, target, name)
+            self.scores.setdefault(key, []).append((names, np.array(found)))
+
+    def table(self) -> pd.DataFrame:
+        """Rows of the evaluation, with a column for the group."""
+        parts = []
+        for (source, target, group), blocks in self.scores.items():
+            names = np.concatenate([names for names, _ in blocks])
+            r2, pearson, *shuffled = np.hstack([scores for _, scores in blocks])
+            shared = pearson > threshold(pearson, np.array(shuffled), _FDR)
+            of_metric = {"r2_within": r2, "pearson_within": pearson, "shared_within": shared}
+            for metric, values in of_metric.items():
+                part = pd.DataFrame({"feature": names, "value": values.astype(float)})
+                parts.append(
+                    part.assign(
+                        metric=metric, view="cross", source=source, target=target, group=group
+                    )
+                )
+        columns = [*metrics.EVALUATION_COLUMNS, "group"]
+        return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _less_group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Values (n, d) relative to the mean of the cell's group; NaN stays."""
+    result = np.empty_like(values, dtype=np.float64)
+    for code in np.unique(codes):
+        rows = codes == code
+        of_group = values[rows].astype(np.float64)
+        known = np.isfinite(of_group)
+        mean = np.where(known, of_group, 0.0).sum(0) / np.maximum(1, known.sum(0))
+        result[rows] = of_group - mean
+    return result
+
+
+def _shuffled_within(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An order of cells in which each stays in its group."""
+    order = np.arange(len(codes))
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        order[rows] = rng.permutation(rows)
+    return order
 
 
 def _blocks(
@@ -126,7 +244,11 @@ def _blocks(
 
 
 def _score_latents(
-    net: SharedPrivateVAE, train: Cells, test: Cells, labels: pd.Series | None
+    net: SharedPrivateVAE,
+    train: Cells,
+    test: Cells,
+    labels: pd.Series | None,
+    groups: pd.Series | None,
 ) -> Iterator[tuple]:
     """Scores of embeddings. Arrays hold the training cells first, then those to score."""
     parts = [train, test]
@@ -159,6 +281,8 @@ def _score_latents(
             scores = metrics.ridge_r2(latents[source], values, **split)
             for feature, value in zip(names[features], scores, strict=True):
                 yield "leakage_r2", "latent", source, target, feature, value
+    if groups is not None:
+        yield from _leakage_within(latents, groups, fitted, scored)
     if labels is not None:
         yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
@@ -170,6 +294,32 @@ def _score_latents(
                     recovered = metrics.recovery_r2(latent, truth, **split)
                 for form, value in recovered.items():
                     yield f"recovery_{form}_r2", "latent", source, target, None, value
+
+
+def _leakage_within(
+    latents: Mapping[str, np.ndarray], groups: pd.Series, fitted: np.ndarray, scored: np.ndarray
+) -> Iterator[tuple]:
+    """Leakage between shared and private latents relative to the means of groups."""
+    codes = pd.factorize(groups)[0]
+    known = groups.notna().to_numpy()
+    is_fitted = np.zeros(len(codes), bool)
+    is_fitted[fitted] = True
+    # training cells and those to score have means of their own
+    parts = codes + is_fitted * (codes.max() + 1)
+    relative = {
+        name: np.where(known[:, None], _less_group_means(z, parts), np.nan)
+        for name, z in latents.items()
+    }
+    for source, target in permutations(latents, 2):
+        if "shared" not in (source, target):
+            continue
+        both = np.isfinite(np.hstack([relative[source], relative[target]])).all(axis=1)
+        split = {"train": fitted[both[fitted]], "test": scored[both[scored]]}
+        if min(map(len, split.values())) < 2:
+            continue
+        values = metrics.ridge_r2(relative[source], relative[target], **split)
+        for k, value in enumerate(values):
+            yield "leakage_r2_within", "latent", source, target, f"{target}_{k}", value
 
 
 def _planted(cells: Cells, key: str) -> np.ndarray:

@@ -122,7 +122,7 @@ def shared_within(
     cells
         Which cells; those without a group are left out.
     groups
-        The group of every cell of the data, (n_obs,), missing where unknown.
+        The group of each cell, (n,), missing where unknown.
 
     Yields
     ------
@@ -136,12 +136,13 @@ def shared_within(
     """
     rng = np.random.default_rng(scvi.settings.seed)
     codes, names = pd.factorize(groups, sort=True)  # -1 where unknown
-    of_cells = codes[cells.rows]
-    parts = {"all": of_cells >= 0, **{name: of_cells == i for i, name in enumerate(names)}}
+    parts = {"all": codes >= 0, **{name: codes == i for i, name in enumerate(names)}}
+    code_of_row = np.full(cells.mdata.n_obs, -1)
+    code_of_row[cells.rows] = codes
     for name, which in parts.items():
         for m, some, values in _samples(net, cells.take(which), rng):
             if name == "all" or len(some) >= _LEAST_GROUP:
-                yield m, name, _screened(net, some, m, values, rng, groups=codes[some.rows])
+                yield m, name, _screened(net, some, m, values, rng, groups=code_of_row[some.rows])
 
 
 def _screened(
@@ -251,10 +252,20 @@ def learn_weak_effects(
         centre = shared.mean(0)
         to_directions, spread = whitening(shared - centre)  # (K, directions), (directions,)
         directions = (shared - centre) @ to_directions
-        gradients = (
-            (directions[part], network.decoder_gradient(net, t, m, torch.as_tensor(shared[part])))
-            for part, t in cells.minibatches([m], "Weak effects")
-        )
-        slopes = weak_effects(((d, g.cpu().numpy()) for d, g in gradients), candidates, spread)
+        derivatives = _derivatives(net, cells, m, shared, directions)
+        slopes = weak_effects(derivatives, candidates, spread)
         effects[m] = centre, to_directions @ slopes
     net.set_learned_after_training(weak_effects=effects)
+
+
+def _derivatives(
+    net: SharedPrivateVAE, cells: Cells, modality: str, shared: np.ndarray, directions: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What :func:`~scvenn.screening.weak_effects` reads, some cells at a time."""
+    rng = np.random.default_rng(scvi.settings.seed)
+    n_raw = net.likelihood(modality).n_outputs * len(net.likelihood(modality).mean_)
+    for part, tensors in cells.minibatches([modality], "Weak effects"):
+        signs = torch.as_tensor(rng.choice([-1.0, 1.0], n_raw))
+        latent = torch.as_tensor(shared[part])
+        gradient, curvature = network.decoder_gradient(net, tensors, modality, latent, signs)
+        yield directions[part], gradient.cpu().numpy(), curvature.cpu().numpy()

@@ -36,7 +36,7 @@ def whitening(latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weak_effects(
-    gradients: Iterable[tuple[np.ndarray, np.ndarray]],
+    gradients: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     candidates: np.ndarray,
     spread: np.ndarray,
 ) -> np.ndarray:
@@ -44,13 +44,15 @@ def weak_effects(
 
     .. math::
 
-        b_{jk} = \frac{S_{jk}}{H_j + 1 / (\tau^2 c_k)}, \qquad
-        S_{jk} = \sum_i w_{ik} g_{ij}, \quad H_j = \sum_i g_{ij}^2, \qquad
-        \tau^2 = \frac{\max(0, \sum_j (|S_j|^2 / H_j - K))}{K \sum_j H_j}
+        b_{jk} = \frac{S_{jk} H_j / V_j}{H_j^2 / V_j + 1 / (\tau^2 c_k)}, \qquad
+        S_{jk} = \sum_i w_{ik} g_{ij}, \quad V_j = \sum_i g_{ij}^2, \qquad
+        \tau^2 = \frac{\max(0, \sum_j (|S_j|^2 / V_j - K))}{K \sum_j H_j^2 / V_j}
 
-    Without any effect, :math:`|S_j|^2 / H_j` is K on average. The excess over K, summed over all
+    Without any effect, :math:`|S_j|^2 / V_j` is K on average. The excess over K, summed over all
     candidates, estimates the variance :math:`\tau^2` of slopes. All are 0 if the excess is less
-    than three of the standard deviations that it has without any effect.
+    than three of the standard deviations that it has without any effect. Where the likelihood has
+    the noise of the data, the curvature H is V; where it expects more noise, V is smaller, and
+    steps by V alone would be too long. H is at least V.
 
     The less a latent varies along a direction, the less it is expected to tell: slopes on
     directions of variance 1 have the prior variance :math:`\tau^2 c_k`, with the standard
@@ -59,8 +61,9 @@ def weak_effects(
     Parameters
     ----------
     gradients
-        For some cells at a time, the directions w, (n, K), of variance 1 and uncorrelated, and the
-        gradients g of the log-likelihood with respect to the parameters, (n, R).
+        For some cells at a time, the directions w, (n, K), of variance 1 and uncorrelated; the
+        gradients g of the log-likelihood with respect to the parameters, (n, R); and its negative
+        second derivatives, summed over these cells, (R,).
     candidates
         Which parameters get a slope; boolean, (R,).
     spread
@@ -72,15 +75,19 @@ def weak_effects(
     """
     total: Any = 0.0
     squares: Any = 0.0
-    for directions, gradient in gradients:
+    curved: Any = 0.0
+    for directions, gradient, curvature in gradients:
         total = total + directions.T @ gradient  # (K, R)
         squares = squares + np.square(gradient).sum(0)  # (R,)
+        curved = curved + curvature
     of_candidates = candidates & (squares > 0)
-    s, h = total[:, of_candidates], squares[of_candidates]
-    excess = (np.square(s).sum(0) / h - len(s)).sum()
+    s, v = total[:, of_candidates], squares[of_candidates]
+    h = np.maximum(v, curved[of_candidates])
+    excess = (np.square(s).sum(0) / v - len(s)).sum()
     by_chance = np.sqrt(2 * s.size)  # standard deviation of the excess without any effect
     slopes = np.zeros_like(total)
     if excess > _LEAST_EXCESS * by_chance:
-        prior_variance = excess / (len(s) * h.sum()) * spread / spread.mean()  # (K,)
-        slopes[:, of_candidates] = s / (h + 1 / prior_variance[:, None])
+        precision = h * (h / v)  # of an estimate of a slope from the data alone
+        prior_variance = excess / (len(s) * precision.sum()) * spread / spread.mean()  # (K,)
+        slopes[:, of_candidates] = s * (h / v) / (precision + 1 / prior_variance[:, None])
     return slopes
