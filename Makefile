@@ -5,6 +5,7 @@
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
+# make figures         the figures of docs/concepts.md (a minute)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
@@ -27,7 +28,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench tutorials lint types docs clean
+.PHONY: demo test paper-run paper peers bench figures tutorials lint types docs clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -50,6 +51,9 @@ peers: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scaling.py
+
+figures: $(READY)
+	$(BIN)/python benchmarks/figures.py
 
 tutorials: $(READY)
 	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb

@@ -18,7 +18,7 @@ FLOORS = [
     {"network", "plotting"},
     {"readouts"},
     {"models"},
-    {"testing"},
+    {"testing", "preprocessing"},
     {"cli"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

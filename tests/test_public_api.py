@@ -26,6 +26,7 @@ PUBLIC = {
     "metrics",
     "paper_setting",
     "pl",
+    "pp",
     "testing",
 }
 CLASSES = ["MVAE", "MMVAE", "MoPoEVAE", "MMVAEpp", "SharedPrivateModel"]
@@ -77,9 +78,9 @@ def test_the_constructor_is_one_scvi_tools_can_call_when_loading(name):
 
 
 def public_objects():
-    for name in sorted(PUBLIC - {"datasets", "metrics", "pl", "testing"}):
+    for name in sorted(PUBLIC - {"datasets", "metrics", "pl", "pp", "testing"}):
         yield f"scvenn.{name}", getattr(scvenn, name)
-    for module in (scvenn.datasets, scvenn.metrics, scvenn.pl, scvenn.testing):
+    for module in (scvenn.datasets, scvenn.metrics, scvenn.pl, scvenn.pp, scvenn.testing):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
     for method in METHODS:

@@ -35,8 +35,9 @@ class Problem:
     depth: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
+        training = self.mdata.obs_names[self.train]
         self.depth = {
-            m: float(np.median(np.asarray(adata.X[self.train].sum(1))))
+            m: float(np.median(np.asarray(adata.X[adata.obs_names.isin(training)].sum(1))))
             for m, adata in self.mdata.mod.items()
             if _holds_counts(adata.X)
         }

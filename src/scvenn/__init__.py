@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scvenn import datasets, metrics, testing
     from scvenn import plotting as pl
+    from scvenn import preprocessing as pp
     from scvenn.models import (
         MMVAE,
         MVAE,
@@ -42,6 +43,7 @@ __all__ = [
     "metrics",
     "paper_setting",
     "pl",
+    "pp",
     "testing",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "datasets": "scvenn.datasets",
     "metrics": "scvenn.metrics",
     "pl": "scvenn.plotting",
+    "pp": "scvenn.preprocessing",
     "testing": "scvenn.testing",
 }
 _HOMES = dict.fromkeys(("Objective", "Penalty", "Term"), "scvenn.objective")

@@ -9,7 +9,7 @@ user asked to be read), ``cells`` (what a read-out gets), ``names`` (cells known
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
-from scvenn.data.checks import as_list, check_mudata, plain, quoted
+from scvenn.data.checks import as_list, check_mudata, choose_modalities, plain, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
@@ -33,6 +33,7 @@ __all__ = [
     "as_list",
     "as_text",
     "check_mudata",
+    "choose_modalities",
     "choose_rows",
     "fields_of",
     "find_categories",

@@ -24,7 +24,8 @@ class Keys:
     # mdata.uns: which model wrote the embeddings, with which versions
     UNS = "scvenn"
 
-    # var of each modality: how well the other modalities predict a feature
+    # var of each modality: how well the other modalities predict a feature, and whether it counts
+    SHARED = "scvenn_shared"
     SHARED_SCORE = "scvenn_shared_score"
 
     @staticmethod

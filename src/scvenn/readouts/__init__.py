@@ -11,14 +11,24 @@ from scvenn.readouts.axes import learn_axes
 from scvenn.readouts.batch_correction import learn_batch_correction
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.latent_methods import InterpretationMixin
-from scvenn.readouts.shared_features import learn_weak_effects, screen_features, weigh_experts
+from scvenn.readouts.shared_features import (
+    groups_of,
+    learn_weak_effects,
+    scores_within,
+    screen_features,
+    table_of_scores,
+    weigh_experts,
+)
 
 __all__ = [
     "InterpretationMixin",
     "ReadoutsMixin",
+    "groups_of",
     "learn_axes",
     "learn_batch_correction",
     "learn_weak_effects",
+    "scores_within",
     "screen_features",
+    "table_of_scores",
     "weigh_experts",
 ]

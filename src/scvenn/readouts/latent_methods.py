@@ -17,8 +17,7 @@ from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.predictions import check_modality, choose_features
 from scvenn.readouts.report import write_report
-from scvenn.readouts.shared_features import shared_within
-from scvenn.screening import Screening
+from scvenn.readouts.shared_features import groups_of, scores_within, table_of_scores
 
 
 class InterpretationMixin(ReadoutsMixin):
@@ -247,23 +246,10 @@ class InterpretationMixin(ReadoutsMixin):
                 "get_shared_scores() needs a model with screen=True that was trained: features are "
                 "screened before training, and this model has no such scores."
             )
-        screened: list[tuple[str, dict[str, str], Screening]] = [
-            (m, {}, found) for m, found in self.screening_.items()
-        ]
-        if given is not None:
-            cells = self._cells(None, np.sort(self.train_indices), None)
-            groups = _groups_of(cells, given, "training cell")
-            screened = [
-                (m, {"group": group}, found)
-                for m, group, found in shared_within(self.module, cells, groups)
-            ]
-        tables = [
-            pd.DataFrame(
-                {"modality": m, **of, "feature": self._found.features(m), **found._asdict()}
-            )
-            for m, of, found in screened
-        ]
-        return pd.concat(tables, ignore_index=True)
+        if given is None:
+            return table_of_scores(self._found, self.screening_)
+        cells = self._cells(None, np.sort(self.train_indices), None)
+        return scores_within(self.module, cells, groups_of(cells, given, "training cell"))
 
     @property
     def expert_weights(self) -> dict[str, float]:
@@ -740,8 +726,8 @@ class InterpretationMixin(ReadoutsMixin):
             self._warn_of_labels(labels, labels_key)
         groups = None
         if given is not None:
-            of_test = _groups_of(test, given, "scored cell")
-            groups = pd.concat([_groups_of(train, given, "training cell"), of_test])
+            of_test = groups_of(test, given, "scored cell")
+            groups = pd.concat([groups_of(train, given, "training cell"), of_test])
         return evaluation.evaluate(self.module, train, test, labels=labels, groups=groups)
 
     def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:
@@ -761,19 +747,6 @@ class InterpretationMixin(ReadoutsMixin):
         if n is not None and n < 1:
             raise ValueError(f"n={n!r}: expected None or a number of at least 1.")
         return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)[:n]
-
-
-def _groups_of(cells: Cells, given: str, which: str) -> pd.Series:
-    """The group of each cell, missing where unknown; ``which``: what these cells are called."""
-    groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
-    if not groups.notna().any():
-        raise ValueError(f"given={given!r}: no {which} has a value in this column.")
-    if groups.eq("all").any():
-        raise ValueError(
-            f"given={given!r}: a group is named 'all', which is the name of all groups together in "
-            "the result. Rename it."
-        )
-    return groups
 
 
 def _check_enough(cells: Cells, caller: str, where: str) -> None:

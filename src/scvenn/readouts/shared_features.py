@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from scvenn import network
 from scvenn._warnings import warn
-from scvenn.data import Cells, Keys, quoted, row_sums
+from scvenn.data import Cells, Keys, Registry, find_categories, quoted, row_sums
 from scvenn.likelihoods import Likelihood
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
@@ -108,6 +108,60 @@ def _tell(modality: str, others: list[str], found: Screening, n_cells: int) -> N
             "learn to predict it. Are the cells matched by the right names? With screen=False "
             "every feature counts."
         )
+
+
+def table_of_scores(
+    found: Registry, screened: Mapping[str, Screening], **columns: str
+) -> pd.DataFrame:
+    """What screening found of each modality, as users get it; with further columns."""
+    tables = [
+        pd.DataFrame({"modality": m, **columns, "feature": found.features(m), **of._asdict()})
+        for m, of in screened.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def groups_of(cells: Cells, given: str, which: str) -> pd.Series:
+    """The group of each cell, missing where unknown, from a column.
+
+    Parameters
+    ----------
+    cells
+        Which cells.
+    given
+        Name of the column.
+    which
+        What one of these cells is called in messages.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, none of the cells has a value in it, or a group is named
+        ``"all"``.
+    """
+    groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
+    if not groups.notna().any():
+        raise ValueError(f"given={given!r}: no {which} has a value in this column.")
+    if groups.eq("all").any():
+        raise ValueError(
+            f"given={given!r}: a group is named 'all', which is the name of all groups together in "
+            "the result. Rename it."
+        )
+    return groups
+
+
+def scores_within(net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> pd.DataFrame:
+    """How well features are predicted within groups of cells; the arguments of the next function.
+
+    Returns
+    -------
+    The table of :meth:`~scvenn.SharedPrivateModel.get_shared_scores` with ``given``.
+    """
+    tables = [
+        table_of_scores(cells.found, {m: found}, group=group)
+        for m, group, found in shared_within(net, cells, groups)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def shared_within(
