@@ -271,3 +271,44 @@ def test_loadings_on_the_scale_of_the_data_are_small_for_rare_features():
     table = model.loadings("one", scale="data")
     first = table[table.dimension == "shared_0"].loading.abs().to_numpy()
     assert first[mean < 1].max() < first[mean > 1].min()
+
+
+# ------------------------------------------------------------------------------------- agreement
+
+
+@pytest.mark.slow
+def test_modalities_agree_on_planted_axes_and_on_no_others():
+    """Two factors are shared; of six dimensions, four are left over."""
+    scvi.settings.seed = 0
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((800, 2))
+    parts = {}
+    for m in ("one", "two"):
+        own = rng.standard_normal((800, 2))
+        x = np.hstack([factors @ rng.standard_normal((2, 40)), own @ rng.standard_normal((2, 40))])
+        parts[m] = anndata.AnnData((x + 0.5 * rng.standard_normal(x.shape)).astype(np.float32))
+        parts[m].var_names = [f"{m}{j}" for j in range(80)]
+    model = scvenn.MMVAEpp(mudata.MuData(parts), n_shared=6, n_private=4)
+    model.train(40, train_size=0.7, **QUIET)
+    assert model.shared_agreement_.shape == (6,)
+    assert (model.shared_agreement_[:2] > 0.8).all()
+    model.save("model")
+    loaded = scvenn.MMVAEpp.load("model", model.adata)
+    np.testing.assert_array_equal(loaded.shared_agreement_, model.shared_agreement_)
+
+
+def test_modalities_of_unrelated_cells_agree_on_nothing():
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(400, n_features=20)
+    order = np.random.default_rng(0).permutation(400)
+    other = mdata["atac"][order].copy()
+    other.obs_names = mdata["rna"].obs_names
+    model = scvenn.MMVAEpp(mudata.MuData({"rna": mdata["rna"], "atac": other}), screen=False)
+    model.train(5, train_size=0.5, write_obsm=False, **QUIET)
+    assert np.abs(model.shared_agreement_).max() < 0.3
+
+
+def test_without_held_out_cells_there_is_no_agreement_to_tell(small):
+    model = scvenn.MMVAEpp(small)
+    model.train(1, train_size=1.0, **QUIET)
+    assert np.isnan(model.shared_agreement_).all()

@@ -258,22 +258,45 @@ def test_wrong_calls_are_refused(peers, monkeypatch, capsys, arguments, message)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "setting", "latents"),
-    [
-        ("scvenn", "encoders told", ["shared", "private rna", "private atac"]),
-        ("MULTIVI", "not told", ["joint"]),
-    ],
-)
-def test_batches_are_looked_for_in_every_latent(peers, monkeypatch, method, setting, latents):
+@pytest.mark.parametrize("name", ["balanced", "near", "mosaic"])
+def test_every_correction_is_scored(peers, monkeypatch, name):
+    """Without Harmony and scib-metrics, which only an extra installs."""
     batches = importlib.import_module("batches")
-    name, (make, _) = next(iter(batches.DATASETS.items()))
-    monkeypatch.setitem(batches.DATASETS, name, (make, {method: 1}))
-    assert setting in batches.SETTINGS[method]
-    rows = pd.DataFrame(batches.rows(name, method, setting, 0))
-    assert list(rows["latent"]) == [f"{method}, {latent}" for latent in latents]
-    for score in ("batch by neighbours", "cell type"):
-        assert rows[score].between(0, 1).all()
+    monkeypatch.setattr(batches, "N_OBS", 300)
+    monkeypatch.setattr(batches, "N_FEATURES", 40)
+    monkeypatch.setattr(batches, "harmony", lambda latent, batch: latent)
+    monkeypatch.setattr(batches, "mixing", lambda latent, batch: {})
+    rows = pd.DataFrame(batches.rows(name, 0, epochs=(1, 1)))
+    assert {"scvenn", "scvenn, uncorrected", "scvenn, no deviations", "MULTIVI"} <= set(
+        rows["method"]
+    )
+    scores = rows.drop(columns=["problem", "method", "seed"])
+    assert ((scores.fillna(0) >= 0) & (scores.fillna(0) <= 1)).all(axis=None)
+    assert ("lone" in scores) == (name == "near")
+    kept = rows.set_index("method")["kept"]
+    assert kept["scvenn, uncorrected"] == 1
+    assert kept["scvenn"] > kept["MULTIVI"]
+
+
+def test_cells_shuffled_within_types_stay_in_their_type(peers):
+    within = importlib.import_module("within")
+    mdata = scvenn_counts()
+    new = within.shuffled(mdata, seed=0)
+    types = mdata.obs["celltype"].to_numpy()
+    before, after = (of["atac"].X.toarray() for of in (mdata, new))
+    assert (before != after).any()
+    np.testing.assert_array_equal(mdata["rna"].X.toarray(), new["rna"].X.toarray())
+    for t in np.unique(types):
+        np.testing.assert_array_equal(before[types == t].sum(0), after[types == t].sum(0))
+
+
+def scvenn_counts():
+    """Counts whose types are where the scripts look for them."""
+    import scvenn
+
+    mdata = scvenn.datasets.simulate_counts(120, n_features=20)
+    mdata.obs["celltype"] = mdata.obs["cell_type"]
+    return mdata
 
 
 # -------------------------------------------------------------------------------------- tables
@@ -316,5 +339,4 @@ def test_a_table_shows_medians_over_seeds(peers):
 
 def test_the_page_shows_what_the_results_say(peers):
     page = (PEERS / "README.md").read_text()
-    results = peers["jobs"].read_results(PEERS / "results.csv")
-    assert peers["render"].rendered(page, results) == page
+    assert peers["render"].rendered(page, peers["render"].tables()) == page

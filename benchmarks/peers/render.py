@@ -1,4 +1,4 @@
-"""Tables of README.md, from results.csv.
+"""Tables of README.md, from results.csv, batches.csv and within.csv.
 
     python benchmarks/peers/render.py
 
@@ -29,6 +29,20 @@ COLUMNS = {
 COSTS = {"seconds": ("fit_seconds", 0), "GiB": ("memory_gib", 1)}
 
 
+# Headings of the scores of batches.py, in their order.
+OF_BATCHES = {
+    "batch": "batch",
+    "within": "batch, within types",
+    "chance": "by chance",
+    "types": "types",
+    "lone": "lone type",
+    "kept": "neighbours kept",
+    "iLISI": "iLISI",
+    "kBET": "kBET",
+}
+WITHOUT_A_PART = "scvenn, no"
+
+
 def table(results: pd.DataFrame, dataset: str) -> str:
     """The table of a data set: median over seeds ± standard deviation."""
     results = results[results["dataset"] == dataset]
@@ -54,7 +68,7 @@ def table(results: pd.DataFrame, dataset: str) -> str:
     lines = [["method", *columns], *([label, *row] for label, row in rows.items())]
     lines = [[line[0], *(np.array(line[1:])[filled])] for line in lines]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(lines)
 
 
 def _label(method: str, embedding: str, max_epochs: str, seeds: int) -> str:
@@ -84,13 +98,51 @@ def _cell(results: pd.DataFrame, metric: str, source: str, target: str, digits: 
     return text.replace("-", "−")
 
 
-def rendered(page: str, results: pd.DataFrame) -> str:
+def batches_table(scores: pd.DataFrame, *, parts: bool) -> str:
+    """Means over seeds of what batches.py found: of methods, or of the correction less a part."""
+    of_part = scores["method"].str.startswith(WITHOUT_A_PART)
+    chosen = scores[of_part | (scores["method"] == "scvenn")] if parts else scores[~of_part]
+    mean = chosen.groupby(["problem", "method"], sort=False)[list(OF_BATCHES)].mean()
+    lines = [["problem", "method", *OF_BATCHES.values()], ["---"] * (2 + len(OF_BATCHES))]
+    for (problem, method), values in mean.iterrows():
+        cells = ["–" if np.isnan(value) else f"{value:.2f}" for value in values]
+        lines.append([problem, method, *cells])
+    return _markdown(lines)
+
+
+def within_table(found: pd.DataFrame) -> str:
+    """What within.py found, in percent of the features."""
+    shares = found.columns.difference(["data", "modality", "features"], sort=False)
+    lines = [list(found.columns), ["---"] * len(found.columns)]
+    for row in found.to_dict("records"):
+        percents = [f"{100 * row[share]:.1f} %" for share in shares]
+        lines.append([row["data"], row["modality"], f"{row['features']:,}", *percents])
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def tables() -> dict[str, str]:
+    """All tables of the page, by name."""
+    results = read_results(HERE / "results.csv")
+    batches, within = (pd.read_csv(HERE / f"{name}.csv") for name in ("batches", "within"))
+    return {
+        **{name: table(results, name) for name in DATASETS},
+        "batches": batches_table(batches, parts=False),
+        "parts": batches_table(batches, parts=True),
+        "within": within_table(within),
+    }
+
+
+def rendered(page: str, by_name: dict[str, str]) -> str:
     """The page with its tables replaced."""
-    for name in DATASETS:
+    for name, text in by_name.items():
         pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         if len(pattern.findall(page)) != 1:
             raise SystemExit(f"The page has no place for the table {name!r}")
-        page = pattern.sub(rf"\g<1>\n{table(results, name)}\n\n\g<2>", page)
+        page = pattern.sub(rf"\g<1>\n{text}\n\n\g<2>", page)
     return page
 
 
@@ -98,9 +150,10 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     page: Path = HERE / "README.md"
     draft = page.with_suffix(".draft")
-    draft.write_text(rendered(page.read_text(), read_results(HERE / "results.csv")))
+    by_name = tables()
+    draft.write_text(rendered(page.read_text(), by_name))
     os.replace(draft, page)
-    print(f"Wrote {len(DATASETS)} tables to {page}")
+    print(f"Wrote {len(by_name)} tables to {page}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What RNA shares with ATAC or proteins within cell types, on three sets of real cells.
 
-    python benchmarks/peers/within.py [--seed 0]
+    python benchmarks/peers/within.py [--seed 0] [--csv FILE]
 
 For each modality: the part of its features that the other modality predicts (screening, false
 discovery rate 5 %), the same within cell types, and the same if cells are shuffled within types
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ import scvenn
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--csv", type=Path, help="where to write the table")
     arguments = parser.parse_args()
     logging.getLogger("scvi").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -54,7 +56,10 @@ def main() -> None:
             | {key: of[m] for key, of in found.items()}
             for m in mdata.mod
         ]
-    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format))
+    table = pd.DataFrame(rows)
+    if arguments.csv:
+        table.to_csv(arguments.csv, index=False, float_format="%.4f")
+    print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
 def shuffled(mdata: MuData, seed: int) -> MuData:

@@ -25,6 +25,7 @@ from scvenn.models.runner import (
 from scvenn.models.splitting import Splitter, listed_split
 from scvenn.network import SharedPrivateVAE, check_positive
 from scvenn.readouts import (
+    agreement,
     learn_axes,
     learn_batch_correction,
     learn_weak_effects,
@@ -55,6 +56,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     best_epoch_: int = -1
     n_shared_effective_: int | None = None
     n_private_effective_: dict[str, int] | None = None
+    shared_agreement_: np.ndarray | None = None
     cells_: np.ndarray | None = None
 
     def train(
@@ -324,7 +326,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                     with step("estimating weak effects", outcome):
                         learn_weak_effects(self.module, train, self.screening_)
                 with step("ordering the axes", outcome):
-                    self._order_axes(train)
+                    self._order_axes(train, held_out)
                 with step("correcting for batches", outcome):
                     learn_batch_correction(self.module, train)
             except BaseException:
@@ -337,8 +339,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             interrupts.warning("Interrupted after training. %s", outcome)
             raise
 
-    def _order_axes(self, train: Cells) -> None:
-        """Turn the latents to ordered axes, and say how many of them carry something."""
+    def _order_axes(self, train: Cells, held_out: Cells) -> None:
+        """Turn the latents to ordered axes, and say which carry something and are agreed on."""
         of_shared, of_private = learn_axes(self.module, train)
         self.n_shared_effective_ = of_shared.n_effective
         self.n_private_effective_ = {m: axes.n_effective for m, axes in of_private.items()}
@@ -351,6 +353,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 for m, n in self.n_private_effective_.items()
             ),
         )
+        self.shared_agreement_ = agreement(self.module, held_out)
+        if np.isfinite(self.shared_agreement_).any():
+            logger.info(
+                "Correlation of what modalities tell of each axis of shared, in %d held-out cells: "
+                "%s. Below about 0.3 there is little that they have in common.",
+                len(held_out),
+                " ".join(f"{value:.2f}" for value in self.shared_agreement_),
+            )
 
     def _forget_estimates(self) -> None:
         """Back to what the networks had before any training: equal weights, and nothing else."""
@@ -364,6 +374,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             private_shifts={m: BatchShifts.none(n) for m, n in net.n_private.items()},
         )
         self.n_shared_effective_ = self.n_private_effective_ = None
+        self.shared_agreement_ = None
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:

@@ -7,7 +7,7 @@ page); ``cell_methods`` and ``latent_methods`` (the methods of the model, which 
 call these functions).
 """
 
-from scvenn.readouts.axes import learn_axes
+from scvenn.readouts.axes import agreement, learn_axes
 from scvenn.readouts.batch_correction import learn_batch_correction
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.latent_methods import InterpretationMixin
@@ -23,6 +23,7 @@ from scvenn.readouts.shared_features import (
 __all__ = [
     "InterpretationMixin",
     "ReadoutsMixin",
+    "agreement",
     "groups_of",
     "learn_axes",
     "learn_batch_correction",

@@ -10,6 +10,7 @@ Shapes: ``n`` cells, ``B`` cells of a minibatch, ``D`` features, ``K`` size of a
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from scvenn.readouts.embeddings import embed
 
 # Cells with a modality from which axes are learned.
 MOST_CELLS = 2_000
+# Cells of which a correlation is taken.
+_LEAST_CELLS = 10
 # Axes carry something up to the one with which they have this part of what all carry.
 _CARRIED = 0.99
 # Variance along an axis, relative to the largest, below which it is rounding.
@@ -110,6 +113,25 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
         private_axes={m: axes.turn for m, axes in of_private.items()},
     )
     return of_shared, of_private
+
+
+def agreement(net: network.SharedPrivateVAE, held_out: Cells) -> np.ndarray:
+    """How well modalities agree on each axis of ``shared``, (K,).
+
+    The correlation of what is read from one modality alone and from another, in held-out cells that
+    have both; the mean over pairs of modalities. NaN where fewer than 10 cells have two, or where
+    an axis does not vary.
+    """
+    each = {m: embed(net, held_out, [m])[0] for m in net.modalities}
+    found = []
+    for one, other in combinations(each.values(), 2):
+        both = np.isfinite(one[:, 0]) & np.isfinite(other[:, 0])
+        if both.sum() < _LEAST_CELLS:
+            continue
+        a, b = (z[both] - z[both].mean(0) for z in (one.astype(float), other.astype(float)))
+        norm = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+        found.append((a * b).sum(0) / np.where(norm > 0, norm, np.nan))
+    return np.mean(found, axis=0) if found else np.full(net.n_shared, np.nan)
 
 
 def _covariance_of(latent: np.ndarray) -> np.ndarray:
