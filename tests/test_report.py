@@ -213,6 +213,7 @@ def test_the_data_is_described(mosaic, page_of_mosaic):
     assert f"150 cells, {lacking} of which lack at least one modality." in sentences
     assert "75 were trained on; 75 were held out" in sentences
     assert "Inputs of the decoders: batch ('batch0', 'batch1') and age." in sentences
+    assert "Embeddings are corrected for the batch." in sentences
     assert "Labels: cell_type ('type0', 'type1', 'type2'), known of 150 cells." in sentences
     assert "3 shared dimensions; private: 4 of rna, 2 of meth and 2 of peaks." in sentences
     assert page_of_mosaic.texts("h1") == ["MMVAE of rna, meth and peaks"]

@@ -103,6 +103,8 @@ class _Report:
             )
         if covariates := found.covariates():
             sentences.append(f"Inputs of the decoders: {_listed(covariates)}.")
+        if self.model.module.corrects_batches:
+            sentences.append("Embeddings are corrected for the batch.")
         labels = self.labels
         if labels is not None:
             classes = sorted(set(labels.dropna()))
