@@ -29,6 +29,12 @@ def _levels_of_logs():
         logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _flags_of_xla(monkeypatch):
+    """scvi-tools makes this variable longer whenever a seed is set; processes then cannot start."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
 @pytest.fixture(params=list(MODELS))
 def model_class(request):
     return MODELS[request.param]
