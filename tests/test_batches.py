@@ -121,6 +121,21 @@ def test_the_same_seed_gives_the_same_shifts():
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_threads_change_no_bit():
+    latent, batch, _, _ = planted(ALL, 600)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            found.append(learned(latent, batch))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 @given(scale=st.floats(1e-3, 1e3), move=st.floats(-100, 100))
 @settings(max_examples=5, deadline=None)
 def test_units_of_the_latent_make_no_difference(scale, move):

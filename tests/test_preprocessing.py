@@ -78,6 +78,7 @@ def test_a_view_is_read_but_not_written_to(mdata):
     [
         ({"given": "nowhere"}, "nowhere"),
         ({"modalities": ["rna", "protein"]}, "protein"),
+        ({"modalities": "rna"}, "modalities: expected a list of names, found 'rna'"),
         ({"batch_key": "nowhere"}, "nowhere"),
         ({"layers": {"rna": "nowhere"}}, "nowhere"),
     ],

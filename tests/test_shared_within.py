@@ -8,6 +8,7 @@ import pytest
 import scvi
 
 import scvenn
+from scvenn.readouts.evaluation import _leakage_within
 from tests.conftest import QUIET, three_modalities
 
 KINDS = np.repeat(["types", "within", "both", "neither"], [20, 20, 20, 140])
@@ -205,6 +206,19 @@ def test_cells_without_a_type_and_missing_modalities_are_left_out_within_types()
     found = table[table.metric == "pearson_within"]
     assert found["value"].between(-1, 1).sum() > 0
     assert len(found.groupby(["source", "target"])) == 6
+
+
+def test_cells_without_a_type_change_no_leakage_within_types():
+    """However far they are from the others."""
+    rng = np.random.default_rng(0)
+    latents = {"shared": rng.normal(size=(40, 2)), "private_rna": rng.normal(size=(40, 2))}
+    groups = pd.Series(np.where(np.arange(40) % 2, "a", "b").astype(object))
+    groups[::5] = None
+    halves = np.arange(20), np.arange(20, 40)
+    found = list(_leakage_within(latents, groups, *halves))
+    far = {name: np.where(groups.isna().to_numpy()[:, None], 1e6, z) for name, z in latents.items()}
+    assert len(found) == 4
+    assert found == list(_leakage_within(far, groups, *halves))
 
 
 def test_columns_of_types_that_evaluate_cannot_use_are_refused(small):

@@ -1,4 +1,4 @@
-"""What is left of batches in a latent, and what a correction costs, on eight problems.
+"""What is left of batches in a latent, and what a correction costs, on seven problems.
 
     python benchmarks/peers/batches.py [--seeds 3] [--only far,near] [--csv FILE]
 

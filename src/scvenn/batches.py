@@ -18,12 +18,15 @@ Shapes: ``n`` cells, ``K`` components, ``B`` batches, ``D`` dimensions of the la
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from scvenn._progress import progress
@@ -79,6 +82,19 @@ def corrected(
     return latent - _expected_shift(_members(latent, batch, found), batch, found)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Arrays are small: several threads wait for each other, and add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def learn_batch_shifts(
     latent: np.ndarray,
     batch: np.ndarray,

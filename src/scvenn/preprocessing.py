@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from scvenn.data import Cells, Keys, check_mudata, choose_modalities
+from scvenn.data import Cells, Keys, as_list, check_mudata, choose_modalities
 from scvenn.models import MMVAEpp
 from scvenn.readouts import groups_of, scores_within, screen_features, table_of_scores
 
@@ -66,7 +66,8 @@ def shared_features(
     >>> shared = mdata["rna"][:, mdata["rna"].var["scvenn_shared"]]
     """
     check_mudata(mdata, may_be_view=not inplace)
-    names = choose_modalities(mdata, None if modalities is None else list(modalities))
+    chosen = None if modalities is None else as_list(modalities, "modalities")
+    names = choose_modalities(mdata, chosen)
     # a MuData of its own, so that a set-up of the caller's stays as it is
     read = MuData({m: mdata[m] for m in names})
     read.obs = mdata.obs.loc[read.obs_names]

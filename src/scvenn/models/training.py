@@ -356,9 +356,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self.shared_agreement_ = agreement(self.module, held_out)
         if np.isfinite(self.shared_agreement_).any():
             logger.info(
-                "Correlation of what modalities tell of each axis of shared, in %d held-out cells: "
-                "%s. Below about 0.3 there is little that they have in common.",
-                len(held_out),
+                "Agreement of the modalities on each axis of shared (correlation in held-out "
+                "cells; 1 is perfect, 0 none): %s",
                 " ".join(f"{value:.2f}" for value in self.shared_agreement_),
             )
 

@@ -18,7 +18,7 @@ from scvenn.data import Cells, quoted, row_sums
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
-from scvenn.screening import threshold
+from scvenn.screening import shuffled_within, threshold
 
 # Scores of a probe for labels.
 _LABEL_METRICS = ("auc", "balanced_accuracy")
@@ -168,7 +168,7 @@ class _Within:
                 continue
             rng = np.random.default_rng(self.seed)
             orders = [np.arange(len(of_part))]
-            orders += [_shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
+            orders += [shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
             a, b = x[of_part], y[of_part]
             found = [metrics.r2(a, b), *(metrics.pearson(a, b[order]) for order in orders)]
             key = (source, target, name)
@@ -203,15 +203,6 @@ def _less_group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
         mean = np.where(known, of_group, 0.0).sum(0) / np.maximum(1, known.sum(0))
         result[rows] = of_group - mean
     return result
-
-
-def _shuffled_within(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An order of cells in which each stays in its group."""
-    order = np.arange(len(codes))
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        order[rows] = rng.permutation(rows)
-    return order
 
 
 def _blocks(
@@ -300,16 +291,12 @@ def _leakage_within(
     latents: Mapping[str, np.ndarray], groups: pd.Series, fitted: np.ndarray, scored: np.ndarray
 ) -> Iterator[tuple]:
     """Leakage between shared and private latents relative to the means of groups."""
-    codes = pd.factorize(groups)[0]
-    known = groups.notna().to_numpy()
-    is_fitted = np.zeros(len(codes), bool)
-    is_fitted[fitted] = True
-    # training cells and those to score have means of their own
-    parts = codes + is_fitted * (codes.max() + 1)
-    relative = {
-        name: np.where(known[:, None], _less_group_means(z, parts), np.nan)
-        for name, z in latents.items()
-    }
+    codes = np.asarray(pd.factorize(groups)[0])
+    relative = {name: np.full_like(z, np.nan) for name, z in latents.items()}
+    for cells in (fitted, scored):  # each have means of their own
+        known = cells[codes[cells] >= 0]
+        for name, z in latents.items():
+            relative[name][known] = _less_group_means(z[known], codes[known])
     for source, target in permutations(latents, 2):
         if "shared" not in (source, target):
             continue

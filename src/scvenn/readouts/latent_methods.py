@@ -63,8 +63,8 @@ class InterpretationMixin(ReadoutsMixin):
         ===================== ======== ====================================================
         ``metric``            ``view`` ``value``
         ===================== ======== ====================================================
-        r2_within,            cross    as above, of deviations from the mean of the type
-        pearson_within
+        r2_within,            cross    as above, of deviations from the mean of the type, on a
+        pearson_within                 linear scale: logarithms of counts relative to their sum
         shared_within         cross    1 if that correlation is above what predictions
                                        reach that are shuffled within types, at a false
                                        discovery rate of 5 %, else 0
@@ -93,12 +93,12 @@ class InterpretationMixin(ReadoutsMixin):
         Returns
         -------
         A tidy table with the columns ``metric``, ``view``, ``source``, ``target``, ``feature``
-        (None where the value concerns no single one) and ``value``. With ``given``, there is also
-        ``group``: for predictions within types ``"all"`` or a type of at least 50 scored cells,
-        else None. Sources and targets are
+        (None where the value concerns no single one) and ``value``. Sources and targets are
         modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
         a modality with the name of a latent is ``modality <name>`` as a target of leakage.
-        Values that are not defined are NaN, and a warning says why.
+        Values that are not defined are NaN, and a warning says why. With ``given``, there is also
+        ``group``: for predictions within types ``"all"`` or a type of at least 50 scored cells,
+        else None.
 
         Raises
         ------

@@ -104,9 +104,9 @@ def _tell(modality: str, others: list[str], found: Screening, n_cells: int) -> N
     if not found.related.any():
         warn(
             f"No feature of modality {modality!r} is predicted by {quoted(others)} better than by "
-            f"chance in {n_cells} training cells that have both: the shared latent will not "
-            "learn to predict it. Are the cells matched by the right names? With screen=False "
-            "every feature counts."
+            f"chance in {n_cells} cells that have both. Are the cells matched by the right names? "
+            "The shared latent of a model will not learn to predict it; with screen=False every "
+            "feature counts."
         )
 
 
@@ -151,23 +151,7 @@ def groups_of(cells: Cells, given: str, which: str) -> pd.Series:
 
 
 def scores_within(net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> pd.DataFrame:
-    """How well features are predicted within groups of cells; the arguments of the next function.
-
-    Returns
-    -------
-    The table of :meth:`~scvenn.SharedPrivateModel.get_shared_scores` with ``given``.
-    """
-    tables = [
-        table_of_scores(cells.found, {m: found}, group=group)
-        for m, group, found in shared_within(net, cells, groups)
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def shared_within(
-    net: SharedPrivateVAE, cells: Cells, groups: pd.Series
-) -> Iterator[tuple[str, str, Screening]]:
-    """Find the features that modalities share within groups of cells.
+    """Score how well features are predicted within groups of cells.
 
     Parameters
     ----------
@@ -178,10 +162,11 @@ def shared_within(
     groups
         The group of each cell, (n,), missing where unknown.
 
-    Yields
-    ------
-    The modality, ``"all"`` or a group, and what was found: with the means of all groups regressed
-    out, and within each group of at least 50 cells that have the modality and another.
+    Returns
+    -------
+    The table of :meth:`~scvenn.SharedPrivateModel.get_shared_scores` with ``given``: of ``"all"``
+    groups, their means regressed out, and of each group of at least 50 cells that have the modality
+    and another.
 
     Raises
     ------
@@ -193,10 +178,13 @@ def shared_within(
     parts = {"all": codes >= 0, **{name: codes == i for i, name in enumerate(names)}}
     code_of_row = np.full(cells.mdata.n_obs, -1)
     code_of_row[cells.rows] = codes
+    tables = []
     for name, which in parts.items():
         for m, some, values in _samples(net, cells.take(which), rng):
             if name == "all" or len(some) >= _LEAST_GROUP:
-                yield m, name, _screened(net, some, m, values, rng, groups=code_of_row[some.rows])
+                found = _screened(net, some, m, values, rng, groups=code_of_row[some.rows])
+                tables.append(table_of_scores(cells.found, {m: found}, group=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _screened(
@@ -221,8 +209,8 @@ def _screened(
     except ValueError as error:  # LinAlgError is one
         raise ValueError(
             f"Screening of modality {modality!r} by {quoted(others)} failed in {len(cells)} "
-            f"training cells: {error} Look for constant features and extreme values in these "
-            "modalities and in continuous covariates, or train with screen=False."
+            f"cells: {error} Look for constant features and extreme values in these modalities and "
+            "in continuous covariates. A model with screen=False does without screening."
         ) from error
 
 
@@ -244,8 +232,8 @@ def _values(net: SharedPrivateVAE, cells: Cells, modality: str) -> Values:
         raise ValueError(
             f"Screening of modality {modality!r}: expected values with a finite variance, found "
             f"{error.value:g} (on the scale of the regression) in feature "
-            f"{cells.found.features(modality)[error.feature]!r}. Remove or clip it, or train with "
-            "screen=False."
+            f"{cells.found.features(modality)[error.feature]!r}. Remove or clip it. A model with "
+            "screen=False does without screening."
         ) from error
 
 

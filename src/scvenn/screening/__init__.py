@@ -10,7 +10,7 @@ select).
 Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimensions of ``shared``.
 """
 
-from scvenn.screening.features import Screening, screen, threshold
+from scvenn.screening.features import Screening, screen, shuffled_within, threshold
 from scvenn.screening.reliability import reliability_weights
 from scvenn.screening.values import (
     DiscreteValues,
@@ -30,6 +30,7 @@ __all__ = [
     "as_csr",
     "reliability_weights",
     "screen",
+    "shuffled_within",
     "threshold",
     "weak_effects",
     "whitening",

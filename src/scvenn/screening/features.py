@@ -100,13 +100,7 @@ def screen(
         return found
 
     def shuffled(size: int) -> np.ndarray:
-        if groups is None:
-            return rng.permutation(size)
-        order = np.arange(size)
-        for group in np.unique(groups[:size]):
-            rows = np.flatnonzero(groups[:size] == group)
-            order[rows] = rng.permutation(rows)
-        return order
+        return rng.permutation(size) if groups is None else shuffled_within(groups[:size], rng)
 
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
@@ -129,6 +123,15 @@ def screen(
         # z² does not predict z, but z predicts z²; such a feature is found by its own square
         related = shared if squares is None else shared | judge(squares)[1]
     return Screening(score, shared, related)
+
+
+def shuffled_within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An order of cells, (n,), in which each takes the place of one of its group."""
+    order = np.arange(len(groups))
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        order[rows] = rng.permutation(rows)
+    return order
 
 
 def threshold(score: np.ndarray, null: np.ndarray, fdr: float) -> float:
