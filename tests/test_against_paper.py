@@ -166,7 +166,8 @@ def test_same_view_likelihood_moves_no_shared_encoder_in_mmvaepp():
         }
     )
     outputs = module.inference(**inputs)
-    decoded = module.generative(outputs["minibatch"], outputs["shared"], outputs["private"])
+    names = ("minibatch", "shared", "private", "active")
+    decoded = module.generative(**{name: outputs[name] for name in names})
     scores = module._log_likelihoods(
         decoded["decoded"], outputs["minibatch"], weight=torch.ones(2, 40)
     )

@@ -61,7 +61,8 @@ def test_decoders_see_covariates_and_encoders_of_shared_do_not(model, column, va
 def test_encoders_see_covariates_on_request():
     mdata = donors()
     scvenn.MMVAEpp.setup_mudata(mdata, **SEEN)
-    model = scvenn.MMVAEpp(mdata, encode_covariates=True)
+    with pytest.warns(FutureWarning, match="encode_covariates=True is deprecated"):
+        model = scvenn.MMVAEpp(mdata, encode_covariates=True)
     model.train(1, **QUIET)
     before = model.get_shared_representation(batch_corrected=False)
     for column, value in (("batch", "batch1"), ("donor", "c"), ("age", 200.0)):

@@ -52,9 +52,10 @@ def test_it_keeps_the_contract(name):
 def test_cross_view_noise_is_followed_in_each_batch():
     likelihood, x, _, raw = build("normal", n_batches=3)
     batch = torch.tensor([0, 0, 0, 1, 1, 1])
-    measured = torch.ones(B, 1, dtype=torch.bool)
+    measured = torch.ones(3, B, 1, dtype=torch.bool)
+    misses = likelihood.cross_view_misses(raw, x, measured, batch)
     for _ in range(200):
-        likelihood.update_cross_view_noise(raw, x, measured, batch)
+        likelihood.update_cross_view_noise(misses)
     square = (likelihood.encoder_input(x) - raw).square()
     for number in (0, 1):
         expected = square[:, batch == number].mean((0, 1))
@@ -271,8 +272,9 @@ def test_fractions_are_read_with_a_spread_of_about_one():
 def test_cross_view_noise_is_that_of_the_residuals():
     likelihood, x, library, raw = build("normal")
     measured = torch.rand(B, D) < 0.8
+    misses = likelihood.cross_view_misses(raw, x, measured.expand(3, B, D))
     for _ in range(200):
-        likelihood.update_cross_view_noise(raw, x, measured)
+        likelihood.update_cross_view_noise(misses)
     square = (likelihood.encoder_input(x) - raw).square()
     expected = torch.stack([square[:, measured[:, j], j].mean() for j in range(D)])
     torch.testing.assert_close(likelihood.cross_view_variance, expected, rtol=1e-3, atol=1e-4)
@@ -286,14 +288,50 @@ def test_cross_view_noise_is_that_of_the_residuals():
 
 def test_a_feature_that_no_cell_of_a_minibatch_has_keeps_its_noise():
     likelihood, x, _, raw = build("normal")
-    likelihood.update_cross_view_noise(raw, x, torch.zeros(B, 1, dtype=torch.bool))
+    misses = likelihood.cross_view_misses(raw, x, torch.zeros(3, B, 1, dtype=torch.bool))
+    likelihood.update_cross_view_noise(misses)
+    likelihood.set_held_out_noise(misses)
     torch.testing.assert_close(likelihood.cross_view_variance, torch.ones(D))
+    torch.testing.assert_close(likelihood.held_out_ratio, torch.ones(D))
+
+
+def test_predictions_that_do_not_count_leave_the_noise_as_it_is():
+    likelihood, x, _, raw = build("normal")
+    counts = torch.tensor([True, False, True])[:, None, None].expand(3, B, 1)
+    misses = likelihood.cross_view_misses(raw, x, counts)
+    likelihood.cross_view_variance.copy_(misses[0] / misses[1])
+    expected = (likelihood.encoder_input(x) - raw[[0, 2]]).square().mean((0, 1))
+    torch.testing.assert_close(likelihood.cross_view_variance, expected)
+
+
+def test_cross_view_noise_is_that_of_held_out_cells_where_they_are_many():
+    likelihood, x, library, raw = build("normal")
+    likelihood.cross_view_variance.fill_(0.01)  # networks are as close as that to training cells
+    misses = likelihood.cross_view_misses(raw, x, torch.ones(3, B, 1, dtype=torch.bool))
+    likelihood.set_held_out_noise(misses * 10_000)
+    expected = (likelihood.encoder_input(x) - raw).square().mean((0, 1))
+    found = likelihood.cross_view_variance * likelihood.held_out_ratio
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=0)
+    normal = torch.distributions.Normal(raw, found.sqrt())
+    found = likelihood.log_prob(raw, x, library, cross_view=True)
+    torch.testing.assert_close(found, normal.log_prob(likelihood.encoder_input(x)))
+
+
+def test_the_noise_of_few_held_out_cells_is_scaled_for_all_features_alike():
+    likelihood, _, _, _ = build("normal")
+    one_cell = torch.stack([torch.linspace(0, 6, D), torch.ones(D)])  # squares, numbers of cells
+    likelihood.set_held_out_noise(one_cell)
+    assert likelihood.held_out_ratio.mean() == pytest.approx(3)
+    assert (likelihood.held_out_ratio - 3).abs().max() < 0.1
 
 
 @each
 def test_other_likelihoods_do_not_tell_cross_view_apart(name):
     likelihood, x, library, raw = build(name)
-    likelihood.update_cross_view_noise(raw, x, torch.ones(B, 1, dtype=torch.bool))
+    misses = likelihood.cross_view_misses(raw, x, torch.ones(3, B, 1, dtype=torch.bool))
+    assert (misses is None) == (name != "normal")
+    if misses is not None:
+        likelihood.update_cross_view_noise(misses)
     values = [likelihood.log_prob(raw, x, library, cross_view=c) for c in (True, False)]
     assert torch.equal(*values) == (name != "normal")
 

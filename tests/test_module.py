@@ -196,6 +196,36 @@ def test_noise_in_place_of_an_absent_private_latent_is_learned_to_be_small():
         assert (branch.absent.log_scale < -0.2).all()
 
 
+def of_a_rare_and_a_common_gene(**kwargs):
+    """An untrained model without screening, and how far apart it decodes the two genes' logits."""
+    mdata = scvenn.datasets.simulate_counts(60, n_features=20)
+    mdata["rna"].X[:, 0] = 0
+    mdata["rna"].X[:2, 0] = 1
+    mdata["rna"].X[:, 1] = 500
+    model = scvenn.MMVAE(mdata, n_hidden=8, **kwargs)
+    model.module.set_stats({m: model._found.stats(m) for m in model.modalities})  # changes nothing
+    bias = model.module.branch("rna").decoder.out.bias
+    return model, float(bias[1] - bias[0])
+
+
+def test_decoders_start_at_the_means():
+    model, difference = of_a_rare_and_a_common_gene()
+    start = model.module.likelihood("rna").start()
+    assert difference == pytest.approx(float(start[1] - start[0]), abs=1)
+    assert difference > 5
+
+
+def test_decoders_of_the_paper_start_around_zero():
+    assert abs(of_a_rare_and_a_common_gene(start_at_means=False)[1]) < 1
+    assert scvenn.paper_setting()[0]["start_at_means"] is False
+
+
+def test_decoders_that_correct_a_prediction_start_around_zero():
+    mdata = scvenn.datasets.simulate_counts(60, n_features=20)
+    decoder = scvenn.MMVAEpp(mdata, n_hidden=8).module.branch("rna").decoder
+    assert decoder.out.bias.abs().max() < 1
+
+
 def test_cross_view_predictions_start_at_the_mean():
     """Of predicted features as well, whose last layer adds something small to it."""
     model = built("MMVAEpp", n_shared=3, n_private=2, n_hidden=8)
@@ -336,6 +366,28 @@ def test_the_noise_across_views_is_learned_in_training_only():
     assert (noise == 1).all()
     losses(model.module.train(), tensors)
     assert (noise != 1).any()
+
+
+def test_held_out_cells_scale_the_noise_across_views():
+    mdata = scvenn.datasets.simulate_gp(60, n_private_features=(5, 5))
+    scales = {}
+    for train_size in (0.5, 1.0):
+        model = scvenn.MMVAEpp(mdata, n_hidden=8)
+        model.train(20, train_size=train_size, write_obsm=False, early_stopping=False)
+        scales[train_size] = model.module.likelihood("view2").held_out_ratio
+    assert (scales[0.5] != 1).all()
+    assert (scales[1.0] == 1).all()  # no cells were held out
+
+
+def test_predictions_from_what_was_not_observed_do_not_enter_the_noise():
+    mdata = scvenn.datasets.simulate_gp(40, n_private_features=(5, 5))
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    module, tensors = model.module.eval(), minibatch(model)
+    inferred = module.inference(module.read(tensors))
+    given = {name: inferred[name] for name in ("minibatch", "shared", "private")}
+    none = torch.zeros_like(inferred["active"])
+    misses = module.generative(**given, active=none)["misses"]
+    assert not any(of_modality.any() for of_modality in misses.values())
 
 
 def test_batch_reaches_decoders_and_on_request_encoders():

@@ -16,10 +16,11 @@ from tests.conftest import data_file
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
 APPLICABLE = {
-    "snareseq": ["scvenn", "MULTIVI", "MOFA+", "PCA", "ridge"],
-    "citeseq": ["scvenn", "totalVI", "MOFA+", "PCA", "ridge"],
-    "pbmc": ["scvenn", "MOFA+", "PCA", "ridge"],
+    "snareseq": ["scvenn", "MULTIVI", "MOFA+", "PCA", "CCA", "ridge", "kNN"],
+    "citeseq": ["scvenn", "totalVI", "MOFA+", "PCA", "CCA", "ridge", "kNN"],
+    "pbmc": ["scvenn", "MOFA+", "PCA", "CCA", "ridge", "kNN"],
 }
+MODALITIES = {"snareseq": ["rna", "atac"], "citeseq": ["rna", "adt"], "pbmc": ["rna", "atac"]}
 
 
 def script(name):
@@ -82,12 +83,18 @@ def test_every_method_runs(peers, dataset, method):
     assert {"fit_seconds", "memory_gib"} <= set(rows["metric"])
 
     accuracy = rows[rows["metric"] == "balanced_accuracy"]
-    embeddings = {"scvenn": ["shared", "shared + private"], "ridge": []}.get(method, ["joint"])
-    assert list(accuracy["embedding"]) == embeddings
+    alone = [f"{m} alone" for m in MODALITIES[dataset]]
+    embeddings = {
+        "scvenn": ["shared", "shared + private", *(f"shared from {name}" for name in alone)],
+        "PCA": ["15 + 15", "5 + 5", *alone],
+        "ridge": [],
+        "kNN": [],
+    }
+    assert list(accuracy["embedding"]) == embeddings.get(method, ["joint"])
     assert accuracy["value"].between(0, 1).all()
 
     pearson = rows[rows["metric"] == "pearson"]
-    directions = {"MOFA+": 0, "PCA": 0, "totalVI": 1}.get(method, 2)
+    directions = {"MOFA+": 0, "PCA": 0, "CCA": 0, "totalVI": 1}.get(method, 2)
     assert len(pearson) == directions
     assert pearson["value"].between(-1, 1).all()
 
@@ -135,7 +142,7 @@ def test_embeddings_are_scored_by_scib_metrics(peers):
     pytest.importorskip("scib_metrics", reason="needs pip install scvenn[peers]")
     data_file(peers["problems"].FILES["citeseq"])
     problem = peers["problems"].load("citeseq", 0, smoke=True)
-    embedding = peers["methods"].pca(problem, 0, None).embeddings["joint"]
+    embedding = peers["methods"].pca(problem, 0, None).embeddings["15 + 15"]
     found = peers["scores"]._of_embedding(problem, embedding)
     assert {"scib: Bio conservation", "scib: Batch correction"} <= set(found)
     assert found["scib: Bio conservation"] > 0.5
@@ -236,7 +243,8 @@ def test_jobs_run_in_a_process_of_their_own(peers, tmp_path):
     command = [sys.executable, PEERS / "run.py", "--smoke", "--only", "citeseq/ridge", "--out", out]
     subprocess.run(command, check=True, capture_output=True)
     table = peers["jobs"].read_results(out)
-    assert list(table["metric"]) == ["fit_seconds", "memory_gib", "pearson", "pearson", "seconds"]
+    correlations = ["pearson", "pearson_mean"] * 2
+    assert list(table["metric"]) == ["fit_seconds", "memory_gib", *correlations, "seconds"]
     assert 0.1 < table.loc[table["metric"] == "memory_gib", "value"].item() < 4
 
 
@@ -332,7 +340,7 @@ def test_a_table_shows_medians_over_seeds(peers):
         "| scvenn MMVAE++, shared | 0.20 ± 0.10 | −0.200 ± 0.100 | 20 ± 10 |",
         "| scvenn MMVAE++, shared + private | 0.70 ± 0.10 | – | – |",
         "| scvenn MMVAE++, shared, at most 5 epochs, 1 of 3 seeds | 0.70 | – | – |",
-        "| PCA + concatenation, 1 of 3 seeds | 0.40 | – | – |",
+        "| PCA, 1 of 3 seeds | 0.40 | – | – |",
     ]
     assert "No results yet" in peers["render"].table(pd.DataFrame(rows), "pbmc")
 

@@ -57,6 +57,11 @@ def _one_noise() -> Any:
     return patch.object(likelihoods.Normal, "log_prob", changed)
 
 
+def _noise_of_training_cells() -> Any:
+    """The noise of cross-view predictions is that of training cells."""
+    return patch.object(likelihoods.Normal, "set_held_out_noise", lambda self, misses: None)
+
+
 def _no_agreement() -> Any:
     """No same-view likelihood given `shared` alone."""
     over_decoders = network.SharedPrivateVAE._over_decoders
@@ -86,7 +91,7 @@ def _private_reads_all() -> Any:
 
 def _alike() -> Any:
     """The embedding is the plain mean of what the modalities say."""
-    return patch.object(training, "weigh_experts", lambda net, held_out: None)
+    return patch.object(training, "weigh_experts", lambda net, held_out, train: None)
 
 
 REPLACED: dict[str, Callable[[], Any]] = {
@@ -97,6 +102,7 @@ REPLACED: dict[str, Callable[[], Any]] = {
         screening.RealValues, "squares", lambda self: None
     ),
     "one noise scale": _one_noise,
+    "noise of training cells": _noise_of_training_cells,
     "no same-view prediction from shared alone": _no_agreement,
     "private reads the values themselves": _private_reads_all,
     "modalities weigh alike": _alike,

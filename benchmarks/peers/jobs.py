@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 JOB = ["dataset", "seed", "method", "max_epochs"]
 COLUMNS = [*JOB, "embedding", "metric", "source", "target", "value"]
 # The order in which the tables show them.
-METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "ridge"]
+METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "CCA", "ridge", "kNN"]
 # Those whose epochs ``--max-epochs`` bounds.
 VAES = ["scvenn", "MULTIVI", "totalVI"]
 DATASETS = {

@@ -20,13 +20,19 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 from problems import Problem
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 N_COMPONENTS = 30
+# Sizes of scvenn's shared latent, and of that with the private ones.
+N_SHARED, N_TOTAL = 10, 30
+NEIGHBOURS = (10, 30, 100)
 ALPHAS = np.logspace(-1, 5, 7)
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -42,7 +48,7 @@ class Fitted:
 
 
 def scvenn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
-    """MMVAE++ on raw counts; its shared latent, and that with the private ones beside it."""
+    """MMVAE++ on raw counts; its shared latent, of each modality alone, and all latents."""
     import scvenn
 
     training = problem.part(problem.train)
@@ -56,10 +62,15 @@ def scvenn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
         without.obs = test.obs.loc[without.obs_names]
         return problem.scaled(target, model.predict(source, target, without, return_numpy=True))
 
+    shared = model.get_shared_representation
     return Fitted(
         {
-            "shared": model.get_shared_representation(problem.mdata),
+            "shared": shared(problem.mdata),
             "shared + private": model.get_latent_representation(problem.mdata),
+            **{
+                f"shared from {m} alone": shared(problem.mdata, from_modalities=m)
+                for m in problem.mdata.mod
+            },
         },
         {pair: lambda pair=pair: predict(*pair) for pair in problem.pairs},
     )
@@ -171,12 +182,37 @@ def mofa(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
 
 
 def pca(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
-    """Principal components of each modality beside each other, each with a variance of 1 in all."""
-    parts = []
+    """Principal components of one modality, and as many of both beside each other.
+
+    Of both, those of each modality have a variance of 1 in all.
+    """
+    parts = {m: _components(problem, m, seed) for m in problem.mdata.mod}
+
+    def beside(n_each: int) -> np.ndarray:
+        chosen = [part[:, :n_each] for part in parts.values()]
+        return np.hstack([part / np.sqrt(part[problem.train].var(0).sum()) for part in chosen])
+
+    found = {f"{n} + {n}": beside(n) for n in (N_TOTAL // 2, N_SHARED // 2)}
+    return Fitted(found | {f"{m} alone": part[:, :N_SHARED] for m, part in parts.items()})
+
+
+def cca(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """Canonical correlation of both modalities' principal components, the mean of both variates.
+
+    The covariance of each is shrunken as Ledoit & Wolf (2004) have it, which is the regularisation.
+    """
+    scores, to_white = [], []
     for m in problem.mdata.mod:
         components = _components(problem, m, seed)
-        parts.append(components / np.sqrt(components[problem.train].var(0).sum()))
-    return Fitted({"joint": np.hstack(parts)})
+        fitted = LedoitWolf().fit(components[problem.train])
+        value, vector = np.linalg.eigh(fitted.covariance_)
+        scores.append(components - fitted.location_)
+        to_white.append(vector / np.sqrt(value) @ vector.T)
+    whitened = [z @ w for z, w in zip(scores, to_white, strict=True)]
+    one, other = (z[problem.train] for z in whitened)
+    left, _, right = np.linalg.svd(one.T @ other / len(one))
+    variates = [whitened[0] @ left[:, :N_SHARED], whitened[1] @ right[:N_SHARED].T]
+    return Fitted({"joint": (variates[0] + variates[1]) / 2})
 
 
 def ridge(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
@@ -199,13 +235,43 @@ def ridge(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
     return Fitted(predictions={pair: lambda values=v: values for pair, v in found.items()})
 
 
+def knn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
+    """The mean over the nearest training cells, by principal components of the source.
+
+    How many is chosen by the correlation in a tenth of the training cells.
+    """
+    from scvenn import metrics
+
+    fitted, chosen = train_test_split(problem.train, test_size=0.1, random_state=seed)
+
+    def predict(source: str, target: str) -> np.ndarray:
+        components, x = _components(problem, source, seed), problem.mdata[target].X
+
+        def neighbours_mean(of: np.ndarray, cells: np.ndarray, n: int) -> np.ndarray:
+            found = NearestNeighbors(n_neighbors=n).fit(components[cells])
+            weights = found.kneighbors_graph(components[of]) / n  # (test, train)
+            return weights @ problem.scaled(target, x[cells])
+
+        truth = problem.scaled(target, x[chosen])
+        best = max(
+            NEIGHBOURS,
+            key=lambda n: np.nanmean(metrics.pearson(truth, neighbours_mean(chosen, fitted, n))),
+        )
+        return neighbours_mean(problem.test, problem.train, best)
+
+    found = {pair: predict(*pair) for pair in problem.pairs}
+    return Fitted(predictions={pair: lambda values=v: values for pair, v in found.items()})
+
+
 FUNCTIONS = {
     "scvenn": scvenn,
     "MULTIVI": multivi,
     "totalVI": totalvi,
     "MOFA+": mofa,
     "PCA": pca,
+    "CCA": cca,
     "ridge": ridge,
+    "kNN": knn,
 }
 
 

@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 from jobs import DATASETS, HERE, METHODS, SEEDS, read_results
 
-NAMES = {"scvenn": "scvenn MMVAE++", "PCA": "PCA + concatenation", "ridge": "ridge on PCs"}
+NAMES = {"scvenn": "scvenn MMVAE++", "ridge": "ridge on PCs", "kNN": "kNN on PCs"}
 # Heading: metric and digits.
 COLUMNS = {
     "dimensions": ("dimensions", 0),
     "balanced accuracy": ("balanced_accuracy", 2),
     "AUC": ("auc", 3),
+    "15-NN": ("knn_accuracy", 2),
+    "ARI": ("leiden_ari", 2),
+    "NMI": ("leiden_nmi", 2),
     "scIB bio": ("scib: Bio conservation", 2),
     "scIB batch": ("scib: Batch correction", 2),
 }
@@ -51,7 +54,9 @@ def table(results: pd.DataFrame, dataset: str) -> str:
     pearson = results[results["metric"] == "pearson"]
     pairs = pearson[["source", "target"]].drop_duplicates().itertuples(index=False, name=None)
     columns = {heading: (metric, "", "", n) for heading, (metric, n) in COLUMNS.items()}
-    columns |= {f"Pearson {s} → {t}": ("pearson", s, t, 3) for s, t in pairs}
+    for s, t in pairs:
+        columns[f"Pearson {s} → {t}"] = ("pearson", s, t, 3)
+        columns[f"mean, {s} → {t}"] = ("pearson_mean", s, t, 3)
     columns |= {heading: (metric, "", "", n) for heading, (metric, n) in COSTS.items()}
     rows = {}
     for method in METHODS:

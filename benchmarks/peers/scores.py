@@ -10,9 +10,15 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+from anndata import AnnData
 from jobs import JOB, Job
 from methods import FUNCTIONS, Fitted
 from problems import Problem, load
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
+
+# Embeddings of one modality, whose names end so, go without scib-metrics, which takes a minute.
+OF_ONE_MODALITY = "alone"
 
 
 def perform(job: Job) -> list[dict]:
@@ -48,21 +54,24 @@ def perform(job: Job) -> list[dict]:
 
 def _scored(problem: Problem, fitted: Fitted) -> Iterator[dict]:
     for name, embedding in fitted.embeddings.items():
-        for metric, value in _of_embedding(problem, embedding).items():
+        with_scib = not name.endswith(OF_ONE_MODALITY)
+        for metric, value in _of_embedding(problem, embedding, with_scib=with_scib).items():
             yield {"embedding": name, "metric": metric, "value": value}
     for (source, target), predict in fitted.predictions.items():
-        yield {
+        of_pair = {
             # a model's predictions belong to the first of its embeddings
             "embedding": next(iter(fitted.embeddings), ""),
-            "metric": "pearson",
             "source": source,
             "target": target,
-            "value": _correlation(problem, target, predict()),
         }
+        for metric, value in _correlations(problem, target, predict()).items():
+            yield {**of_pair, "metric": metric, "value": value}
 
 
-def _of_embedding(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
-    """Cell types by a linear probe, and what scib-metrics finds among the test cells."""
+def _of_embedding(
+    problem: Problem, embedding: np.ndarray, *, with_scib: bool = True
+) -> dict[str, float]:
+    """Cell types by probes and clusters, and what scib-metrics finds among the test cells."""
     from scvenn import metrics
 
     split = {"train": problem.train, "test": problem.test}
@@ -70,9 +79,11 @@ def _of_embedding(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
     found = {
         "dimensions": embedding.shape[1],
         **metrics.probe_scores(embedding, celltype, **split),
+        "knn_accuracy": _by_neighbours(problem, embedding),
+        **_of_clusters(problem, embedding),
     }
     # run.py asks for scib-metrics before it starts; only the tests do without
-    if importlib.util.find_spec("scib_metrics"):
+    if with_scib and importlib.util.find_spec("scib_metrics"):
         test = problem.mdata.obs.iloc[problem.test]
         batch = problem.batch_key and test[problem.batch_key]
         scib = metrics.scib(
@@ -82,9 +93,34 @@ def _of_embedding(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _correlation(problem: Problem, target: str, predicted: np.ndarray) -> float:
-    """Pearson correlation with the test cells' values, the median over features that vary."""
+def _correlations(problem: Problem, target: str, predicted: np.ndarray) -> dict[str, float]:
+    """Pearson correlations with the test cells' values, of the features that vary."""
     from scvenn import metrics
 
     truth = problem.scaled(target, problem.mdata[target].X[problem.test])
-    return float(np.nanmedian(metrics.pearson(truth, predicted)))
+    found = metrics.pearson(truth, predicted)
+    # where a prediction is the same for all cells, nothing is predicted
+    found = np.where(np.isnan(found) & (truth.std(0) > 0), 0.0, found)
+    return {"pearson": float(np.nanmedian(found)), "pearson_mean": float(np.nanmean(found))}
+
+
+def _by_neighbours(problem: Problem, embedding: np.ndarray) -> float:
+    """Balanced accuracy of the cell type by the 15 nearest training cells."""
+    celltype = problem.mdata.obs["celltype"].to_numpy(str)
+    classifier = KNeighborsClassifier(15).fit(embedding[problem.train], celltype[problem.train])
+    truth, predicted = celltype[problem.test], classifier.predict(embedding[problem.test])
+    return float(recall_score(truth, predicted, labels=np.unique(truth), average="macro"))
+
+
+def _of_clusters(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
+    """How well Leiden clusters of the test cells, at a resolution of 1, are the cell types."""
+    import scanpy as sc
+
+    adata = AnnData(obsm={"X": embedding[problem.test]})
+    sc.pp.neighbors(adata, use_rep="X", n_neighbors=15, random_state=0)
+    sc.tl.leiden(adata, flavor="igraph", n_iterations=2, resolution=1.0, random_state=0)
+    celltype, found = problem.mdata.obs["celltype"].iloc[problem.test], adata.obs["leiden"]
+    return {
+        "leiden_ari": float(adjusted_rand_score(celltype, found)),
+        "leiden_nmi": float(normalized_mutual_info_score(celltype, found)),
+    }

@@ -10,8 +10,8 @@ class ScvennWarning(UserWarning):
     """A warning of scvenn. The line that it names is outside the package."""
 
 
-def warn(message: str) -> None:
-    """Issue a :class:`ScvennWarning` for the line that called the package.
+def warn(message: str, category: type[Warning] = ScvennWarning) -> None:
+    """Issue a warning for the line that called the package.
 
     What other packages run on the way, such as the training loop of Lightning, is passed over: the
     line is the caller of the outermost function of this package.
@@ -22,4 +22,4 @@ def warn(message: str) -> None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == package:
             level = depth + 1
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(message, ScvennWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

@@ -40,7 +40,7 @@ MODEL = f"""
     values, else 0.
 --label-weight auto|NUMBER: Weight of the labels; auto is the number of features of the largest
     modality. Default: auto.
---encode-covariates: Encoders receive batch and covariates, too.
+--encode-covariates: Deprecated; encoders receive batch and covariates, too.
 --absent-private zero|prior|learned: Private latent of a modality that is predicted from another
     one in training; prior and learned, which are random, need --no-screen. Default: zero.
 --screen/--no-screen: Restrict the shared latent to features that other modalities predict.
@@ -51,6 +51,8 @@ MODEL = f"""
 --decoder mlp|linear: The weights of linear decoders are loadings of the features. Default: mlp.
 --dispersion feature|feature-batch: Noise of a feature: the same in all batches, or one for each
     batch. Default: feature.
+--start-at-means/--no-start-at-means: Decoders predict the means of the features before they have
+    learned anything, or start around 0. Default: --start-at-means.
 """
 
 TRAINING = """

@@ -419,12 +419,13 @@ class Likelihood(nn.Module):
         every = torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
         return ReadMean(every, rows, rows[:, :0], output.positions[:0])
 
-    def update_cross_view_noise(
+    def cross_view_misses(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
-    ) -> None:
-        """Move the noise of cross-view predictions towards their residuals in a minibatch.
+    ) -> Tensor | None:
+        """How far predictions across views miss the values of a minibatch, as sums over cells.
 
-        Does nothing for a likelihood without such a noise.
+        None for a likelihood whose predictions across views have no noise of their own. Sums of
+        several minibatches are added, and then given to one of the next two methods.
 
         Parameters
         ----------
@@ -433,10 +434,17 @@ class Likelihood(nn.Module):
         x
             Values, (B, D), without NaN.
         measured
-            Which values count; boolean, (B, D) or (B, 1).
+            Which values count in which predictions; boolean, (T, B, D) or (T, B, 1).
         batch
             As in :meth:`log_prob`.
         """
+        return None
+
+    def update_cross_view_noise(self, misses: Tensor) -> None:
+        """Move the noise of cross-view predictions towards what a training minibatch shows."""
+
+    def set_held_out_noise(self, misses: Tensor) -> None:
+        """Scale that noise to what all held-out cells show."""
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         """Expected value on the scale of the data, (..., B, D)."""

@@ -16,6 +16,8 @@ from scvenn.likelihoods.base import Batch, FeatureStats, Likelihood
 # standardised data).
 _STEP_OF_VARIANCE = 0.1
 _MIN_VARIANCE = 1e-4
+# Number of held-out cells at which a feature's own residuals count as much as those of all.
+_PRIOR_CELLS = 50
 
 
 class Normal(Likelihood):
@@ -23,11 +25,14 @@ class Normal(Likelihood):
 
     :math:`\sigma_j = \mathrm{softplus}(r_j)`, with :math:`r_j = -1` at the start, is learned for
     each feature (as in the paper's code). Cross-view predictions miss by more; where they have a
-    noise of their own, its variance is the running mean of their squared residuals. The
-    log-likelihood is that of the standardised value.
+    noise of their own, its variance is the running mean of their squared residuals in training
+    cells, times how much larger these are in held-out cells: networks come as close to their
+    training cells as they like, and would believe to predict all cells so well. The log-likelihood
+    is that of the standardised value.
     """
 
-    cross_view_variance: Tensor
+    cross_view_variance: Tensor  # of residuals in training cells
+    held_out_ratio: Tensor  # of squared residuals in held-out cells to that
 
     name = "normal"
     summary = "real numbers (normal)"
@@ -42,6 +47,7 @@ class Normal(Likelihood):
         self.raw_scale = nn.Parameter(self._of_noise(-one))
         # 1 is what standardised values have without any prediction
         self.register_buffer("cross_view_variance", self._of_noise(one))
+        self.register_buffer("held_out_ratio", self._of_noise(one.clone()))
 
     @property
     def unit(self) -> Tensor:
@@ -57,28 +63,41 @@ class Normal(Likelihood):
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
-        scale = self.cross_view_variance.sqrt() if cross_view else F.softplus(self.raw_scale)
+        if cross_view:
+            variance = self.cross_view_variance * self.held_out_ratio
+            scale = variance.clamp(min=_MIN_VARIANCE).sqrt()
+        else:
+            scale = F.softplus(self.raw_scale)
         scale = self._of_cells(scale, batch)
         residual = (self.encoder_input(x) - raw) / scale
         return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
 
     @torch.no_grad()
-    def update_cross_view_noise(
+    def cross_view_misses(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
-    ) -> None:
-        square = ((self.encoder_input(x) - raw).square() * measured).sum(0)  # (T, B, D) -> (B, D)
-        n_measured = measured.float() * len(raw)  # (B, D) or (B, 1)
+    ) -> Tensor:
+        square = ((self.encoder_input(x) - raw).square() * measured).mean(0)  # (T, B, D) -> (B, D)
+        counted = measured.float().mean(0).expand_as(square)  # as many predictions, as many cells
+        misses = torch.stack([square, counted])  # (2, B, D)
         if self.n_batches is None:
-            square, n_measured = square.sum(0), n_measured.sum(0)  # (D,) or (1,)
-        else:
-            nothing = square.new_zeros(self.n_batches, 1)
-            square, n_measured = (
-                nothing.expand(-1, v.shape[1]).index_add(0, cast(Tensor, batch), v)
-                for v in (square, n_measured)
-            )  # of each batch
-        found = square / n_measured.clamp(min=1)
-        step = torch.where(n_measured > 0, _STEP_OF_VARIANCE, 0.0)
+            return misses.sum(1)
+        nothing = misses.new_zeros(2, self.n_batches, misses.shape[-1])
+        return nothing.index_add(1, cast(Tensor, batch), misses)
+
+    @torch.no_grad()
+    def update_cross_view_noise(self, misses: Tensor) -> None:
+        square, n_cells = misses
+        step = torch.where(n_cells > 0, _STEP_OF_VARIANCE, 0.0)
+        found = square / n_cells.clamp(min=1)
         self.cross_view_variance.lerp_(found, step).clamp_(min=_MIN_VARIANCE)
+
+    @torch.no_grad()
+    def set_held_out_noise(self, misses: Tensor) -> None:
+        square, n_cells = misses
+        ratio = square / self.cross_view_variance  # summed over cells
+        of_all = ratio.sum() / n_cells.sum().clamp(min=1)
+        found = (ratio + _PRIOR_CELLS * of_all) / (n_cells + _PRIOR_CELLS)
+        self.held_out_ratio.copy_(found if n_cells.any() else torch.ones_like(found))
 
     def mean_of_some(
         self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor

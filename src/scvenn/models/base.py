@@ -11,6 +11,7 @@ import scvi
 from mudata import MuData
 from scvi.model.base import VAEMixin
 
+from scvenn._warnings import warn
 from scvenn.data import (
     AlignedManager,
     Indices,
@@ -62,7 +63,8 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
         Weight of the labels' log-likelihood; ``"auto"`` is the largest modality's number of
         features. Used only with ``setup_mudata(labels_key=...)``.
     encode_covariates
-        Whether the encoders see the batch and other covariates as the decoders do.
+        Deprecated: whether the encoders see the batch and other covariates as the decoders do.
+        ``shared`` holds as much of the batch with it as without.
     absent_private
         What a cross-view decoder gets for its private latent while training: ``"zero"``; a sample
         of the ``"prior"``; or ``"learned"``, a sample of a Gaussian whose mean is 0 and whose
@@ -89,6 +91,10 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
         ``"feature"``: each feature's noise (the standard deviation of ``normal``, theta of negative
         binomials, the precision of ``beta``) is the same in all cells. ``"feature-batch"``: each
         batch has its own.
+    start_at_means
+        Whether decoders predict the means of the features before they have learned anything; else
+        they start around 0, as in the paper's code, and have to learn which genes are common and
+        which peaks are rare. Cross-view decoders of models that screen always start at the means.
 
     Raises
     ------
@@ -139,9 +145,17 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
         modality_weights: Mapping[str, float] | Literal["auto"] | None = None,
         decoder: Literal["mlp", "linear"] = "mlp",
         dispersion: Literal["feature", "feature-batch"] = "feature",
+        start_at_means: bool = True,
     ) -> None:
         if registry is None:  # else it is loaded, its data after it
             check_mudata(adata, may_be_view=False)
+            if encode_covariates:
+                warn(
+                    "encode_covariates=True is deprecated and will be removed: told the batch, "
+                    "encoders leave as much of it in the shared latent as without. Embeddings are "
+                    "corrected for the batch in any case (batch_key of setup_mudata).",
+                    FutureWarning,
+                )
         super().__init__(adata, registry)
 
         self.init_params_ = self._get_init_params(locals())

@@ -96,8 +96,9 @@ def paper_setting(
     minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1 over all epochs; labels
     weigh 100; while training, the absent private latent is zero (MMVAE, MMVAE++) or a sample of
     the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on, and the last epoch
-    counts; no features are screened. scvenn's own defaults differ in the latent sizes, the
-    warm-up, the weight of the labels, the split, in stopping early, and for MMVAE++ in screening.
+    counts; no features are screened; decoders start around 0. scvenn's own defaults differ in the
+    latent sizes, the warm-up, the weight of the labels, the split, in stopping early, in where
+    decoders start, and for MMVAE++ in screening.
 
     Parameters
     ----------
@@ -136,6 +137,7 @@ def paper_setting(
         "absent_private": "prior" if issubclass(model, MVAE | MoPoEVAE) else "zero",
         "screen": False,
         "kl_weight_shared": 1.0,
+        "start_at_means": False,
     }
     train = {
         "max_epochs": max_epochs,

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scvi.dataloaders import DataSplitter
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan, TrainRunner
 from scvi.train._logger import SimpleLogger
 from torch import Tensor
@@ -60,6 +61,7 @@ class HistoryPlan(TrainingPlan):
     def initialize_val_metrics(self) -> None:
         """Start counting the validation cells of an epoch."""
         self.val_metrics = _Means()
+        self.misses: dict[str, Any] = {}  # of cross-view predictions, by modality
 
     def on_train_epoch_start(self) -> None:
         """Train mode: a read-out in a callback, between two epochs, leaves the other one."""
@@ -69,15 +71,17 @@ class HistoryPlan(TrainingPlan):
         """Score a minibatch of training cells, whose gradient is to be followed."""
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        return self._counted(batch, self.train_metrics)
+        return self._counted(batch, self.train_metrics)[1].loss
 
     def validation_step(self, batch: Tensors, batch_idx: int) -> None:
-        """Score a minibatch of validation cells."""
-        self._counted(batch, self.val_metrics)
+        """Score a minibatch of validation cells, and see by how much predictions miss them."""
+        generated, _ = self._counted(batch, self.val_metrics)
+        for m, misses in generated["misses"].items():
+            self.misses[m] = self.misses.get(m, 0.0) + misses
 
-    def _counted(self, batch: Tensors, means: _Means) -> Tensor:
-        """Loss of a minibatch, after counting its cells; logging waits for the epoch's end."""
-        _, _, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+    def _counted(self, batch: Tensors, means: _Means) -> tuple[dict[str, Any], LossOutput]:
+        """Outputs for a minibatch, after counting its cells; logging waits for the epoch's end."""
+        _, generated, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         if output.loss.device.type in _CHECKED_IN_EACH_STEP and not output.loss.isfinite():
             self._stop(batch, output, means)
         with torch.inference_mode():
@@ -93,7 +97,7 @@ class HistoryPlan(TrainingPlan):
                 }
             )
             means.batch, means.losses = batch, means.losses + output.loss.detach()
-        return output.loss
+        return generated, output
 
     def _stop(self, batch: Tensors, output: Any, means: _Means) -> None:
         """Raise an error that names what is not finite in a minibatch."""
@@ -121,6 +125,10 @@ class HistoryPlan(TrainingPlan):
         """Record the means over the validation cells."""
         self._check(self.val_metrics)
         self._record(self.val_metrics, "validation")
+        for m, misses in self.misses.items():
+            total = self.all_gather(misses).sum(0) if self.use_sync_dist else misses
+            self.module.likelihood(m).set_held_out_noise(total)
+        self.misses.clear()
 
     def _record(self, means: _Means, mode: str, extra: Mapping[str, float] | None = None) -> None:
         totals = means.totals

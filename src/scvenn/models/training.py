@@ -322,7 +322,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             try:
                 if self.screening_ is not None:
                     with step("weighing the experts", outcome):
-                        weigh_experts(self.module, held_out)
+                        weigh_experts(self.module, held_out, train)
                     with step("estimating weak effects", outcome):
                         learn_weak_effects(self.module, train, self.screening_)
                 with step("ordering the axes", outcome):

@@ -25,6 +25,7 @@ from scvenn.network.predictions import (
     normalisers,
     on_axes,
     posteriors,
+    read_again,
     scaled_means,
     slopes,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "normalisers",
     "on_axes",
     "posteriors",
+    "read_again",
     "scaled_means",
     "slopes",
 ]

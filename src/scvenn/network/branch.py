@@ -69,6 +69,9 @@ class Branch(nn.Module):
     """
 
     private_axes: Tensor  # (P, P)
+    around_zero: Tensor  # where the bias of the decoder would start without means, (R,)
+    # whether the decoder gives the parameters themselves, and not what is added to others
+    _decodes_all = True
 
     def __init__(
         self,
@@ -99,6 +102,11 @@ class Branch(nn.Module):
         self.private_head = nn.Linear(n_hidden, 2 * n_private)
         n_raw = likelihood.n_outputs * n_features
         self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
+        self._starts_at_means = design.start_at_means and self._decodes_all
+        if self._starts_at_means:
+            around_zero = self.decoder.out.bias.detach().clone()
+            self.register_buffer("around_zero", around_zero, persistent=False)
+            self._start_at_means()
         self.absent = AbsentPrivate(design.absent_private, n_private)
         # from the latent to its ordered axes, orthogonal; learned at the end of training
         self.register_buffer("private_axes", torch.eye(n_private))
@@ -107,6 +115,11 @@ class Branch(nn.Module):
     def set_stats(self, stats: FeatureStats) -> None:
         """Start from the statistics of other cells, before anything is learned."""
         self.likelihood.set_stats(stats)
+        if self._starts_at_means:
+            self._start_at_means()
+
+    def _start_at_means(self) -> None:
+        self.decoder.out.bias.data.copy_(self.around_zero + self.likelihood.start())
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
@@ -268,6 +281,7 @@ class ScreenedBranch(Branch):
     Nothing stands in for a private latent: across views, none is decoded.
     """
 
+    _decodes_all = False
     features: Tensor  # positions of those that the encoder of shared reads, all at first
 
     def __init__(

@@ -51,6 +51,8 @@ class Design:
         With hidden layers or linear.
     dispersion
         Whether a feature's noise is that of all cells or of each batch.
+    start_at_means
+        Whether decoders predict the means of the features before they have learned anything.
     """
 
     n_shared: int
@@ -66,6 +68,7 @@ class Design:
     modality_weights: Mapping[str, float]
     decoder: Literal["mlp", "linear"]
     dispersion: Literal["feature", "feature-batch"]
+    start_at_means: bool
 
     @classmethod
     def of(

@@ -11,6 +11,7 @@ shared and a private latent, ``C`` classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -121,6 +122,39 @@ def embed(
         for m, z in private.items()
     }
     return shared, private
+
+
+@torch.inference_mode()
+@auto_move_data
+def read_again(
+    network: SharedPrivateVAE, tensors: Tensors, modality: str
+) -> Float[Tensor, "3 B K"]:
+    """Posterior means of shared given a modality, and given two more measurements of it.
+
+    They are drawn from what the network predicts of each cell from this modality. Values that
+    were not measured stay so.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    tensors
+        A minibatch of cells that have the modality.
+    modality
+        Which one.
+    """
+    shared, private, minibatch = posteriors(network, tensors, [modality])
+    branch, view = network.branch(modality), minibatch.views[modality]
+    predicted = branch.predict(
+        shared.loc, private[modality].loc, view.observed, minibatch.covariates
+    )
+    readings = [shared.loc]
+    for _ in range(2):
+        drawn = branch.likelihood.sample(predicted, view.library, minibatch.batch)
+        x = torch.where(view.measured, drawn, dense(view.x))
+        expert, _ = branch.encode(replace(view, x=x), minibatch.covariates)
+        readings.append(expert.loc)
+    return torch.stack(readings)
 
 
 class Given(NamedTuple):

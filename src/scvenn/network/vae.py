@@ -208,20 +208,27 @@ class SharedPrivateVAE(BaseModuleClass):
     def _get_generative_input(
         self, tensors: Tensors, inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        return {name: inference_outputs[name] for name in ("minibatch", "shared", "private")}
+        names = ("minibatch", "shared", "private", "active")
+        return {name: inference_outputs[name] for name in names}
 
     def generative(
-        self, minibatch: Minibatch, shared: Sampled, private: dict[str, Sampled]
+        self,
+        minibatch: Minibatch,
+        shared: Sampled,
+        private: dict[str, Sampled],
+        active: Bool[Tensor, "S B"],
     ) -> dict[str, Any]:
         """Run each decoder once, on the stacked latents of all terms that it decodes."""
         latents = (shared.z, {m: sampled.z for m, sampled in private.items()})
         decoded = self._decode(self._plan.trained, *latents, minibatch.covariates)
+        misses = self._cross_view_misses(decoded, minibatch, active)
         if self.training:
-            self._update_cross_view_noise(decoded, minibatch)
-            return {"decoded": decoded, "watched": {}}
+            for m, of_modality in misses.items():
+                self.likelihood(m).update_cross_view_noise(of_modality)
+            return {"decoded": decoded, "watched": {}, "misses": misses}
         with torch.no_grad():  # for the history alone, of validation cells
             watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
-        return {"decoded": decoded, "watched": watched}
+        return {"decoded": decoded, "watched": watched, "misses": misses}
 
     def _decode(
         self,
@@ -244,17 +251,27 @@ class SharedPrivateVAE(BaseModuleClass):
             decoded[m] = branch.decode(shared, z_private[m], decoding.cross_view, covariates)
         return decoded
 
-    def _update_cross_view_noise(
-        self, decoded: Mapping[str, list[Decoded]], minibatch: Minibatch
-    ) -> None:
-        """Learn from training cells by how much predictions from shared alone miss."""
+    def _cross_view_misses(
+        self,
+        decoded: Mapping[str, list[Decoded]],
+        minibatch: Minibatch,
+        active: Bool[Tensor, "S B"],
+    ) -> dict[str, Tensor]:
+        """How far predictions from shared alone miss, of modalities that have a noise for it."""
+        found = {}
         for m, outputs in decoded.items():
-            view, likelihood = minibatch.views[m], self.likelihood(m)
-            for output in outputs:
-                if output.from_shared and isinstance(output.raw, Tensor):
-                    likelihood.update_cross_view_noise(
-                        output.raw, dense(view.x), view.measured, minibatch.batch
-                    )
+            view = minibatch.views[m]
+            for rows, raw, from_shared in outputs:
+                if not from_shared or not isinstance(raw, Tensor):
+                    continue
+                subsets = [self._plan.trained[m].subsets[row] for row in rows]
+                measured = active[subsets].unsqueeze(-1) & view.measured  # (T, B, D) or (T, B, 1)
+                misses = self.likelihood(m).cross_view_misses(
+                    raw, dense(view.x), measured, minibatch.batch
+                )
+                if misses is not None:
+                    found[m] = misses
+        return found
 
     # ----------------------------------------------------------------- loss
 
@@ -430,8 +447,9 @@ class SharedPrivateVAE(BaseModuleClass):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load parameters, also those of files of earlier releases."""
         state = with_todays_names(state_dict)
-        # files of 0.1 have no axes and no corrections: latents are as the networks have them
-        new = {k: v for k, v in self.state_dict().items() if re.search(r"_(axes|correction\.)", k)}
+        # files of 0.1 have no axes, no corrections and no ratios of noise: all are as at the start
+        pattern = r"_(axes|correction\.|ratio)"
+        new = {k: v for k, v in self.state_dict().items() if re.search(pattern, k)}
         return super().load_state_dict(new | state, *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:

@@ -1,15 +1,16 @@
 """What a trained model gives: functions over its networks and some cells, and thin methods.
 
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
-``shared_features``, ``axes`` and ``batch_correction`` (before and after training); ``evaluation``,
-``interpretation``, ``differential`` (of latents and features); ``page`` and ``report`` (all on a
-page); ``cell_methods`` and ``latent_methods`` (the methods of the model, which check data once and
-call these functions).
+``shared_features``, ``expert_weights``, ``axes`` and ``batch_correction`` (before and after
+training); ``evaluation``, ``interpretation``, ``differential`` (of latents and features); ``page``
+and ``report`` (all on a page); ``cell_methods`` and ``latent_methods`` (the methods of the model,
+which check data once and call these functions).
 """
 
 from scvenn.readouts.axes import agreement, learn_axes
 from scvenn.readouts.batch_correction import learn_batch_correction
 from scvenn.readouts.cell_methods import ReadoutsMixin
+from scvenn.readouts.expert_weights import weigh_experts
 from scvenn.readouts.latent_methods import InterpretationMixin
 from scvenn.readouts.shared_features import (
     groups_of,
@@ -17,7 +18,6 @@ from scvenn.readouts.shared_features import (
     scores_within,
     screen_features,
     table_of_scores,
-    weigh_experts,
 )
 
 __all__ = [

@@ -255,10 +255,12 @@ class InterpretationMixin(ReadoutsMixin):
     def expert_weights(self) -> dict[str, float]:
         """What each modality counts in the shared latent of a cell that has all of them.
 
-        A model that screens learns it at the end of training from where the modalities' readings
-        of the validation cells disagree; for other models, without such cells, and before, all
-        count alike. They are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in
-        which each cell has weights of its own.
+        A model that screens learns it at the end of training: a reading counts as its signal over
+        its noise. The noise is how much the reading of a held-out cell would change if the cell
+        were measured once more, as the model predicts such measurements. (Training cells are read
+        where fewer than 50 are held out.) For other models, and before, all count alike. The
+        weights are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in which each
+        cell has weights of its own.
         """
         weights = self.module.expert_weights.tolist()
         return dict(zip(self.modalities, weights, strict=True))

@@ -25,7 +25,6 @@ from scvenn.screening import (
     Screening,
     Values,
     as_csr,
-    reliability_weights,
     screen,
     weak_effects,
     whitening,
@@ -262,17 +261,6 @@ def _labels(net: SharedPrivateVAE, cells: Cells) -> Values:
 # --------------------------------------------------------------------------------------------
 # After training
 # --------------------------------------------------------------------------------------------
-
-
-def weigh_experts(net: SharedPrivateVAE, held_out: Cells) -> None:
-    """Estimate from held-out cells how much each modality's embedding counts in ``shared``.
-
-    For networks that average the modalities' posteriors; others keep what they have.
-    """
-    if net.objective.pools_experts:
-        return
-    each = [embed(net, held_out, [m])[0] for m in net.modalities]  # (n, K) each
-    net.set_learned_after_training(expert_weights=reliability_weights(np.stack(each)))
 
 
 def learn_weak_effects(

@@ -3,15 +3,13 @@
 In reading order: ``values`` (what a regression reads of a modality, whatever its storage),
 ``regression`` (leave-one-out R² of two regressions on other modalities; ``compiled`` has its sums
 over pairs of sparse values, ``threads`` works on parts of a modality side by side), ``features``
-(which features these predict better than by chance), ``reliability`` (how much each modality's
-embedding counts), ``weak_effects`` (effects of ``shared`` on features that screening did not
-select).
+(which features these predict better than by chance), ``weak_effects`` (effects of ``shared`` on
+features that screening did not select).
 
 Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimensions of ``shared``.
 """
 
 from scvenn.screening.features import Screening, screen, shuffled_within, threshold
-from scvenn.screening.reliability import reliability_weights
 from scvenn.screening.values import (
     DiscreteValues,
     ExtremeValueError,
@@ -28,7 +26,6 @@ __all__ = [
     "Screening",
     "Values",
     "as_csr",
-    "reliability_weights",
     "screen",
     "shuffled_within",
     "threshold",

@@ -231,7 +231,7 @@ def _nothing_is_changed(case: Case) -> None:
     likelihood.mean(raw, given[2])
     likelihood.sample(raw, given[2])
     likelihood.encoder_input(given[1])
-    likelihood.update_cross_view_noise(raw, given[1], torch.ones(B, 1, dtype=torch.bool))
+    likelihood.cross_view_misses(raw, given[1], torch.ones(T, B, 1, dtype=torch.bool))
     for name, now, then in zip(("raw", "x", "library"), given, before, strict=True):
         require_equal(name, now, then, rtol=0, atol=0)
 
@@ -317,7 +317,12 @@ def _cross_view_noise(case: Case) -> None:
         batch = None if n_batches is None else torch.arange(B) % n_batches
         raw = case.raw(likelihood, 10.0)
         for measured in (*masks(), torch.zeros(B, 1, dtype=torch.bool)):
-            likelihood.update_cross_view_noise(raw, case.x, measured, batch)
+            counts = measured.expand(T, *measured.shape)
+            misses = likelihood.cross_view_misses(raw, case.x, counts, batch)
+            if misses is None:
+                continue
+            likelihood.update_cross_view_noise(misses)
+            likelihood.set_held_out_noise(misses)
             log_prob = likelihood.log_prob(raw, case.x, case.library, batch, cross_view=True)
             require_finite(log_prob=log_prob)
 
@@ -455,7 +460,10 @@ def _linear_predictor(case: Case) -> None:
 def _state(case: Case) -> None:
     """All that it learned or was given is in its state_dict."""
     likelihood, raw = case.build(), case.raw(case.build())
-    likelihood.update_cross_view_noise(raw, case.x, torch.ones(B, 1, dtype=torch.bool))
+    misses = likelihood.cross_view_misses(raw, case.x, torch.ones(T, B, 1, dtype=torch.bool))
+    if misses is not None:
+        likelihood.update_cross_view_noise(misses)
+        likelihood.set_held_out_noise(misses)
     other = case.cls(FeatureStats(np.full(D, 0.5), np.full(D, 0.7), 3.0))
     other.load_state_dict(likelihood.state_dict())
     _require_same(case, other, likelihood, raw)
