@@ -295,6 +295,17 @@ def test_a_feature_that_no_cell_of_a_minibatch_has_keeps_its_noise():
     torch.testing.assert_close(likelihood.held_out_ratio, torch.ones(D))
 
 
+def test_one_prediction_of_one_cell_counts_in_full():
+    likelihood, x, _, raw = build("normal")
+    counts = torch.zeros(3, B, 1, dtype=torch.bool)
+    counts[1, 2] = True
+    misses = likelihood.cross_view_misses(raw, x, counts)
+    for _ in range(200):
+        likelihood.update_cross_view_noise(misses)
+    expected = (likelihood.encoder_input(x)[2] - raw[1, 2]).square().clamp(min=1e-4)
+    torch.testing.assert_close(likelihood.cross_view_variance, expected)
+
+
 def test_predictions_that_do_not_count_leave_the_noise_as_it_is():
     likelihood, x, _, raw = build("normal")
     counts = torch.tensor([True, False, True])[:, None, None].expand(3, B, 1)

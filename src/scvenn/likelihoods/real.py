@@ -87,17 +87,20 @@ class Normal(Likelihood):
     @torch.no_grad()
     def update_cross_view_noise(self, misses: Tensor) -> None:
         square, n_cells = misses
-        step = torch.where(n_cells > 0, _STEP_OF_VARIANCE, 0.0)
-        found = square / n_cells.clamp(min=1)
+        seen = n_cells > 0  # some of the predictions count as a part of a cell
+        step = torch.where(seen, _STEP_OF_VARIANCE, 0.0)
+        found = square / torch.where(seen, n_cells, 1.0)
         self.cross_view_variance.lerp_(found, step).clamp_(min=_MIN_VARIANCE)
 
     @torch.no_grad()
     def set_held_out_noise(self, misses: Tensor) -> None:
         square, n_cells = misses
         ratio = square / self.cross_view_variance  # summed over cells
-        of_all = ratio.sum() / n_cells.sum().clamp(min=1)
-        found = (ratio + _PRIOR_CELLS * of_all) / (n_cells + _PRIOR_CELLS)
-        self.held_out_ratio.copy_(found if n_cells.any() else torch.ones_like(found))
+        if not n_cells.any():
+            self.held_out_ratio.fill_(1)
+            return
+        of_all = ratio.sum() / n_cells.sum()
+        self.held_out_ratio.copy_((ratio + _PRIOR_CELLS * of_all) / (n_cells + _PRIOR_CELLS))
 
     def mean_of_some(
         self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
