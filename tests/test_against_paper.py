@@ -94,6 +94,7 @@ def build(name, supervised):
             absent_private="zero",
             decoder="mlp",
             dispersion="feature",
+            start_at_means=False,
             screen=False,
             kl_weight_shared=1.0,
         ),
