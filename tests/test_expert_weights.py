@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from mudata import MuData
 
 import scvenn
 from scvenn import network
@@ -48,6 +49,24 @@ def test_the_weighted_mean_is_closest_to_the_latent():
 def test_a_reading_that_hardly_moves_gets_no_weight_for_its_little_noise():
     weights = weights_of_readings(np.array([1e-6, 0.5]), np.array([1.1e-6, 2.0]))
     assert weights[0] < 0.05
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-12])
+def test_a_reading_that_does_not_vary_gets_next_to_no_weight(rounding):
+    weights = weights_of_readings(np.array([rounding / 100, 0.5]), np.array([rounding, 2.0]))
+    assert weights[0] < 0.01
+
+
+def test_a_modality_that_shares_nothing_does_not_count():
+    mdata = scvenn.datasets.simulate_counts(300, n_features=40, seed=0)
+    rng = np.random.default_rng(0)
+    third = mdata["atac"].copy()
+    third.X = rng.poisson(1, third.shape).astype(np.float32)
+    mdata = MuData({"rna": mdata["rna"], "atac": mdata["atac"], "noise": third})
+    model = scvenn.MMVAEpp(mdata)
+    model.train(10, **QUIET)
+    assert not model.screening_["noise"].related.any()
+    assert model.expert_weights["noise"] < 0.05
 
 
 def test_noise_below_a_hundredth_of_the_variance_does_not_count():

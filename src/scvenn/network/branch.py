@@ -70,8 +70,6 @@ class Branch(nn.Module):
 
     private_axes: Tensor  # (P, P)
     around_zero: Tensor  # where the bias of the decoder would start without means, (R,)
-    # whether the decoder gives the parameters themselves, and not what is added to others
-    _decodes_all = True
 
     def __init__(
         self,
@@ -102,7 +100,8 @@ class Branch(nn.Module):
         self.private_head = nn.Linear(n_hidden, 2 * n_private)
         n_raw = likelihood.n_outputs * n_features
         self.decoder = Decoder(n_raw, n_shared, n_private, **self._decoding)
-        self._starts_at_means = design.start_at_means and self._decodes_all
+        # that of a branch that screens corrects a prediction, which starts there
+        self._starts_at_means = design.start_at_means and not design.screen
         if self._starts_at_means:
             around_zero = self.decoder.out.bias.detach().clone()
             self.register_buffer("around_zero", around_zero, persistent=False)
@@ -281,7 +280,6 @@ class ScreenedBranch(Branch):
     Nothing stands in for a private latent: across views, none is decoded.
     """
 
-    _decodes_all = False
     features: Tensor  # positions of those that the encoder of shared reads, all at first
 
     def __init__(

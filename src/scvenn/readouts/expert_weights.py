@@ -17,6 +17,8 @@ from scvenn.data import Cells
 _MOST_CELLS, _MOST_VALUES, _LEAST_HELD_OUT = 500, 2e7, 50
 # Signal and noise of a reading, each as a part of its variance, are no less than this.
 _LEAST_PART = 0.01
+# A reading whose variance is this part of the largest one does not vary but for rounding.
+_ROUNDING = 1e-9
 
 
 def weights_of_readings(noise: np.ndarray, variance: np.ndarray) -> np.ndarray:
@@ -36,15 +38,16 @@ def weights_of_readings(noise: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    Weights (M,) whose sum is 1. A reading that is not known, or does not vary, counts like the
-    others on average.
+    Weights (M,) whose sum is 1. A reading that is not known counts like the others on average.
     """
-    known = np.isfinite(noise) & (variance > 0)
+    known = np.isfinite(noise)
     if not known.any():
         return np.full(len(noise), 1 / len(noise))
-    part = (noise[known] / variance[known]).clip(_LEAST_PART, 1 - _LEAST_PART)
-    weights = np.zeros(len(noise))
-    weights[known] = (1 - part) / part
+    varies = known & (variance > _ROUNDING * variance[known].max())
+    part = np.ones(len(noise))  # of one that does not vary, all is noise
+    part[varies] = noise[varies] / variance[varies]
+    part = part.clip(_LEAST_PART, 1 - _LEAST_PART)
+    weights = (1 - part) / part
     weights[~known] = weights[known].mean()
     return weights / weights.sum()
 
