@@ -5,12 +5,14 @@ import copy
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scvi
 import torch
 from mudata import MuData
 
 import scvenn
 from scvenn import metrics, network
+from scvenn.readouts import interpretation
 from tests.conftest import QUIET, data_file, three_modalities, under_other_names
 
 # brisk training on few cells
@@ -308,14 +310,18 @@ def test_features_are_ranked_only_where_another_modality_was_measured(incomplete
 # ------------------------------------------------------------------------ rankings
 
 
+COLUMNS = ["feature", "score", "gain", "error", "n_cells", "listed"]
+
+
 @pytest.mark.parametrize("modality", ["rna", "meth"])
 def test_planted_shared_features_rank_first(model, modality):
     shared = model.adata[modality].var["shared"]
     table = model.shared_features(modality)
-    assert list(table.columns) == ["feature", "score", "screening_score"]
+    assert list(table.columns) == [*COLUMNS, "screening_score"]
     assert table["score"].is_monotonic_decreasing
     assert shared[table["feature"][:9]].all()
-    pd.testing.assert_frame_equal(model.shared_features(modality, n=3), table[:3])
+    listed = table[table["listed"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(model.shared_features(modality, n=3), listed[:3])
     screening = model.get_shared_scores().set_index(["modality", "feature"])["score"]
     np.testing.assert_array_equal(table["screening_score"], screening[modality][table["feature"]])
 
@@ -325,14 +331,124 @@ def test_planted_private_features_rank_first(model):
     assert not shared[model.private_features("meth", n=9)["feature"]].any()
 
 
-def test_scores_are_r2_across_views(model):
+@pytest.mark.parametrize("modality", ["rna", "meth"])
+def test_features_are_listed_where_they_were_planted(model, modality):
+    planted = model.adata[modality].var["shared"]
+    shared, private = model.shared_features(modality, n=20), model.private_features(modality, n=20)
+    assert planted[shared["feature"]].all()
+    assert not planted[private["feature"]].any()
+    assert len(shared) >= 8
+    assert len(private) >= {"rna": 3, "meth": 8}[modality]  # of ten; counts are noisy
+
+
+def gains_of(table):
+    return table.set_index("feature").sort_index()
+
+
+def test_the_gain_of_shared_is_the_r2_across_views(model):
     cells = model.validation_indices
     truth = model.adata["meth"].X[cells]
     predicted = model.predict("rna", "meth", indices=cells, return_numpy=True)
     predicted = predicted + (truth - predicted).mean(0)  # offsets do not count
-    score = model.shared_features("meth").set_index("feature")["score"]
+    gain = model.shared_features("meth").set_index("feature")["gain"]
     expected = metrics.r2(truth, predicted)
-    np.testing.assert_allclose(score[model.adata["meth"].var_names], expected, atol=1e-5)
+    np.testing.assert_allclose(gain[model.adata["meth"].var_names], expected, atol=1e-5)
+
+
+def test_the_gain_of_private_is_what_both_latents_predict_better_than_shared_alone(model):
+    cells = model.validation_indices
+    truth = model.adata["meth"].X[cells]
+    names = model.adata["meth"].var_names
+    both = model.predict(model.modalities, "meth", indices=cells, return_numpy=True)
+    both = metrics.r2(truth, both + (truth - both).mean(0))
+    gain = model.private_features("meth").set_index("feature")["gain"][names]
+    of_shared = both - gain
+    assert (gain <= both + 1e-5).all()  # shared alone counts for 0 where it is worse than the mean
+    planted = model.adata["meth"].var["shared"].to_numpy()
+    assert (of_shared[planted] > 0.3).all()
+    assert (of_shared[~planted] < 0.1).all()
+
+
+def test_a_bad_prediction_by_shared_is_no_gain_of_private(model):
+    """Of a feature that shared predicts worse than its mean, private gains what both explain."""
+    net, mdata = model.module, model.adata[model.validation_indices].copy()
+    before = gains_of(model.private_features("meth", mdata=mdata))
+    slope = net.branch("meth").cross_decoder.slope
+    kept = slope.clone()
+    try:
+        slope[:, -1] += 50.0  # meth_19, which is not shared
+        blown_up = gains_of(model.shared_features("meth", mdata=mdata)).loc["meth_19", "gain"]
+        after = gains_of(model.private_features("meth", mdata=mdata))
+    finally:
+        slope.copy_(kept)
+    assert blown_up < -100
+    assert after.loc["meth_19", "gain"] == pytest.approx(before.loc["meth_19", "gain"], abs=0.05)
+
+
+def test_no_feature_is_in_both_lists(incomplete, model):
+    for of in (incomplete, model):
+        for m in of.modalities:
+            listed = [set(f(m, n=50)["feature"]) for f in (of.shared_features, of.private_features)]
+            assert not listed[0] & listed[1]
+
+
+def test_errors_are_those_of_other_cells_of_the_same_kind(model):
+    """The spread of gains over many draws of the held-out cells, with replacement."""
+    cells, names = model.validation_indices, model.adata["meth"].var_names
+    truth = model.adata["meth"].X[cells]
+    predicted = model.predict("rna", "meth", indices=cells, return_numpy=True)
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(200):
+        rows = rng.integers(len(cells), size=len(cells))
+        x, y = truth[rows], predicted[rows]
+        drawn.append(metrics.r2(x, y + (x - y).mean(0)))
+    error = model.shared_features("meth").set_index("feature")["error"][names]
+    ratio = error.to_numpy() / np.std(drawn, axis=0)
+    assert 0.7 < np.median(ratio) < 1.4
+
+
+def test_shrunken_gains_are_nearer_to_the_truth():
+    """Of features most of which gain nothing, as sparse ones do."""
+    rng = np.random.default_rng(0)
+    truth = np.where(rng.random(500) < 0.1, 0.3 * rng.random(500), 0.0)
+    error = rng.choice([0.01, 0.1], 500)
+    gain = truth + error * rng.standard_normal(500)
+    score = interpretation._shrunken(gain, error)
+    assert np.square(score - truth).mean() < 0.5 * np.square(gain - truth).mean()
+    assert (np.abs(score) <= np.abs(gain)).all()
+
+
+def test_of_equal_gains_the_uncertain_one_is_shrunken_most():
+    rng = np.random.default_rng(0)
+    error = np.append(np.full(100, 0.02), [0.01, 0.05, 0.1])
+    gain = np.append(0.05 * rng.standard_normal(100), [0.2, 0.2, 0.2])
+    score = interpretation._shrunken(gain, error)[-3:]
+    assert score[0] > score[1] > score[2] > 0
+    assert score[0] > 0.19
+
+
+def test_gains_without_errors_stay_as_they_are():
+    gain = np.array([0.3, 0.0])
+    np.testing.assert_array_equal(interpretation._shrunken(gain, np.zeros(2)), gain)
+
+
+def test_the_order_of_cells_does_not_change_gains(model):
+    mdata = model.adata[model.validation_indices].copy()
+    other = mdata[np.random.default_rng(0).permutation(mdata.n_obs)].copy()
+    tables = [gains_of(model.private_features("rna", mdata=of)) for of in (mdata, other)]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-5, atol=1e-7)
+
+
+def test_features_of_few_cells_have_no_score(model):
+    mdata = model.adata[model.validation_indices].copy()
+    counts = mdata["rna"].X.toarray()
+    counts[:9, 4], counts[9:, 4] = 3, 0
+    mdata["rna"].X = sp.csr_matrix(counts)
+    last = model.shared_features("rna", mdata=mdata).iloc[-1]
+    assert (last["feature"], last["n_cells"], last["listed"]) == ("rna_4", 9, False)
+    assert np.isnan(last["score"])
+    assert np.isfinite(last["gain"])
 
 
 def test_constant_features_have_no_score(model):
@@ -346,7 +462,7 @@ def test_constant_features_have_no_score(model):
 
 def test_a_model_that_does_not_screen_has_no_screening_score(incomplete):
     table = incomplete.private_features("peaks")
-    assert list(table.columns) == ["feature", "score"]
+    assert list(table.columns) == COLUMNS
     assert set(table["feature"]) == set(incomplete.adata["peaks"].var_names)
 
 
@@ -423,5 +539,5 @@ def test_ighv_is_among_what_expression_and_methylation_share():
         assert r2_of(table, m)[correlation.idxmax()] > 0
     assert correlation.max() > 0.5
     markers = model.loadings("rna").pivot_table("loading", "feature", "dimension").abs()
-    first = model.shared_features("rna", n=50)["feature"]
+    first = model.shared_features("rna")["feature"][:50]
     assert markers.loc[first].max(axis=1).median() > markers.max(axis=1).median()

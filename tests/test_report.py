@@ -238,10 +238,14 @@ def test_scores_are_the_medians_of_evaluate(mosaic, page_of_mosaic):
 
 def test_features_are_those_of_the_rankings(mosaic, page_of_mosaic):
     for m in mosaic.modalities:
-        shared, private = mosaic.shared_features(m, n=8), mosaic.private_features(m, n=8)
-        for i in range(8):
-            row = [shared["feature"][i], text_of(shared["score"][i])]
-            row += [private["feature"][i], text_of(private["score"][i])]
+        lists = [mosaic.shared_features(m, n=8), mosaic.private_features(m, n=8)]
+        for i in range(max(map(len, lists))):
+            row = []
+            for table in lists:
+                of_table = table.iloc[i] if i < len(table) else None
+                row += (
+                    ["–", "–"] if of_table is None else [of_table.feature, text_of(of_table.score)]
+                )
             assert row in page_of_mosaic.rows
 
 

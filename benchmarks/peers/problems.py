@@ -57,6 +57,13 @@ class Problem:
         """Some of the cells as data of their own."""
         return self.mdata[cells].copy()
 
+    def of_features(self, features: dict[str, np.ndarray]) -> Problem:
+        """The same cells with some features of each modality, by boolean arrays."""
+        mdata = MuData({m: self.mdata[m][:, kept].copy() for m, kept in features.items()})
+        for column in self.mdata.obs.columns.intersection(["celltype", "batch"]):
+            mdata.obs[column] = self.mdata.obs[column]
+        return Problem(mdata, self.train, self.test)
+
     def scaled(self, modality: str, values: np.ndarray | sp.csr_matrix) -> np.ndarray:
         """log1p of counts, or of their expectations, at the training cells' median depth.
 

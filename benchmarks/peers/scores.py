@@ -68,20 +68,26 @@ def _scored(problem: Problem, fitted: Fitted) -> Iterator[dict]:
             yield {**of_pair, "metric": metric, "value": value}
 
 
+def of_types(problem: Problem, embedding: np.ndarray) -> dict[str, float]:
+    """Number of dimensions, and cell types by probes and by clusters of the test cells."""
+    from scvenn import metrics
+
+    split = {"train": problem.train, "test": problem.test}
+    return {
+        "dimensions": embedding.shape[1],
+        **metrics.probe_scores(embedding, problem.mdata.obs["celltype"], **split),
+        "knn_accuracy": _by_neighbours(problem, embedding),
+        **_of_clusters(problem, embedding),
+    }
+
+
 def _of_embedding(
     problem: Problem, embedding: np.ndarray, *, with_scib: bool = True
 ) -> dict[str, float]:
     """Cell types by probes and clusters, and what scib-metrics finds among the test cells."""
     from scvenn import metrics
 
-    split = {"train": problem.train, "test": problem.test}
-    celltype = problem.mdata.obs["celltype"]
-    found = {
-        "dimensions": embedding.shape[1],
-        **metrics.probe_scores(embedding, celltype, **split),
-        "knn_accuracy": _by_neighbours(problem, embedding),
-        **_of_clusters(problem, embedding),
-    }
+    found = of_types(problem, embedding)
     # run.py asks for scib-metrics before it starts; only the tests do without
     if with_scib and importlib.util.find_spec("scib_metrics"):
         test = problem.mdata.obs.iloc[problem.test]

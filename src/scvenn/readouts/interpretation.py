@@ -10,6 +10,7 @@ Shapes: ``n`` cells, ``B`` cells of a minibatch, ``D`` features, ``K`` size of a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,14 @@ from scvenn.data import Cells, Keys, Tensors
 from scvenn.likelihoods import dense
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
+
+# Cells with a value other than 0 that a feature needs to be ranked.
+LEAST_CELLS = 10
+# Parts of the cells left out in turn for standard errors, and how many errors a gain is above 0 in
+# features that are listed.
+_FOLDS, _CLEAR = 10, 2.0
+# Rounds of expectation maximisation of shrinkage, and standard errors that are those of rounding.
+_ROUNDS, _CERTAIN = 50, 1e-6
 
 # Latents to decode, (n, K) each: shared, and private or None for shared alone.
 Latents = tuple[np.ndarray, np.ndarray | None]
@@ -42,7 +51,10 @@ def variance_explained(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
             **{f"shared_{k}": (_at_mean(s, k), p) for k in range(s.shape[1])},
             **{f"private_{k}": (s, _at_mean(p, k)) for k in range(p.shape[1])},
         }
-        residual, total = _squares(net, cells.take(measured), m, latents)
+        one_fold = np.zeros(measured.sum(), int)
+        residual, total = _sums(net, cells.take(measured), m, latents, one_fold).squares(
+            slice(None)
+        )
         r2 = {latent: float(_r2(of.sum(), total.sum())) for latent, of in residual.items()}
         first = ("shared", "private", "both")
         rows += [(m, latent, r2[latent]) for latent in first]
@@ -79,17 +91,78 @@ def loadings(
     )
 
 
-def r2_of_views(net: SharedPrivateVAE, cells: Cells, modality: str) -> tuple[np.ndarray, ...]:
-    """R² of each feature, (D,), from the other modalities and from its own.
+def gains(net: SharedPrivateVAE, cells: Cells, modality: str) -> pd.DataFrame:
+    """What ``shared`` and the private latent add to the prediction of each feature.
 
-    Of cells that have the modality and another.
+    The table behind :meth:`scvenn.SharedPrivateModel.shared_features` and ``private_features``, of
+    cells that have the modality and another.
+
+    Returns
+    -------
+    A row for each feature, with the columns ``n_cells`` and, of ``shared`` and ``private`` each,
+    ``gain_...``, ``error_...``, ``score_...`` and ``listed_...``.
     """
     others = [m for m in net.modalities if m != modality]
-    cross, _ = embed(net, cells, others)
-    own, private = embed(net, cells, [modality])
-    latents: dict[str, Latents] = {"cross": (cross, None), "same": (own, private[modality])}
-    residual, total = _squares(net, cells, modality, latents)
-    return _r2(residual["cross"], total), _r2(residual["same"], total)
+    from_others, _ = embed(net, cells, others)
+    shared, private = embed(net, cells, net.modalities)
+    latents: dict[str, Latents] = {
+        "from others": (from_others, None),
+        "shared": (shared, None),
+        "both": (shared, private[modality]),
+    }
+    folds = cells.names.argsort().argsort() % _FOLDS  # whatever the order of the cells
+    sums = _sums(net, cells, modality, latents, folds)
+
+    def found(kept: np.ndarray) -> np.ndarray:
+        """Gains of shared and of private, (2, D), in some folds."""
+        residual, total = sums.squares(kept)
+        r2 = {name: _r2(of, total) for name, of in residual.items()}
+        # a prediction that is worse than the mean is no reason to praise the private latent
+        return np.stack([r2["from others"], r2["both"] - r2["shared"].clip(min=0)])
+
+    every = np.unique(folds)
+    gain = found(every)
+    without = np.stack([found(every[every != fold]) for fold in every])  # (folds, 2, D)
+    error = np.sqrt((len(every) - 1) / len(every) * np.square(without - without.mean(0)).sum(0))
+    enough = (sums.n_nonzero >= LEAST_CELLS) & np.isfinite(gain + error).all(0)
+    table = pd.DataFrame(
+        {"feature": cells.found.features(modality), "n_cells": sums.n_nonzero.astype(int)}
+    )
+    by_shared = gain[0] >= gain[1]
+    for k, (latent, most) in enumerate({"shared": by_shared, "private": ~by_shared}.items()):
+        score = np.full(len(table), np.nan)
+        score[enough] = _shrunken(gain[k, enough], error[k, enough])
+        table[f"gain_{latent}"], table[f"error_{latent}"] = gain[k], error[k]
+        table[f"score_{latent}"] = score
+        table[f"listed_{latent}"] = enough & most & (gain[k] > _CLEAR * error[k])
+    return table
+
+
+def _shrunken(gain: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Expected gains, (D,), given how large those of all features are.
+
+    Gains are taken for a mixture of normal distributions around 0, of which one is of no gain and
+    others are each twice as wide as the one before; how many gains are of which is estimated by
+    expectation maximisation. Source: adaptive shrinkage (Stephens, Biostatistics 18:275, 2017).
+    """
+    uncertain = error > _CERTAIN
+    if not uncertain.any():
+        return gain
+    g, e = gain[uncertain, None], error[uncertain, None]
+    narrowest, widest = e.min() / 4, max(2 * np.abs(g).max(), e.min())
+    widths = narrowest * 2.0 ** np.arange(np.ceil(np.log2(widest / narrowest)) + 1)
+    variance = np.square(np.concatenate([[0.0], widths]))  # (K,) of the components
+    total = variance + np.square(e)  # (D, K)
+    log_density = -0.5 * (np.log(total) + np.square(g) / total)
+    density = np.exp(log_density - log_density.max(1, keepdims=True))
+    weight = np.full(len(variance), 1 / len(variance))
+    for _ in range(_ROUNDS):
+        of_component = weight * density
+        of_component /= of_component.sum(1, keepdims=True)
+        weight = of_component.mean(0)
+    shrunken = gain.copy()
+    shrunken[uncertain] = (of_component * variance / total).sum(1) * g[:, 0]
+    return shrunken
 
 
 def contributions(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
@@ -129,34 +202,67 @@ def _decoded(
     return net.likelihood(modality).regression_scale(mean, np.ones((len(mean), 1)))
 
 
-def _squares(
-    net: SharedPrivateVAE, cells: Cells, modality: str, latents: Mapping[str, Latents]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Squares around their mean, summed over cells, of residuals given latents and of values.
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over cells that squares around means are made of, in each of F folds of the cells."""
 
-    Some cells at a time, so that as many features fit as in training. Arrays are (D,); values that
-    are constant have a sum of exactly 0.
+    # number, sum and sum of squares, (F, 3, D): of residuals given latents, and of values
+    residuals: dict[str, np.ndarray]
+    values: np.ndarray
+    varies: np.ndarray  # (D,)
+    n_nonzero: np.ndarray  # (D,)
+
+    def squares(self, folds: np.ndarray | slice) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Squares around their mean of residuals and of values, (D,), over some of the folds.
+
+        Values that are constant have a sum of exactly 0.
+        """
+        residual = {name: _around_mean(of[folds]) for name, of in self.residuals.items()}
+        return residual, np.where(self.varies, _around_mean(self.values[folds]), 0.0)
+
+
+def _sums(
+    net: SharedPrivateVAE,
+    cells: Cells,
+    modality: str,
+    latents: Mapping[str, Latents],
+    folds: np.ndarray,
+) -> _Sums:
+    """Predict all cells from each of the latents, some cells at a time, and add up.
+
+    ``folds``: number of each cell's fold, (n,).
     """
     likelihood, n_features = net.likelihood(modality), len(cells.found.features(modality))
-    sums = {name: np.zeros((2, n_features)) for name in latents}  # of residuals, their squares
-    sums_of_values, count = np.zeros((2, n_features)), np.zeros(n_features)
+    n_folds = int(folds.max()) + 1
+    residuals = {name: np.zeros((n_folds, 3, n_features)) for name in latents}
+    values, n_nonzero = np.zeros((n_folds, 3, n_features)), np.zeros(n_features)
     lowest, highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     for part, tensors in cells.minibatches([modality], "Predicting"):
         raw = dense(tensors[Keys.x(modality)]).numpy()  # (B, D); NaN where not observed
         library = raw.sum(1, keepdims=True, dtype=np.float64)
         x = likelihood.regression_scale(raw, library).astype(np.float64)
         for name, of in latents.items():
-            sums[name] += _sums(x - _decoded(net, modality, tensors, of, part))
-        sums_of_values += _sums(x)
-        count += np.isfinite(x).sum(0)
+            _add(residuals[name], x - _decoded(net, modality, tensors, of, part), folds[part])
+        _add(values, x, folds[part])
+        n_nonzero += (np.isfinite(raw) & (raw != 0)).sum(0)
         lowest = np.fmin(lowest, np.fmin.reduce(x, 0))
         highest = np.fmax(highest, np.fmax.reduce(x, 0))
+    return _Sums(residuals, values, highest > lowest, n_nonzero)
 
-    def around_mean(total: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        return squares - np.square(total) / count.clip(min=1)
 
-    residual = {name: around_mean(*of) for name, of in sums.items()}
-    return residual, np.where(highest > lowest, around_mean(*sums_of_values), 0.0)
+def _add(sums: np.ndarray, values: np.ndarray, folds: np.ndarray) -> None:
+    """Add values of cells, (B, D), to the sums, (F, 3, D), of their folds, without NaN."""
+    for fold in np.unique(folds):
+        own = values[folds == fold]
+        sums[fold] += np.stack(
+            [np.isfinite(own).sum(0), np.nansum(own, 0), np.nansum(np.square(own), 0)]
+        )
+
+
+def _around_mean(sums: np.ndarray) -> np.ndarray:
+    """Sum of squares around the mean, (D,), from the sums of folds, (F, 3, D)."""
+    count, total, squares = sums.sum(0)
+    return squares - np.square(total) / count.clip(min=1)
 
 
 def _at_mean(latent: np.ndarray, k: int) -> np.ndarray:
@@ -164,11 +270,6 @@ def _at_mean(latent: np.ndarray, k: int) -> np.ndarray:
     changed = latent.copy()
     changed[:, k] = latent[:, k].mean()
     return changed
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """Sums over cells of values and of their squares, (2, D), without those that are NaN."""
-    return np.stack([np.nansum(values, 0), np.nansum(np.square(values), 0)])
 
 
 def _tensors(latents: Latents, part: slice) -> list[Any]:

@@ -354,26 +354,43 @@ class InterpretationMixin(ReadoutsMixin):
         indices: Indices | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Features that the other modalities predict best.
+        r"""Features that the other modalities predict.
 
-        .. math:: \mathrm{score}_j = R^2_j(x_j, \text{predicted from the other modalities})
+        Of each feature, two gains are measured in held-out cells that have the modality and
+        another:
 
-        with the R² of :meth:`variance_explained`, in cells with the modality and another.
+        .. math::
+
+            \mathrm{shared}_j = R^2_j(\text{shared, read from the other modalities}),
+            \qquad
+            \mathrm{private}_j = R^2_j(\text{both latents}) - \max(0, R^2_j(\text{shared alone}))
+
+        with the R² of :meth:`variance_explained`: what ``shared`` predicts better than the mean of
+        the feature, and what the private latent adds to that. The score is the gain, shrunk towards
+        0 the more the less certain it is (adaptive shrinkage; Stephens, Biostatistics 18:275,
+        2017), so that features that are measured in few cells do not come first by chance.
 
         Parameters
         ----------
         modality
             Whose features.
         n
-            How many of them; None for all.
+            How many features at most, of those that are listed; None for a row of each feature.
         mdata, indices, batch_size
             As in :meth:`variance_explained`.
 
         Returns
         -------
-        A table with the columns ``feature`` and ``score``, best first; NaN, at the end, for
-        features that are constant over the cells. A model that screens adds ``screening_score``,
-        that of :meth:`get_shared_scores`.
+        A table, best first, with the columns
+
+        - ``feature`` and ``score``;
+        - ``gain`` and ``error``: as measured, and its standard error (jackknife over ten parts of
+          the cells);
+        - ``n_cells``: cells with a value other than 0. Below 10, or where a feature is constant,
+          ``score`` is NaN, and the feature comes last;
+        - ``listed``: whether the gain is above twice its error and not below the other gain. So no
+          feature is listed by both :meth:`shared_features` and :meth:`private_features`;
+        - ``screening_score`` of a model that screens, as in :meth:`get_shared_scores`.
 
         Raises
         ------
@@ -386,12 +403,13 @@ class InterpretationMixin(ReadoutsMixin):
         >>> import scvenn
         >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
         >>> model.train(1, train_size=0.5, enable_progress_bar=False)
-        >>> list(model.shared_features("rna", n=5).columns)
-        ['feature', 'score', 'screening_score']
+        >>> table = model.shared_features("rna")
+        >>> list(table.columns)
+        ['feature', 'score', 'gain', 'error', 'n_cells', 'listed', 'screening_score']
         """
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
-        cross, _ = self._r2_of_views(modality, cells, "shared_features")
-        return self._ranking(modality, cross, n)
+        gains = self._gains(modality, cells, "shared_features")
+        return self._ranking(modality, gains, "shared", n)
 
     def private_features(
         self,
@@ -402,14 +420,9 @@ class InterpretationMixin(ReadoutsMixin):
         indices: Indices | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        r"""Features that the modality itself predicts best compared with the others.
+        r"""Features of which the private latent explains what ``shared`` does not.
 
-        .. math::
-
-            \mathrm{score}_j = R^2_j(x_j, \text{predicted from the modality})
-                             - R^2_j(x_j, \text{predicted from the other modalities})
-
-        with the R² of :meth:`variance_explained`, in cells with the modality and another.
+        As :meth:`shared_features`, by the other of the two gains.
 
         Parameters
         ----------
@@ -430,12 +443,12 @@ class InterpretationMixin(ReadoutsMixin):
         >>> import scvenn
         >>> model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(n_obs=200, n_features=20))
         >>> model.train(1, train_size=0.5, enable_progress_bar=False)
-        >>> len(model.private_features("rna", n=5))
-        5
+        >>> len(model.private_features("rna"))
+        20
         """
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
-        cross, same = self._r2_of_views(modality, cells, "private_features")
-        return self._ranking(modality, same - cross, n)
+        gains = self._gains(modality, cells, "private_features")
+        return self._ranking(modality, gains, "private", n)
 
     def differential(
         self,
@@ -732,23 +745,29 @@ class InterpretationMixin(ReadoutsMixin):
             groups = pd.concat([groups_of(train, given, "training cell"), of_test])
         return evaluation.evaluate(self.module, train, test, labels=labels, groups=groups)
 
-    def _r2_of_views(self, modality: str, cells: Cells, caller: str) -> tuple[np.ndarray, ...]:
-        """R² of each feature, (D,), from the other modalities and from its own."""
+    def _gains(self, modality: str, cells: Cells, caller: str) -> pd.DataFrame:
+        """What each latent adds to the predictions of each feature of a modality."""
         modality = check_modality(self._found, modality)
         cells = self._to_score(cells, caller)
         others = [m for m in self.modalities if m != modality]
         cells = cells.take(cells.observed(modality) & cells.observed(others))
         _check_enough(cells, caller, f"{modality!r} and another modality were measured")
-        return interpretation.r2_of_views(self.module, cells, modality)
+        return interpretation.gains(self.module, cells, modality)
 
-    def _ranking(self, modality: str, score: np.ndarray, n: int | None) -> pd.DataFrame:
-        """The n features with the highest scores."""
-        table = pd.DataFrame({"feature": self._found.features(modality), "score": score})
-        if self.screening_ is not None:
-            table["screening_score"] = self.screening_[modality].score
+    def _ranking(
+        self, modality: str, gains: pd.DataFrame, latent: str, n: int | None
+    ) -> pd.DataFrame:
+        """Features by what a latent adds: all, or the best n of those that are listed."""
         if n is not None and n < 1:
             raise ValueError(f"n={n!r}: expected None or a number of at least 1.")
-        return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)[:n]
+        table = gains[["feature"]].copy()
+        for column in ("score", "gain", "error"):
+            table[column] = gains[f"{column}_{latent}"]
+        table["n_cells"], table["listed"] = gains["n_cells"], gains[f"listed_{latent}"]
+        if self.screening_ is not None:
+            table["screening_score"] = self.screening_[modality].score
+        table = table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+        return table if n is None else table[table["listed"]].head(n).reset_index(drop=True)
 
 
 def _check_enough(cells: Cells, caller: str, where: str) -> None:

@@ -174,8 +174,10 @@ class _Report:
 
     def _about_features(self) -> Section:
         text = (
-            "Shared features are those that the other modalities predict best; private ones those "
-            "that the modality itself predicts so much better than the others do."
+            "Shared features are those that the other modalities predict; their gain is the R² of "
+            "that prediction. Private features are those of which the private latent explains what "
+            "shared does not; their gain is the R² that it adds. Features are listed if their gain "
+            "is clearly above 0, each in one list."
         )
         parts: list[Part] = []
         if self.model.screening_ is not None:
@@ -192,15 +194,16 @@ class _Report:
 
     def _top_features(self, modality: str) -> list[Part]:
         model = self.model
-        cross, same = model._r2_of_views(modality, self.held_out, "shared_features")
-        shared = model._ranking(modality, cross, _N_FEATURES)
-        private = model._ranking(modality, same - cross, _N_FEATURES)
+        gains = model._gains(modality, self.held_out, "shared_features")
+        shared, private = (
+            model._ranking(modality, gains, latent, _N_FEATURES) for latent in ("shared", "private")
+        )
         table = pd.DataFrame(
             {
-                "most shared": shared["feature"],
-                "R² from others": shared["score"],
-                "most private": private["feature"],
-                "R² from itself − from others": private["score"],
+                "shared": shared["feature"],
+                "gain by shared": shared["score"],
+                "private": private["feature"],
+                "gain by private": private["score"],
             }
         )
         return [Table.of(table, f"Features of {modality}.")]
