@@ -1,10 +1,12 @@
 """The table of `evaluate`: what is in it, what its numbers are, what is refused."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 import scvi
+from mudata import MuData
 
 import scvenn
 from scvenn import metrics
@@ -124,6 +126,71 @@ def test_planted_leakage_shows(model, monkeypatch):
     monkeypatch.setattr(evaluation, "embed", leaking)
     found = rows(model.evaluate(), metric="leakage_r2", source="private_rna", target="shared")
     assert (found["value"] > 0.95).all()
+
+
+def test_what_is_planted_is_above_chance_and_what_is_not_is_not(model, table):
+    recovered = rows(table, metric="recovery_linear_r2", source="shared", target="z_shared")
+    assert recovered["value"].item() > recovered["by_chance"].item() + 0.05
+    leaks = rows(table, metric="leakage_r2", source="private_meth", target="rna")
+    assert abs(leaks["value"].median() - leaks["by_chance"].median()) < 0.1
+
+
+def test_labels_are_guessed_by_chance(table, model):
+    n_types = model.adata.obs["cell_type"].nunique()
+    assert (rows(table, metric="auc")["by_chance"] == 0.5).all()
+    accuracy = rows(table, metric="balanced_accuracy")["by_chance"]
+    np.testing.assert_allclose(accuracy, 1 / n_types)
+
+
+def test_by_chance_cells_keep_their_depth():
+    """Counts that only the depth of a cell explains are predicted as well by chance."""
+    rng = np.random.default_rng(0)
+    depth = rng.lognormal(sigma=1.0, size=(200, 1))
+    parts = {
+        m: anndata.AnnData(rng.poisson(20 * depth * rng.dirichlet(np.ones(15))).astype("f4"))
+        for m in ("a", "b")
+    }
+    for m, adata in parts.items():
+        adata.var_names = [f"{m}{j}" for j in range(15)]
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(MuData(parts))
+    model.train(3, train_size=0.5, **QUIET)
+    medians = metrics.medians(model.evaluate()).query("metric == 'pearson' and view == 'cross'")
+    assert (medians["by_chance"] > 0.5).all()
+    np.testing.assert_allclose(medians["median"], medians["by_chance"], atol=0.05)
+
+
+def test_the_order_of_cells_does_not_change_scores(model, table):
+    order = np.random.default_rng(0).permutation(model.validation_indices)
+    again = model.evaluate(labels_key="cell_type", indices=order)
+    numbers = ["value", "by_chance"]
+    np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_screening_calls_shared_are_marked(model, table):
+    screening = model.get_shared_scores().set_index(["modality", "feature"])["shared"]
+    of_features = table[table["feature"].notna() & table["target"].isin(model.modalities)]
+    expected = screening.loc[zip(of_features["target"], of_features["feature"], strict=True)]
+    np.testing.assert_array_equal(of_features["screened"].astype(bool), expected)
+    assert table.loc[table["metric"] == "auc", "screened"].isna().all()
+
+
+def test_medians_are_over_features_and_over_shared_ones(table):
+    medians = metrics.medians(table)
+    row = rows(medians, metric="r2", view="cross", source="rna", target="meth").iloc[0]
+    found = rows(table, metric="r2", view="cross", source="rna", target="meth").dropna(
+        subset="value"
+    )
+    shared = found[found["screened"].astype(bool)]
+    assert (row["n"], row["n_screened"]) == (len(found), len(shared))
+    assert row["median"] == found["value"].median()
+    assert row["by_chance"] == found["by_chance"].median()
+    assert row["median_screened"] == shared["value"].median()
+
+
+def test_medians_need_the_whole_table(table):
+    with pytest.raises(ValueError, match=r"found one without \['by_chance'\]"):
+        metrics.medians(table.drop(columns="by_chance"))
 
 
 def test_planted_latents_are_recovered_or_not(model, table):
@@ -415,6 +482,6 @@ def test_unknown_labels_are_refused(model):
 
 def test_models_are_compared_in_one_table(model):
     table = metrics.compare({"a": model, "b": model}, labels_key="cell_type")
-    assert list(table.columns) == ["model", *metrics.EVALUATION_COLUMNS]
+    assert list(table.columns) == ["model", *metrics.EVALUATION_COLUMNS, "by_chance", "screened"]
     one, two = (rows(table, model=name)["value"].to_numpy() for name in "ab")
     np.testing.assert_array_equal(one, two)

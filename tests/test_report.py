@@ -224,16 +224,35 @@ def text_of(value):
 
 
 def test_scores_are_the_medians_of_evaluate(mosaic, page_of_mosaic):
-    table = mosaic.evaluate(labels_key="cell_type")
-    medians = table.groupby(["target", "view", "source", "metric"])["value"].median()
-    rna = [text_of(medians["rna", "cross", "meth", metric]) for metric in ("r2", "pearson")]
-    assert ["rna", "cross", "meth", *rna, "–"] in page_of_mosaic.rows
-    peaks = [text_of(v) for v in medians["peaks", "joint", "all"][["r2", "pearson", "auroc"]]]
-    assert ["peaks", "joint", "all", *peaks] in page_of_mosaic.rows
-    leak = text_of(medians["rna", "latent", "private_meth", "leakage_r2"])
-    assert any(row[:3] == ["private meth", "rna", leak] for row in page_of_mosaic.rows)
-    auc = text_of(medians["cell_type", "latent", "shared", "auc"])
-    assert any(row[:4] == ["shared", "cell_type", "–", auc] for row in page_of_mosaic.rows)
+    medians = scvenn.metrics.medians(mosaic.evaluate(labels_key="cell_type"))
+    shown = {
+        ("r2", "cross", "meth", "rna"): ["rna", "meth", "cross", "R²"],
+        ("auroc", "joint", "all", "peaks"): ["peaks", "all", "joint", "AUROC"],
+        ("leakage_r2", "latent", "private_meth", "rna"): [
+            "rna", "private meth", "latent", "leakage R²"
+        ],
+        ("auc", "latent", "shared", "cell_type"): ["cell_type", "shared", "latent", "AUC"],
+    }  # fmt: skip
+    rows = medians.set_index(["metric", "view", "source", "target"])
+    for key, names in shown.items():
+        of_key = rows.loc[key]
+        row = [
+            *names,
+            f"{of_key['n']:.0f}",
+            text_of(of_key["median"]),
+            text_of(of_key["by_chance"]),
+        ]
+        assert row in page_of_mosaic.rows
+
+
+def test_scores_of_screened_features_are_beside_those_of_all(screened, page_of_screened):
+    medians = scvenn.metrics.medians(screened.evaluate())
+    (row,) = medians.query("metric == 'r2' and view == 'cross' and target == 'rna'").to_dict(
+        "records"
+    )
+    end = [str(row["n_screened"]), text_of(row["median_screened"])]
+    shown = [r for r in page_of_screened.rows if r[:4] == ["rna", row["source"], "cross", "R²"]]
+    assert [r[-2:] for r in shown] == [end]
 
 
 def test_features_are_those_of_the_rankings(mosaic, page_of_mosaic):
@@ -318,7 +337,7 @@ def test_new_data_with_one_modality_has_what_can_be_had(mosaic, tmp_path):
     assert page.texts("h2") == SECTIONS
     assert ["rna", str(new.n_obs), "0", "20", "nb"] in page.rows
     assert ["meth", "0", str(new.n_obs), "20", "normal"] in page.rows
-    assert any(row[:3] == ["rna", "same", "rna"] for row in page.rows)
+    assert any(row[:3] == ["rna", "rna", "same"] for row in page.rows)
     assert len(page.images) == 4  # no R² of features across views
     assert any("'rna' and another modality were measured" in note for note in page.notes)
 
@@ -394,7 +413,7 @@ def test_a_rare_label_is_said_on_the_page_and_hides_nothing(mosaic, tmp_path):
     page = Page(mosaic.report(tmp_path / "report.html", labels_key="rare"))
     (note,) = page.notes
     assert "no training cell has their labels 'once'" in note
-    assert any(row[:2] == ["shared", "rare"] for row in page.rows)
+    assert any(row[:2] == ["rare", "shared"] for row in page.rows)
 
 
 def test_each_matrix_is_read_once(mosaic, tmp_path, reads):

@@ -106,7 +106,7 @@ def of_planted_factors(seed: int) -> Iterator[dict]:
     factors = rng.standard_normal((1200, len(STRENGTH)))
     parts = {}
     for m in ("rna", "adt"):
-        driven = rng.integers(len(STRENGTH), size=60)  # by which factor each feature is moved
+        driven = np.arange(60) % len(STRENGTH)  # by which factor each feature is moved
         values = factors[:, driven] * STRENGTH[driven] * rng.choice([-1, 1], 60)
         values = values + 0.5 * rng.standard_normal(values.shape)
         parts[m] = AnnData(values.astype(np.float32))

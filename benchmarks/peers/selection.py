@@ -51,7 +51,6 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
     found = []
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + arguments.seeds)):
         for dataset in TOOLS:
@@ -71,6 +70,7 @@ def rows(dataset: str, seed: int) -> Iterator[dict]:
         problem = whole.of_features(features)
         for tool, max_epochs in TOOLS[dataset].items():
             scvi.settings.seed = seed
+            torch.set_num_threads(1)  # scoring sets it back
             embeddings = FUNCTIONS[tool](problem, seed, max_epochs).embeddings
             yield {
                 "data": dataset,

@@ -13,7 +13,16 @@ from pathlib import Path
 import click
 
 from scvenn.cli.command import Command, Result
-from scvenn.cli.files import H5MU, SAVED, Output, embeddings, load, read_h5mu, shape_lines
+from scvenn.cli.files import (
+    H5MU,
+    SAVED,
+    Output,
+    embeddings,
+    library,
+    load,
+    read_h5mu,
+    shape_lines,
+)
 from scvenn.cli.options import Arguments
 from scvenn.cli.train import train
 
@@ -82,7 +91,9 @@ def evaluate(model: Path, path: Path, data: Arguments) -> Result:
 
     IN.h5mu is the file that the model in the folder MODEL was trained on, or the one that `scvenn
     train` wrote: probes are fitted on its training cells and scored on the others. Prints medians
-    over all features, also those that no other modality can predict; --out has all scores.
+    over all n features, also those that no other modality can predict, what is expected by chance,
+    and medians over the features that screening calls shared; then the part of each modality's
+    variance that latents explain. --out has all scores.
 
     \b
     r2, cross          how well one modality predicts another through the shared latent
@@ -92,14 +103,23 @@ def evaluate(model: Path, path: Path, data: Arguments) -> Result:
     mdata = read_h5mu(path)
     trained = load(model, mdata)
     scores = trained.evaluate(**data)
-    groups = scores.groupby(["metric", "view", "source", "target"], sort=False)["value"]
-    medians = groups.agg(median="median", features="count").reset_index()
+    medians = library().metrics.medians(scores)
+    explained = trained.variance_explained()
+    explained = explained[explained["latent"].isin(["shared", "private", "both", "overlap"])]
+    tables = {"scores": medians, "variance_explained": explained}
+    shown = [
+        table.to_string(index=False, float_format="{:.3f}".format, na_rep="-")
+        for table in tables.values()
+    ]
     return Result(
-        medians.to_string(index=False, float_format="{:.3f}".format),
+        "\n\nvariance explained\n".join(shown),
         {
             "model": type(trained).__name__,
             "data": path,
-            "scores": json.loads(medians.to_json(orient="records", double_precision=15)),
+            **{
+                name: json.loads(table.to_json(orient="records", double_precision=15))
+                for name, table in tables.items()
+            },
             "versions": trained.versions_,
         },
         {"out": partial(scores.to_csv, index=False)},

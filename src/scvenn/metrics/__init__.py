@@ -11,11 +11,12 @@ from scvenn.metrics.embeddings import probe_scores, recovery_r2, ridge_r2, scib
 from scvenn.metrics.features import UNDEFINED as UNDEFINED
 from scvenn.metrics.features import auroc, pearson, r2
 from scvenn.metrics.models import EVALUATION_COLUMNS as EVALUATION_COLUMNS
-from scvenn.metrics.models import compare
+from scvenn.metrics.models import compare, medians
 
 __all__ = [
     "auroc",
     "compare",
+    "medians",
     "pearson",
     "probe_scores",
     "r2",

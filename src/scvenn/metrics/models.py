@@ -35,8 +35,64 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
     >>> table = compare(models)
     >>> table.groupby(["model", "metric", "view"])["value"].median()  # doctest: +SKIP
     """
-    tables = [
-        model.evaluate(*args, **kwargs).assign(model=name)[["model", *EVALUATION_COLUMNS]]
-        for name, model in models.items()
-    ]
+    tables = [model.evaluate(*args, **kwargs) for model in models.values()]
+    for name, table in zip(models, tables, strict=True):
+        table.insert(0, "model", name)
     return pd.concat(tables, ignore_index=True)
+
+
+def medians(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians over features or dimensions of what ``evaluate`` or :func:`compare` returned.
+
+    Most features of a wide modality share nothing, and predictions across views are their mean: the
+    median over all features is then about 0 for any model. That over the features that screening
+    calls shared says how well these are predicted.
+
+    Parameters
+    ----------
+    table
+        A table of scores, whole or in part.
+
+    Returns
+    -------
+    A table with a row for each metric, view, source and target (and model and group, if the table
+    has them), and the columns ``n``, the number of values; ``median``, over all of them;
+    ``by_chance``, the median of what is expected by chance; and, if the model screens,
+    ``n_screened`` and ``median_screened``, of the features that are called shared. Values that are
+    not defined are left out.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks one of the columns of ``evaluate``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> score = {"metric": "r2", "view": "cross", "source": "rna", "target": "atac"}
+    >>> values = {"feature": ["a", "b", "c"], "value": [0.0, 0.1, 0.6], "by_chance": -0.1}
+    >>> table = pd.DataFrame(values | {"screened": [False, False, True]}).assign(**score)
+    >>> medians(table)[["n", "median", "by_chance", "n_screened", "median_screened"]]
+       n  median  by_chance  n_screened  median_screened
+    0  3     0.1       -0.1           1              0.6
+    """
+    columns = [*EVALUATION_COLUMNS, "by_chance"]
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(
+            f"medians() takes the table of model.evaluate(); found one without {missing}."
+        )
+    by = [
+        name for name in ("model", "metric", "view", "source", "target", "group") if name in table
+    ]
+    defined = table.dropna(subset="value")
+    groups = defined.groupby(by, sort=False, dropna=False)
+    found = groups.agg(
+        n=("value", "size"), median=("value", "median"), by_chance=("by_chance", "median")
+    )
+    if "screened" in table:
+        shared = defined[defined["screened"].fillna(False).astype(bool)]
+        of_shared = shared.groupby(by, sort=False, dropna=False)["value"]
+        found["n_screened"] = of_shared.size()
+        found["median_screened"] = of_shared.median()
+        found["n_screened"] = found["n_screened"].fillna(0).astype(int)
+    return found.reset_index()

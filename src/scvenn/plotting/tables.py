@@ -111,9 +111,10 @@ def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
 def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """What each latent predicts: labels, other latents, other modalities.
 
-    Rows are latents. The R² is the mean over dimensions or features, those below zero counted as
-    zero; of private latents (all rows but the first) it should be near zero. White is chance (an
-    AUC of 0.5, an R² of 0), dark blue perfect, and grey what is not asked.
+    Rows are latents. The R² is the median over dimensions or features, as in
+    :func:`scvenn.metrics.medians`; of private latents (all rows but the first) it should be near
+    zero or below. White is chance (an AUC of 0.5, an R² of 0 or less), dark blue perfect, and grey
+    what is not asked.
 
     Parameters
     ----------
@@ -143,8 +144,7 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     leaks = _of_one_model(table, "leakage_r2")
     latents = distinct(leaks["source"])
     modalities = [m for m in distinct(table["target"]) if m in set(leaks["target"]) - set(latents)]
-    r2_of = leaks.assign(value=leaks["value"].clip(lower=0))
-    r2_of = r2_of.pivot_table("value", "source", "target").reindex(latents)
+    r2_of = leaks.pivot_table("value", "source", "target", aggfunc="median").reindex(latents)
     probes = table[table["metric"] == "auc"]
     auc_of = probes.pivot_table("value", "source", "target").reindex(latents)
     r2_of = r2_of[[name for name in [*latents, *modalities] if name in r2_of]]
@@ -248,7 +248,8 @@ def _of_one_model(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.2f}"
+    # "z": no minus before a zero
+    return "" if np.isnan(value) else f"{value:z.2f}".replace("-", "−")
 
 
 def spoken(latent: str) -> str:

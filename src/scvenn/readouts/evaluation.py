@@ -30,6 +30,9 @@ _RECOVERY = ("linear", "knn")
 # discovery rate among features that are called shared.
 _LEAST_GROUP, _SHUFFLES, _FDR = 50, 10, 0.05
 
+# Of the shuffles that say what is expected by chance: the same model always has the same scores.
+_SEED = 0
+
 # Values (cells times features) that are held dense at a time.
 _BLOCK = 20_000_000
 
@@ -65,7 +68,7 @@ def evaluate(
         within = None if groups is None else _Within(groups.iloc[len(train) :])
         rows = [*_score_predictions(net, test, within)]
         rows += _score_latents(net, train, test, labels, groups)
-    table = pd.DataFrame(rows, columns=metrics.EVALUATION_COLUMNS)
+    table = pd.DataFrame(rows, columns=[*metrics.EVALUATION_COLUMNS, "by_chance"])
     undefined = table[table["value"].isna()]
     of_features = undefined.dropna(subset="feature").groupby("target", sort=False)["feature"]
     if len(of_features):
@@ -98,9 +101,9 @@ def _score_predictions(
     """
     present = cells.modalities
     for target in present:
-        scored = {"r2": metrics.r2, "pearson": metrics.pearson}
+        metrics_of = {"r2": metrics.r2, "pearson": metrics.pearson}
         if net.likelihood(target).binary:
-            scored["auroc"] = metrics.auroc
+            metrics_of["auroc"] = metrics.auroc
         choices: list[tuple[str, str, str | list[str]]] = [
             *(("cross", m, m) for m in present if m != target),
             ("same", target, target),
@@ -110,23 +113,28 @@ def _score_predictions(
             Prediction.of(cells.found, source, target).some_at_a_time(net, cells)
             for _, _, source in choices
         ]
+        of_others = [prediction.of_other_cells(_SEED) for prediction in predictions]
         names = cells.found.features(target)
         if within is not None:
             to_scale = partial(
                 net.likelihood(target).regression_scale, library=row_sums(cells.matrix(target))
             )
         for features, truth in _blocks(net, [cells], target):
-            for (view, label, _), prediction in zip(choices, predictions, strict=True):
+            for (view, label, _), prediction, other in zip(
+                choices, predictions, of_others, strict=True
+            ):
                 predicted = prediction.values(features)
                 if within is not None and view == "cross":
                     # a prediction has the library size of its cell, which says something of each
                     # count: on the scale of regression, the library size is divided out
                     scaled = to_scale(truth), to_scale(predicted)
                     within.add(label, target, names[features], *scaled)
-                for name, score in scored.items():
-                    scores = score(truth, predicted)
-                    for feature, value in zip(names[features], scores, strict=True):
-                        yield name, view, label, target, feature, value
+                shuffled = other.values(features)
+                for name, score in metrics_of.items():
+                    scores, by_chance = (score(truth, of) for of in (predicted, shuffled))
+                    rows = zip(names[features], scores, by_chance, strict=True)
+                    for feature, *of_feature in rows:
+                        yield name, view, label, target, feature, *of_feature
 
 
 class _Within:
@@ -170,7 +178,8 @@ class _Within:
             orders = [np.arange(len(of_part))]
             orders += [shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
             a, b = x[of_part], y[of_part]
-            found = [metrics.r2(a, b), *(metrics.pearson(a, b[order]) for order in orders)]
+            found = [metrics.r2(a, b), metrics.r2(a, b[orders[1]])]
+            found += [metrics.pearson(a, b[order]) for order in orders]
             key = (source, target, name)
             self.scores.setdefault(key, []).append((names, np.array(found)))
 
@@ -179,17 +188,23 @@ class _Within:
         parts = []
         for (source, target, group), blocks in self.scores.items():
             names = np.concatenate([names for names, _ in blocks])
-            r2, pearson, *shuffled = np.hstack([scores for _, scores in blocks])
+            r2, r2_shuffled, pearson, *shuffled = np.hstack([scores for _, scores in blocks])
             shared = pearson > threshold(pearson, np.array(shuffled), _FDR)
-            of_metric = {"r2_within": r2, "pearson_within": pearson, "shared_within": shared}
-            for metric, values in of_metric.items():
-                part = pd.DataFrame({"feature": names, "value": values.astype(float)})
+            of_metric = {
+                "r2_within": (r2, r2_shuffled),
+                "pearson_within": (pearson, shuffled[0]),
+                "shared_within": (shared, np.full(len(names), np.nan)),
+            }
+            for metric, (values, by_chance) in of_metric.items():
+                part = pd.DataFrame(
+                    {"feature": names, "value": values.astype(float), "by_chance": by_chance}
+                )
                 parts.append(
                     part.assign(
                         metric=metric, view="cross", source=source, target=target, group=group
                     )
                 )
-        columns = [*metrics.EVALUATION_COLUMNS, "group"]
+        columns = [*metrics.EVALUATION_COLUMNS, "by_chance", "group"]
         return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -250,6 +265,8 @@ def _score_latents(
     embedded = [embed(net, cells, sources, batch_corrected=True) for cells in parts]
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
+    by_name = np.concatenate([fitted[train.names.argsort()], scored[test.names.argsort()]])
+    shuffled = {name: _of_other_cells(z, by_name, len(train)) for name, z in latents.items()}
 
     def paired(one: np.ndarray, other: np.ndarray) -> bool:
         """Whether two training and two test cells have both latents, of the other any value."""
@@ -258,9 +275,11 @@ def _score_latents(
 
     for source, target in permutations(latents, 2):
         if "shared" in (source, target):
-            values = metrics.ridge_r2(latents[source], latents[target], **split)
-            for k, value in enumerate(values):
-                yield "leakage_r2", "latent", source, target, f"{target}_{k}", value
+            values, by_chance = (
+                metrics.ridge_r2(of[source], latents[target], **split) for of in (latents, shuffled)
+            )
+            for k, of_dimension in enumerate(zip(values, by_chance, strict=True)):
+                yield "leakage_r2", "latent", source, target, f"{target}_{k}", *of_dimension
     for source, m in product(latents, sources):
         own = f"private_{m}"
         if source in ("shared", own) or not paired(latents[source], latents[own]):
@@ -269,34 +288,61 @@ def _score_latents(
         target = f"modality {m}" if like_a_latent else m
         names = test.found.features(m)
         for features, values in _blocks(net, parts, m, regression_scale=True):
-            scores = metrics.ridge_r2(latents[source], values, **split)
-            for feature, value in zip(names[features], scores, strict=True):
-                yield "leakage_r2", "latent", source, target, feature, value
+            scores, by_chance = (
+                metrics.ridge_r2(of[source], values, **split) for of in (latents, shuffled)
+            )
+            for feature, *of_feature in zip(names[features], scores, by_chance, strict=True):
+                yield "leakage_r2", "latent", source, target, feature, *of_feature
     if groups is not None:
-        yield from _leakage_within(latents, groups, fitted, scored)
+        yield from _leakage_within(latents, shuffled, groups, fitted, scored)
     if labels is not None:
         yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
         if all(target in cells.mdata.obsm for cells in parts):
             truth = np.vstack([_planted(cells, target) for cells in parts])
             for source, latent in latents.items():
-                recovered = dict.fromkeys(_RECOVERY, np.nan)
+                recovered = [dict.fromkeys(_RECOVERY, np.nan)] * 2
                 if paired(latent, truth):
-                    recovered = metrics.recovery_r2(latent, truth, **split)
-                for form, value in recovered.items():
-                    yield f"recovery_{form}_r2", "latent", source, target, None, value
+                    recovered = [
+                        metrics.recovery_r2(z, truth, **split) for z in (latent, shuffled[source])
+                    ]
+                for form in _RECOVERY:
+                    of_form = [of[form] for of in recovered]
+                    yield f"recovery_{form}_r2", "latent", source, target, None, *of_form
+
+
+def _of_other_cells(latent: np.ndarray, by_name: np.ndarray, n_fitted: int) -> np.ndarray:
+    """A latent, exchanged between training cells that have it, and between the others.
+
+    ``by_name``: positions of the cells, sorted by name, training cells first.
+    """
+    rng, result = np.random.default_rng(_SEED), latent.copy()
+    for cells in (by_name[:n_fitted], by_name[n_fitted:]):
+        known = cells[np.isfinite(latent[cells]).all(1)]
+        result[known] = latent[rng.permutation(known)]
+    return result
 
 
 def _leakage_within(
-    latents: Mapping[str, np.ndarray], groups: pd.Series, fitted: np.ndarray, scored: np.ndarray
+    latents: Mapping[str, np.ndarray],
+    shuffled: Mapping[str, np.ndarray],
+    groups: pd.Series,
+    fitted: np.ndarray,
+    scored: np.ndarray,
 ) -> Iterator[tuple]:
     """Leakage between shared and private latents relative to the means of groups."""
     codes = np.asarray(pd.factorize(groups)[0])
-    relative = {name: np.full_like(z, np.nan) for name, z in latents.items()}
-    for cells in (fitted, scored):  # each have means of their own
-        known = cells[codes[cells] >= 0]
-        for name, z in latents.items():
-            relative[name][known] = _less_group_means(z[known], codes[known])
+
+    def of_groups(z: np.ndarray) -> np.ndarray:
+        result = np.full_like(z, np.nan)
+        for cells in (fitted, scored):  # each have means of their own
+            known = cells[codes[cells] >= 0]
+            result[known] = _less_group_means(z[known], codes[known])
+        return result
+
+    relative, shuffled = (
+        {name: of_groups(z) for name, z in of.items()} for of in (latents, shuffled)
+    )
     for source, target in permutations(latents, 2):
         if "shared" not in (source, target):
             continue
@@ -304,9 +350,11 @@ def _leakage_within(
         split = {"train": fitted[both[fitted]], "test": scored[both[scored]]}
         if min(map(len, split.values())) < 2:
             continue
-        values = metrics.ridge_r2(relative[source], relative[target], **split)
-        for k, value in enumerate(values):
-            yield "leakage_r2_within", "latent", source, target, f"{target}_{k}", value
+        values, by_chance = (
+            metrics.ridge_r2(of[source], relative[target], **split) for of in (relative, shuffled)
+        )
+        for k, of_dimension in enumerate(zip(values, by_chance, strict=True)):
+            yield "leakage_r2_within", "latent", source, target, f"{target}_{k}", *of_dimension
 
 
 def _planted(cells: Cells, key: str) -> np.ndarray:
@@ -333,6 +381,7 @@ def _score_labels(
             left_out.setdefault(reason, []).append(source)
             known = known.where(known.isin(train))
         n_classes = min(train.nunique(), known.iloc[scored].nunique())
+        by_chance = {"auc": 0.5, "balanced_accuracy": 1 / max(1, known.iloc[scored].nunique())}
         scores = dict.fromkeys(_LABEL_METRICS, np.nan)
         if n_classes > 1:
             scores = metrics.probe_scores(latent, known, train=fitted, test=scored)
@@ -344,7 +393,7 @@ def _score_labels(
             )
             left_out.setdefault(reason, []).append(source)
         for metric, value in scores.items():
-            yield metric, "latent", source, labels.name, None, value
+            yield metric, "latent", source, labels.name, None, value, by_chance[metric]
     if left_out:
         reasons = "; ".join(f"of {quoted(of, 9)}, {why}" for why, of in left_out.items())
         warn(f"evaluate(labels_key={labels.name!r}): {reasons}.")

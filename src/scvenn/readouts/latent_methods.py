@@ -93,7 +93,10 @@ class InterpretationMixin(ReadoutsMixin):
         Returns
         -------
         A tidy table with the columns ``metric``, ``view``, ``source``, ``target``, ``feature``
-        (None where the value concerns no single one) and ``value``. Sources and targets are
+        (None where the value concerns no single one), ``value`` and ``by_chance``: the same score
+        if each cell has the latents of another one, at its own library size and covariates; for
+        labels, that of guessing. A model that screens adds ``screened``: whether screening calls
+        the feature shared. Sources and targets are
         modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
         a modality with the name of a latent is ``modality <name>`` as a target of leakage.
         Values that are not defined are NaN, and a warning says why. With ``given``, there is also
@@ -114,7 +117,11 @@ class InterpretationMixin(ReadoutsMixin):
         >>> model.train(1, train_size=0.5, enable_progress_bar=False)
         >>> table = model.evaluate(labels_key="cell_type")
         >>> list(table.columns)
-        ['metric', 'view', 'source', 'target', 'feature', 'value']
+        ['metric', 'view', 'source', 'target', 'feature', 'value', 'by_chance', 'screened']
+
+        Medians over features, and over those that are shared:
+
+        >>> medians = scvenn.metrics.medians(table)
 
         Notes
         -----
@@ -743,7 +750,19 @@ class InterpretationMixin(ReadoutsMixin):
         if given is not None:
             of_test = groups_of(test, given, "scored cell")
             groups = pd.concat([groups_of(train, given, "training cell"), of_test])
-        return evaluation.evaluate(self.module, train, test, labels=labels, groups=groups)
+        table = evaluation.evaluate(self.module, train, test, labels=labels, groups=groups)
+        if self.screening_ is not None:
+            screened = {
+                (m, feature): is_shared
+                for m, of_modality in self.screening_.items()
+                for feature, is_shared in zip(
+                    self._found.features(m), of_modality.shared, strict=True
+                )
+            }
+            keys = zip(table["target"], table["feature"], strict=True)
+            known = [screened.get(key, pd.NA) for key in keys]
+            table["screened"] = pd.array(known, dtype="boolean")
+        return table
 
     def _gains(self, modality: str, cells: Cells, caller: str) -> pd.DataFrame:
         """What each latent adds to the predictions of each feature of a modality."""

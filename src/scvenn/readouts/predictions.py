@@ -153,6 +153,22 @@ class SomeFeatures:
             values[part] = mean.cpu().numpy()
         return values
 
+    def of_other_cells(self, seed: int) -> SomeFeatures:
+        """The same with latents exchanged between cells: what is predicted by chance.
+
+        The library size and the covariates of a cell stay its own, as these are known. Cells
+        exchange latents with those of which the same was read.
+        """
+        rng, given = np.random.default_rng(seed), self._given
+        known = given.shared.isfinite().all(1)
+        kinds = (known.long() + 2 * given.same_view.flatten().long()).cpu().numpy()
+        order, by_name = np.arange(len(kinds)), self._cells.names.argsort()
+        for kind in np.unique(kinds):
+            rows = by_name[kinds[by_name] == kind]  # whatever the order of the cells
+            order[rows] = rng.permutation(rows)
+        other = given._replace(shared=given.shared[order], private=given.private[order])
+        return SomeFeatures(self._net, self._cells, self._modality, other, batch=self._batch)
+
     def _find_normaliser(self) -> Tensor:
         found = [
             network.normalisers(self._net, tensors, self._modality, given)

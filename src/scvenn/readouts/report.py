@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scvenn import plotting
+from scvenn import metrics, plotting
 from scvenn._progress import progress
 from scvenn.data import Cells, quoted
 from scvenn.plotting import draw_embeddings, spoken, spoken_metric
@@ -250,36 +250,40 @@ def _scores(table: pd.DataFrame) -> list[Part]:
         "own. On the diagonal, the other modality predicts it as well."
     )
     leakage = (
-        "What a linear model reads off each latent (row), as an AUC of labels or a mean R². Of "
-        "private latents the R² should be near 0: it is what leaks."
+        "What a linear model reads off each latent (row), as an AUC of labels or a median R². Of "
+        "private latents the R² should be near 0 or below: it is what leaks."
     )
     undefined = int(table["value"].isna().sum())
     left_out = f" {undefined:,} scores of features that do not vary are left out."
     of_latents = table["view"] == "latent"
+    predictions = (
+        "Predictions: medians over features, and what they are by chance: if each cell were "
+        "predicted from the latents of another one."
+    )
+    if "screened" in table:
+        predictions += " Last, of the features that screening calls shared."
+    latents = "What is read off latents: medians over features or dimensions, and by chance."
     return [
         *_or_note(lambda: [Figure.of(plotting.r2(table), r2)]),
         *_or_note(lambda: [Figure.of(plotting.leakage(table), leakage)]),
-        Table.of(
-            _medians(table[~of_latents], ["target", "view", "source"]),
-            "Predictions: medians over features." + (left_out if undefined else ""),
-        ),
-        Table.of(
-            _medians(
-                table[of_latents].assign(
-                    source=table["source"].map(spoken), target=table["target"].map(spoken)
-                ),
-                ["source", "target"],
-            ),
-            "What is read off latents: medians over features or dimensions.",
-        ),
+        Table.of(_medians(table[~of_latents]), predictions + (left_out if undefined else "")),
+        Table.of(_medians(table[of_latents]), latents),
     ]
 
 
-def _medians(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """A row for each view, source and target in the table's order, a column for each metric."""
-    wide = table.pivot_table("value", by, "metric", aggfunc="median", sort=False)
-    rows = table[by].drop_duplicates()
-    return rows.merge(wide.rename(columns=spoken_metric), "left", left_on=by, right_index=True)
+def _medians(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians of scores, in words."""
+    found = metrics.medians(table)
+    found["metric"] = found["metric"].map(spoken_metric)
+    for column in ("source", "target"):
+        found[column] = found[column].map(spoken)
+    order = ["target", "source", "view", "metric"]
+    names = {
+        "median_screened": "median of shared",
+        "n_screened": "n of shared",
+        "by_chance": "by chance",
+    }
+    return found[order + [name for name in found if name not in order]].rename(columns=names)
 
 
 def _as_text(arguments: Mapping[str, Any]) -> dict[str, str]:
