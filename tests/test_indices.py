@@ -41,6 +41,9 @@ CALLS = {
     "evaluate": lambda m, d, **k: m.evaluate(d, **k),
     "variance_explained": lambda m, d, **k: m.variance_explained(d, **k),
     "loadings": lambda m, d, **k: m.loadings("rna", mdata=d, **k),
+    "enrichment": lambda m, d, **k: m.enrichment(
+        "rna", {"a": list(m.adata["rna"].var_names[:5])}, mdata=d, **k
+    ),
     "shared_features": lambda m, d, **k: m.shared_features("rna", mdata=d, **k),
     "private_features": lambda m, d, **k: m.private_features("rna", mdata=d, **k),
     "differential": lambda m, d, **k: m.differential(
@@ -52,6 +55,7 @@ NEED_CELLS = {
     "evaluate",
     "variance_explained",
     "loadings",
+    "enrichment",
     "shared_features",
     "private_features",
     "differential",

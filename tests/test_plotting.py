@@ -93,11 +93,12 @@ def inputs(two, three, scores, compared):
         "leakage": (scores, 1),
         "compare": (compared, 1),
         "variance_explained": (three.variance_explained(), 1),
+        "variance_by_axis": (three.variance_explained(), 2),
         "loadings": (three.loadings("rna"), 1),
     }
 
 
-SEVERAL = ["training", "embeddings", "r2", "shared_scores"]
+SEVERAL = ["training", "embeddings", "r2", "shared_scores", "variance_by_axis"]
 ONE = ["leakage", "compare", "variance_explained", "loadings"]
 
 
@@ -141,7 +142,7 @@ def test_without_axes_there_is_one_new_figure_with_nothing_beside(name, inputs):
     assert len(axes) == n
     (number,) = plt.get_fignums()
     others = set(plt.figure(number).axes) - set(axes)
-    assert len(others) == (name == "loadings")  # its scale
+    assert len(others) == (name in ("loadings", "variance_by_axis"))  # their scale
 
 
 @pytest.mark.parametrize("name", SEVERAL)
@@ -585,6 +586,33 @@ def test_variance_of_single_dimensions_alone_is_refused(three):
     table = three.variance_explained()
     with pytest.raises(ValueError, match="draws the latents .*'both'.*the table has"):
         pl.variance_explained(table[table["latent"] == "shared_0"])
+
+
+def test_each_axis_of_a_modality_is_a_cell(three):
+    table = three.variance_explained()
+    for ax, kind in zip(pl.variance_by_axis(table), ("shared", "private"), strict=True):
+        assert labels(ax) == three.modalities
+        drawn = ax.images[0].get_array()
+        for i, m in enumerate(three.modalities):
+            for k in range(drawn.shape[1]):
+                row = table[(table["modality"] == m) & (table["latent"] == f"{kind}_{k}")]
+                assert drawn[i, k] == max(0, row["r2"].item())
+
+
+def test_private_latents_of_two_sizes_are_drawn():
+    sizes = {"a": 2, "b": 1}
+    rows = [(m, f"private_{k}", 0.1) for m, size in sizes.items() for k in range(size)]
+    table = pd.DataFrame(rows, columns=["modality", "latent", "r2"])
+    (ax,) = pl.variance_by_axis(table)
+    np.testing.assert_array_equal(
+        np.isnan(ax.images[0].get_array().filled(np.nan)), [[0, 0], [0, 1]]
+    )
+
+
+def test_a_table_without_single_axes_is_refused(three):
+    table = three.variance_explained()
+    with pytest.raises(ValueError, match="draws single axes, such as 'shared_0'; the table has"):
+        pl.variance_by_axis(table[table["latent"] == "shared"])
 
 
 # ------------------------------------------------------------------------ loadings

@@ -46,6 +46,7 @@ METHODS = {
     "predict_labels": ["mdata"],
     "variance_explained": ["mdata"],
     "loadings": ["modality", "latent"],
+    "enrichment": ["modality", "sets", "latent"],
     "shared_features": ["modality"],
     "private_features": ["modality"],
     "write_contributions": ["mdata"],
@@ -121,6 +122,7 @@ def test_importing_installs_no_logging_handler():
 ARGUMENTS = {
     "differential": lambda d: {"groupby": "cell_type", "modality": "rna", "n_samples": 3},
     "embed": lambda d: {"mdata": d.copy()},
+    "enrichment": lambda d: {"modality": "rna", "sets": {"a": list(d["rna"].var_names[:5])}},
     "evaluate": lambda d: {},
     "get_anndata_manager": lambda d: {"adata": d},
     "get_elbo": lambda d: {"adata": d},
@@ -152,6 +154,7 @@ ARGUMENTS = {
 # Those that read the model's own data, and say so where there is none.
 OWN_DATA = {
     "differential",
+    "enrichment",
     "evaluate",
     "loadings",
     "private_features",

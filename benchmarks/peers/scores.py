@@ -53,10 +53,13 @@ def perform(job: Job) -> list[dict]:
 
 
 def _scored(problem: Problem, fitted: Fitted) -> Iterator[dict]:
+    import torch
+
     for name, embedding in fitted.embeddings.items():
         with_scib = not name.endswith(OF_ONE_MODALITY)
         for metric, value in _of_embedding(problem, embedding, with_scib=with_scib).items():
             yield {"embedding": name, "metric": metric, "value": value}
+    torch.set_num_threads(1)  # scoring embeddings sets it back, and totalVI trains to predict
     for (source, target), predict in fitted.predictions.items():
         of_pair = {
             # a model's predictions belong to the first of its embeddings

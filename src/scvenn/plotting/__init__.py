@@ -16,6 +16,7 @@ from scvenn.plotting.tables import (
     leakage,
     loadings,
     r2,
+    variance_by_axis,
     variance_explained,
 )
 from scvenn.plotting.tables import spoken as spoken
@@ -29,6 +30,7 @@ __all__ = [
     "r2",
     "shared_scores",
     "training",
+    "variance_by_axis",
     "variance_explained",
 ]
 

@@ -252,6 +252,11 @@ def _number(value: float) -> str:
     return "" if np.isnan(value) else f"{value:z.2f}".replace("-", "−")
 
 
+def _hundredths(value: float) -> str:
+    """Without what would be drawn as zero."""
+    return f"{value:.2f}"[1:] if 0.005 <= value < 0.995 else ""
+
+
 def spoken(latent: str) -> str:
     """The name of a latent as a reader would say it."""
     own = latent.removeprefix("private_")
@@ -321,6 +326,64 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_ylim(bottom=max(ax.get_ylim()[0], LOWEST_R2))
     ax.axhline(0, color="black", linewidth=0.8)
     return ax
+
+
+def variance_by_axis(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """How much of each modality's variance is lost without each axis of the latents.
+
+    Rows are modalities, columns the ordered axes; the first panel is of the shared latent, the
+    second of the private ones. Values below zero are drawn as zero.
+
+    Parameters
+    ----------
+    table
+        What ``variance_explained`` of a model returned.
+    axes
+        One for the shared latent and one for the private ones; None for a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If the table is another or has no rows of single axes, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> import pandas as pd, scvenn
+    >>> latents = ["shared_0", "shared_1", "private_0"]
+    >>> table = pd.DataFrame({"modality": "rna", "latent": latents, "r2": [0.2, 0.1, 0.4]})
+    >>> [ax.get_title() for ax in scvenn.pl.variance_by_axis(table)]
+    ['shared', 'private']
+    """
+    check_columns(table, ["modality", "latent", "r2"], "model.variance_explained()")
+    named = table["latent"].str.extract(r"^(shared|private)_(\d+)$")
+    single = table.assign(kind=named[0], axis=named[1]).dropna(subset="axis")
+    if single.empty:
+        raise ValueError(
+            f"variance_by_axis() draws single axes, such as 'shared_0'; the table has "
+            f"{distinct(table['latent'])}. Pass the table of model.variance_explained() as it is."
+        )
+    modalities, kinds = distinct(single["modality"]), distinct(single["kind"])
+    largest = max(single["r2"].max(), 0.01)
+    n_axes = single["axis"].astype(int).max() + 1
+    size = {"width": 1.2 + 0.34 * n_axes, "height": 1.1 + 0.34 * len(modalities)}
+    panels = panels_of(kinds, axes, beside=0.8, **size)
+    for ax, kind in zip(panels, kinds, strict=True):
+        of_kind = single[single["kind"] == kind].astype({"axis": int})
+        wide = of_kind.pivot_table("r2", "modality", "axis").reindex(modalities)
+        values = wide.clip(lower=0).to_numpy()
+        image = ax.imshow(values, cmap="Blues", vmin=0, vmax=largest, aspect="auto")
+        texts = np.vectorize(_hundredths)(values)
+        write_in_cells(ax, texts, values > 0.6 * largest, fontsize=8)
+        ax.set_xticks(range(wide.shape[1]), [str(k) for k in wide])
+        ax.set_yticks(range(len(modalities)), modalities)
+        ax.set_xlabel(f"axis of {kind}")
+        frameless(ax)
+    panels[-1].figure.colorbar(image, ax=panels[-1], label="R² lost without it")
+    return panels
 
 
 def loadings(table: pd.DataFrame, ax: Axes | None = None, n: int = 10) -> Axes:

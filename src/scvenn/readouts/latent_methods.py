@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from mudata import MuData
 
 from scvenn.data import Cells, Indices, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
-from scvenn.readouts import evaluation, interpretation
+from scvenn.readouts import enrichment, evaluation, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.predictions import check_modality, choose_features
 from scvenn.readouts.report import write_report
@@ -351,6 +351,68 @@ class InterpretationMixin(ReadoutsMixin):
         cells = cells.take(cells.observed(modality))
         _check_enough(cells, "loadings", f"{modality!r} was measured")
         return interpretation.loadings(self.module, cells, modality, latent, columns, scale)
+
+    def enrichment(
+        self,
+        modality: str,
+        sets: Mapping[str, Sequence[str]] | pd.DataFrame,
+        latent: Literal["shared", "private"] = "shared",
+        *,
+        mdata: MuData | None = None,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        """Sets of features, such as pathways, that dimensions of a latent move.
+
+        For each dimension, the loadings of all features are regressed on whether a feature is in
+        the set, or on its weight in it (decoupler's univariate linear model).
+
+        Parameters
+        ----------
+        modality
+            Whose features.
+        sets
+            Lists of features by the name of the set; or a table as decoupler has them, with the
+            columns ``source`` (names of sets), ``target`` (features) and, if members have weights,
+            ``weight``.
+        latent
+            ``"shared"``, or ``"private"`` for the private latent of the modality.
+        mdata, indices, batch_size
+            As in :meth:`loadings`.
+
+        Returns
+        -------
+        A tidy table with the columns ``dimension``, ``set``, ``score`` (the t-value of the slope:
+        positive if members go up along the dimension), ``p_adjusted`` (Benjamini & Hochberg, over
+        the sets of a dimension) and ``n_features``, how many features of the model are in the set.
+        Dimensions are in order, and of each the strongest set comes first. Sets with fewer than
+        five of the features are left out, and so are dimensions that move nothing.
+
+        Raises
+        ------
+        ImportError
+            If decoupler is not installed.
+        ValueError
+            If the modality or latent is unknown, the sets are something else, none has five of the
+            features, or the data cannot be matched.
+
+        Notes
+        -----
+        Source: decoupler, Badia-i-Mompel et al., Bioinformatics Advances vbac016 (2022).
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> sets = {"planted": [f"rna_{j}" for j in range(5)]}
+        >>> model.enrichment("rna", sets).head(10)  # doctest: +SKIP
+        """
+        loadings = self.loadings(
+            modality, latent, mdata=mdata, indices=indices, batch_size=batch_size
+        )
+        return enrichment.enrichment(loadings, sets)
 
     def shared_features(
         self,

@@ -1,0 +1,113 @@
+"""Which sets of features dimensions of latents move, through decoupler."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+
+import scvenn
+from tests.conftest import QUIET
+
+pytest.importorskip("decoupler", reason="needs pip install scvenn[enrichment]")
+
+
+@pytest.fixture(scope="module")
+def model():
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(scvenn.datasets.simulate_counts(200, n_features=40), n_shared=3)
+    model.train(2, train_size=0.7, **QUIET)
+    return model
+
+
+def planted(loadings):
+    """Loadings of three dimensions; features of set A go up along the second, of B down."""
+    rng = np.random.default_rng(0)
+    names = [f"g{j}" for j in range(60)]
+    rows = []
+    for k in range(3):
+        loading = 0.1 * rng.standard_normal(60)
+        if k == 1:
+            loading[:10] += 1.0
+            loading[10:20] -= 0.5
+        rows.append(
+            pd.DataFrame({"feature": names, "dimension": f"shared_{k}", "loading": loading})
+        )
+    table = pd.concat(rows, ignore_index=True)
+    return table if loadings is None else table.assign(loading=loadings)
+
+
+SETS = {
+    "A": [f"g{j}" for j in range(10)],
+    "B": [f"g{j}" for j in range(10, 20)],
+    "other": [f"g{j}" for j in range(30, 40)],
+    "unknown": ["x1", "x2", "g1"],
+}
+
+
+def test_planted_sets_come_first_with_their_sign():
+    table = scvenn.readouts.enrichment.enrichment(planted(None), SETS)
+    of_second = table[table["dimension"] == "shared_1"]
+    assert of_second["set"].tolist()[:2] == ["A", "B"]
+    assert of_second["score"].iloc[0] > 0 > of_second["score"].iloc[1]
+    assert (of_second["p_adjusted"].iloc[:2] < 1e-3).all()
+    assert (table.loc[table["dimension"] != "shared_1", "p_adjusted"] > 0.01).all()
+
+
+def test_scores_are_the_t_values_of_a_regression_on_membership():
+    from scipy.stats import linregress
+
+    loadings = planted(None)
+    table = scvenn.readouts.enrichment.enrichment(loadings, SETS).set_index(["dimension", "set"])
+    of_first = loadings[loadings["dimension"] == "shared_0"]
+    found = linregress(of_first["feature"].isin(SETS["B"]).astype(float), of_first["loading"])
+    score = table.loc[("shared_0", "B"), "score"]
+    assert score == pytest.approx(found.slope / found.stderr, rel=1e-3)
+
+
+def test_lists_and_decouplers_tables_of_sets_give_the_same():
+    network = pd.DataFrame(
+        [(name, feature) for name, of in SETS.items() for feature in of],
+        columns=["source", "target"],
+    )
+    tables = [scvenn.readouts.enrichment.enrichment(planted(None), of) for of in (SETS, network)]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_small_sets_and_dimensions_that_move_nothing_are_left_out():
+    loadings = planted(None)
+    loadings.loc[loadings["dimension"] == "shared_2", "loading"] = 0.0
+    table = scvenn.readouts.enrichment.enrichment(loadings, SETS)
+    assert set(table["set"]) == {"A", "B", "other"}
+    assert list(dict.fromkeys(table["dimension"])) == ["shared_0", "shared_1"]
+    assert (table["n_features"] == 10).all()
+
+
+@pytest.mark.parametrize("latent", ["shared", "private"])
+def test_a_model_scores_sets_by_its_loadings(model, latent):
+    sets = {"first": [f"rna_{j}" for j in range(10)], "last": [f"rna_{j}" for j in range(30, 40)]}
+    table = model.enrichment("rna", sets, latent)
+    assert list(table.columns) == ["dimension", "set", "score", "p_adjusted", "n_features"]
+    expected = scvenn.readouts.enrichment.enrichment(model.loadings("rna", latent), sets)
+    pd.testing.assert_frame_equal(table, expected)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"A": ["CD3D", "CD3E"]}, "none of the 1 sets has 5 of the 40 features.*'CD3D'.*'rna_0'"),
+        ({"A": "rna_1"}, "expected lists of features by the name of the set"),
+        ([["rna_1"]], "found list"),
+        (pd.DataFrame({"set": ["A"], "target": ["rna_0"]}), r"without \['source'\]"),
+    ],
+)
+def test_sets_that_cannot_be_used_are_refused(model, sets, message):
+    with pytest.raises(ValueError, match=message):
+        model.enrichment("rna", sets)
+
+
+def test_without_decoupler_the_error_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decoupler", None)
+    with pytest.raises(ImportError, match=r"pip install 'scvenn\[enrichment\]'"):
+        model.enrichment("rna", {"A": [f"rna_{j}" for j in range(10)]})
