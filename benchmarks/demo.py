@@ -45,6 +45,8 @@ SIMULATION = {
     "seed": SEED,
 }
 MOST_CELLS = 1000  # held-out cells that are scored
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"]
 
 
 def main() -> None:
@@ -129,34 +131,53 @@ def table(rows: list[dict]) -> pd.DataFrame:
 
 
 def plot(mdata: mudata.MuData, shared: dict[str, np.ndarray], folder: Path) -> str:
-    """UMAP of each model's shared latent; coloured by cell type, or by Leiden clusters."""
+    """UMAP of each model's shared latent, a column each; what it is coloured by.
+
+    The first row shows cell types, or Leiden clusters. Of a simulation, the second row shows a
+    planted factor that only one modality has: it should not be seen in a shared latent.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    labels = [c for c in ("cell_type", "celltype") if c in mdata.obs] or ["leiden"]
-    figure, axes = plt.subplots(1, len(shared), figsize=(4.5 * len(shared) + 1.5, 4.2))
-    for axis, (name, embedding) in zip(axes, shared.items(), strict=True):
-        cells = sc.AnnData(
-            obs=mdata.obs[[c for c in labels if c in mdata.obs]].copy(),
-            obsm={"X_shared": embedding},
-        )
+    labels = next((c for c in ("cell_type", "celltype") if c in mdata.obs), "leiden")
+    colours = {labels: "cell types" if labels != "leiden" else "clusters"}
+    private = next((key for key in mdata.obsm if key.startswith("z_private_")), None)
+    if private is not None:
+        colours[private] = f"a factor that only {private.removeprefix('z_private_')} has"
+    figure, axes = plt.subplots(
+        len(colours), len(shared), figsize=(4 * len(shared) + 1.6, 3.4 * len(colours) + 0.4),
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for column, (name, embedding) in zip(axes.T, shared.items(), strict=True):
+        cells = sc.AnnData(obs=mdata.obs[[]].copy(), obsm={"X_shared": embedding})
         sc.pp.neighbors(cells, use_rep="X_shared")
         sc.tl.umap(cells, random_state=SEED)
-        if labels == ["leiden"]:
+        if labels == "leiden":
             sc.tl.leiden(cells, flavor="igraph", n_iterations=2)
+        else:
+            cells.obs[labels] = mdata.obs[labels]
+        if private is not None:
+            cells.obs[private] = mdata.obsm[private][:, 0]
         last = name == list(shared)[-1]
-        sc.pl.umap(
-            cells,
-            color=labels[0],
-            ax=axis,
-            show=False,
-            title=f"{name}: shared latent",
-            legend_loc="right margin" if last or labels == ["leiden"] else "none",
-            frameon=False,
-        )
+        for axis, (colour, text) in zip(column, colours.items(), strict=True):
+            sc.pl.umap(
+                cells,
+                color=colour,
+                ax=axis,
+                show=False,
+                title=f"shared latent of {name}\n{text}",
+                palette=PALETTE if cells.obs[colour].nunique() <= len(PALETTE) else None,
+                legend_loc="right margin" if last or labels == "leiden" else "none",
+                color_map="cividis",
+                vmin="p5",
+                vmax="p95",
+                sort_order=False,
+                colorbar_loc="right" if last else None,
+                frameon=False,
+            )
         mdata.obsm["X_umap"] = cells.obsm["X_umap"]  # the last model's, as X_shared
     draft = folder / ".umap.png"
-    figure.savefig(draft, dpi=130, bbox_inches="tight")
+    figure.savefig(draft, dpi=130, facecolor="white")  # it is also read on a dark page
     os.replace(draft, folder / "umap.png")
-    return labels[0]
+    return " and ".join(colours.values())
 
 
 def write(mdata: mudata.MuData, path: Path) -> None:

@@ -22,6 +22,7 @@ from scvenn.cli.options import options
 
 OVERWRITE = "--overwrite: Replace results that already exist."
 FLAGS = """
+--threads INTEGER: Threads to compute with. Default: as many as there are cores that may be used.
 --json: Print the result as JSON.
 --debug: Show the traceback of an error, and all warnings.
 """
@@ -64,6 +65,8 @@ class Command(click.Command):
         output = given.pop("Output")
         paths = {option: output[option.name] for option in self.outputs if option.name in output}
         check_outputs(paths, overwrite="overwrite" in output)
+        if "threads" in output:
+            use_threads(output["threads"])
         ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
         debug = "debug" in output
         written: list[str] = []
@@ -108,6 +111,15 @@ class Command(click.Command):
         for title, group in (self.sections | last).items():
             with formatter.section(title):
                 formatter.write_dl([r for o in group if o and (r := o.get_help_record(ctx))])
+
+
+def use_threads(number: int) -> None:
+    """Compute with so many threads."""
+    if number < 1:
+        raise click.BadParameter(f"--threads: expected a number of at least 1, found {number}.")
+    import torch
+
+    torch.set_num_threads(number)
 
 
 def show_messages(debug: bool) -> None:

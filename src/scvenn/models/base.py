@@ -11,6 +11,7 @@ import scvi
 from mudata import MuData
 from scvi.model.base import VAEMixin
 
+from scvenn._threads import respect_limits
 from scvenn._warnings import warn
 from scvenn.data import (
     AlignedManager,
@@ -157,6 +158,7 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
                     FutureWarning,
                 )
         super().__init__(adata, registry)
+        respect_limits()
 
         self.init_params_ = self._get_init_params(locals())
         arguments = dict(self.init_params_["non_kwargs"])
