@@ -2,9 +2,9 @@
 
 In reading order: ``published`` (a docstring and an objective each), ``base`` (the constructor,
 and which data is read), ``training`` (the split, what precedes and follows the training of the
-networks), ``runner`` (what is added to scvi-tools' runner), ``divergence`` (the message where a
-loss is not finite), ``saving``, ``refused`` (methods of scvi-tools that make no sense here),
-``latent_sizes``.
+networks), ``runner`` (what is added to scvi-tools' runner), ``messages`` (what a training says),
+``divergence`` (the message where a loss is not finite), ``saving``, ``refused`` (methods of
+scvi-tools that make no sense here), ``latent_sizes``.
 """
 
 from scvenn.models.base import SharedPrivateModel

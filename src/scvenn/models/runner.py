@@ -28,6 +28,7 @@ from torch.optim import Adam, Optimizer
 from scvenn.data import Tensors, hashes_of
 from scvenn.models.divergence import Diverged, broken_parts
 from scvenn.models.history import Records
+from scvenn.models.messages import HowItEnded, LossBar
 
 logger = logging.getLogger("scvi.scvenn")
 # what is kept after Ctrl-C concerns those who go on with the model, and not the command line
@@ -291,9 +292,10 @@ class Runner(TrainRunner):
     def __init__(
         self, *args: Any, kept: KeptEpoch, callbacks: Sequence[Callback] = (), **kwargs: Any
     ) -> None:
-        self.kept = kept
+        self.kept, self.ended = kept, HowItEnded()
         # first, so that it has counted an epoch whatever the others do
-        super().__init__(*args, callbacks=[kept, *callbacks], **kwargs)
+        super().__init__(*args, callbacks=[kept, self.ended, *callbacks], **kwargs)
+        LossBar.put_into(self.trainer)
         if type(self.trainer.logger) is SimpleLogger:
             self.trainer.logger._experiment = Records()
 
@@ -305,6 +307,7 @@ class Runner(TrainRunner):
                 self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
             finally:
                 self._end()
+            self.ended.say(self.kept.epoch)
         except Diverged as error:
             splitter = self.data_splitter
             rows = splitter.val_idx if error.validation else splitter.train_idx

@@ -17,6 +17,7 @@ from mudata import MuData
 from scvi.model.base import BaseModelClass
 
 from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
+from scvenn.models.messages import quiet_libraries
 
 
 class SavingMixin(BaseModelClass):
@@ -141,9 +142,10 @@ class SavingMixin(BaseModelClass):
         saved_data = folder / f"{prefix or ''}mdata.h5mu"
         if adata is None and saved_data.is_file():
             adata = mudata.read_h5mu(saved_data)
-        model: Any = super().load(
-            str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
-        )
+        with quiet_libraries():
+            model: Any = super().load(
+                str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
+            )
         model.module.float()  # whatever PyTorch's default is
         if adata is not None and adata is not False:
             model._adata = adata
@@ -199,7 +201,8 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
             f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} bytes). "
             "It may have been cut off while it was copied; copy or save it again."
         )
-    return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
+    with quiet_libraries():
+        return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
 
 
 def _hash_of_all(mdata: MuData) -> str:

@@ -13,6 +13,7 @@ from scvenn._progress import no_progress
 from scvenn.batches import BatchShifts
 from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.duration import Duration
+from scvenn.models.messages import quiet_libraries
 from scvenn.models.runner import (
     BeforeTraining,
     HistoryPlan,
@@ -208,7 +209,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         used = {name: repr(value) for name, value in arguments.items()} | used
         self.module.train()  # loading and an earlier training leave it in evaluation mode
         hide_bars = not trainer.get("enable_progress_bar", True)
-        with single_precision(self.module), no_progress(hide_bars):
+        with single_precision(self.module), no_progress(hide_bars), quiet_libraries():
             try:
                 with self.adata_manager.keep_aligned():
                     super().train(
