@@ -4,9 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+from scipy.io import mmwrite
 
 import scvenn
 from tests.test_public_api import METHODS
@@ -42,15 +45,65 @@ def _a_file_to_read():
     mdata.write("pbmc.h5mu")
 
 
+@pytest.fixture
+def _exports_of_other_tools():
+    """A file as Cell Ranger writes it, and folders as those that the lines of R write."""
+    mdata = scvenn.datasets.simulate_counts(300, n_features=60)
+    rna, atac = (sp.csc_matrix(mdata[m].X.T) for m in ("rna", "atac"))  # features by cells
+    genes = [f"MT-{j}" if j < 3 else f"GENE{j}" for j in range(60)]
+    peaks = [f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(60)]
+    cells = [f"CELL{i}-1" for i in range(300)]
+    with h5py.File("filtered_feature_bc_matrix.h5", "w") as file:
+        both = sp.vstack([rna, atac]).tocsc()
+        group = file.create_group("matrix")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(both, name).astype(np.int64)
+        group["shape"], group["barcodes"] = both.shape, np.array(cells, "S")
+        names = {"id": genes + peaks, "name": genes + peaks, "genome": ["GRCh38"] * 120}
+        names["feature_type"] = ["Gene Expression"] * 60 + ["Peaks"] * 60
+        names["interval"] = ["chr1:1-2"] * 60 + peaks
+        for name, values in names.items():
+            group[f"features/{name}"] = np.array(values, "S")
+    of_archr = [f"sample#{cell}" for cell in cells]
+    folders = {
+        "seurat/RNA": (rna, genes, cells),
+        "seurat/peaks": (atac, peaks, cells),
+        "archr": (atac, peaks, of_archr),
+    }
+    for folder, (counts, features, barcodes) in folders.items():
+        Path(folder).mkdir(parents=True)
+        mmwrite(f"{folder}/matrix.mtx", counts.astype(int))
+        Path(folder, "features.tsv").write_text("\n".join(features) + "\n")
+        Path(folder, "barcodes.tsv").write_text("\n".join(barcodes) + "\n")
+    mdata.obs[["cell_type"]].set_axis(cells).to_csv("seurat/cells.csv")
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("_trained_briefly", "_a_file_to_read")
+@pytest.mark.usefixtures("_trained_briefly", "_a_file_to_read", "_exports_of_other_tools")
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if code(document)])
 def test_the_code_of_a_document_runs(document):
     exec(compile(code(document), document, "exec"), {})
 
 
+@pytest.mark.usefixtures("_exports_of_other_tools")
+def test_recipes_read_the_counts_of_other_tools():
+    """The same counts come back from each kind of file."""
+    recipes = code("docs/before_you_train.md").split("import scanpy")[0]
+    expected = scvenn.datasets.simulate_counts(300, n_features=60)
+    found: dict = {}
+    blocks = re.split(r"(?m)^(?=mdata = )", recipes)
+    for block in blocks:  # each makes a MuData from files of another kind
+        exec(block, found)
+        if "mdata" in found:
+            for m in ("rna", "atac"):
+                counts = found["mdata"][m].X.toarray()
+                np.testing.assert_array_equal(counts, np.asarray(expected[m].X.todense()))
+    assert len(blocks) == 4
+    assert found["mdata"].n_obs == 300
+
+
 def test_guides_have_code_to_run():
-    guides = {"data", "latent_sizes", "models", "reading"}
+    guides = {"before_you_train", "data", "latent_sizes", "models", "reading"}
     assert all("model.train(" in code(f"docs/{name}.md") for name in guides)
 
 

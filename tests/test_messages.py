@@ -74,6 +74,14 @@ def test_a_training_without_early_stopping_keeps_the_last_epoch(small, caplog):
     assert "Trained 2 epochs." in caplog.text
 
 
+@pytest.mark.parametrize(("n_features", "told"), [(400, True), (100, False)])
+def test_many_more_features_than_cells_are_told(n_features, told, caplog):
+    mdata = scvenn.datasets.simulate_counts(60, n_features=n_features)
+    with caplog.at_level("INFO", logger="scvi.scvenn"):
+        scvenn.MMVAE(mdata).train(1, train_size=0.5, **QUIET)
+    assert ("rna: 400 features for 30 training cells" in caplog.text) is told
+
+
 def test_levels_and_filters_of_the_user_are_as_before():
     one = logging.getLogger("lightning.pytorch")
     before, filters = one.level, list(warnings.filters)

@@ -39,6 +39,8 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Lightning's names of float32 networks, with or without steps in half precision.
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+# Times the training cells: of more features than that the log says so.
+_MANY_FEATURES = 10
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):
@@ -292,6 +294,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if self.is_trained_:
             return
         cells = Cells(self.adata_manager, np.sort(train))
+        for m in cells.modalities:
+            n_features, n_cells = len(cells.found.features(m)), int(cells.observed(m).sum())
+            if n_features > _MANY_FEATURES * n_cells:
+                logger.info(
+                    "%s: %d features for %d training cells. Fewer, chosen ones train faster; see "
+                    "'Before you train' in the documentation.",
+                    m,
+                    n_features,
+                    n_cells,
+                )
         before = {name: value.clone() for name, value in self.module.state_dict().items()}
         outcome = "The model was not trained."
         try:
