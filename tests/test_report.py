@@ -245,6 +245,13 @@ def test_scores_are_the_medians_of_evaluate(mosaic, page_of_mosaic):
         assert row in page_of_mosaic.rows
 
 
+def test_the_page_says_how_long_was_trained_and_what_was_kept(screened, page_of_screened):
+    n_epochs, best = len(screened.history["train_loss"]), screened.best_epoch_
+    kept = best if best >= 0 else n_epochs - 1
+    text = f"trained for {n_epochs} epochs and has the weights of epoch {kept} (the first is 0)"
+    assert any(text in paragraph for paragraph in page_of_screened.texts("p"))
+
+
 def test_scores_of_screened_features_are_beside_those_of_all(screened, page_of_screened):
     medians = scvenn.metrics.medians(screened.evaluate())
     (row,) = medians.query("metric == 'r2' and view == 'cross' and target == 'rna'").to_dict(

@@ -191,7 +191,7 @@ class CrossDecoder(nn.Module):
     It reads the shared latent of every encoder, the modality's own as well, so that they agree.
 
     Any other parameter is a baseline, which only covariates change: it teaches ``shared`` nothing.
-    What ``shared`` predicts of it all the same is learned after training, in :attr:`slope`.
+    Its weak dependence on ``shared`` is estimated after training, in :attr:`slope`.
 
     Parameters
     ----------

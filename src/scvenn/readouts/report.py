@@ -113,10 +113,19 @@ class _Report:
         return Section("Data", " ".join(sentences), [Table.of(table, "What the model reads.")])
 
     def _about_training(self) -> Section:
+        model = self.model
+        n_epochs = len((model.history or {}).get("train_loss", ()))
         text = (
-            "Training maximises how likely the measured values are. What stays where it began in "
-            "cells that were held out is not predicted by the other modality."
+            "Training maximises how likely the measured values are. Curves of held-out cells "
+            "(dashed) should rise and level off; where one stays at its start, that modality is "
+            "not predicted."
         )
+        if n_epochs:
+            kept = model.best_epoch_ if model.best_epoch_ >= 0 else n_epochs - 1
+            text += (
+                f" The model was trained for {n_epochs:,} epochs and has the weights of epoch "
+                f"{kept:,} (the first is 0)."
+            )
         caption = "Log-likelihood of each modality given each of the others, and the loss."
         parts = _or_note(lambda: [Figure.of(plotting.training(self.model), caption)])
         return Section("Training", text, parts)
