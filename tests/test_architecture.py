@@ -12,7 +12,7 @@ SOURCE = Path(scvenn.__file__).parent
 
 # A room is a folder or a single file. It imports from rooms on lower floors only.
 FLOORS = [
-    {"_warnings", "_progress"},
+    {"_warnings", "_progress", "_threads"},
     {"_whole_files", "objective", "metrics", "likelihoods", "screening", "batches"},
     {"data"},
     {"network", "plotting"},

@@ -170,6 +170,14 @@ def downloaded(load, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cll", "citeseq_mosaic"])
+def test_a_download_is_read_whatever_mudata_is_told_of_columns(name, monkeypatch):
+    load, _ = LOADERS[name]
+    with mudata.set_options(pull_on_update=False):
+        assert downloaded(load, monkeypatch).n_obs > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cll", "citeseq_mosaic"])
 def test_a_download_equals_the_file_in_the_data_folder(name, monkeypatch):
     load, file = LOADERS[name]
     local = mudata.read_h5mu(data_file(file))

@@ -188,6 +188,16 @@ def test_medians_are_over_features_and_over_shared_ones(table):
     assert row["median_screened"] == shared["value"].median()
 
 
+def test_models_that_screen_and_models_that_do_not_have_medians_in_one_table(table):
+    unscreened = table.drop(columns="screened")
+    both = pd.concat([table.assign(model="a"), unscreened.assign(model="b")], ignore_index=True)
+    medians = metrics.medians(both)
+    n_screened = medians.groupby("model")["n_screened"].sum()
+    assert n_screened["a"] > 0 == n_screened["b"]
+    values = medians.pivot_table("median", ["metric", "view", "source", "target"], "model")
+    np.testing.assert_array_equal(values["a"], values["b"])
+
+
 def test_medians_need_the_whole_table(table):
     with pytest.raises(ValueError, match=r"found one without \['by_chance'\]"):
         metrics.medians(table.drop(columns="by_chance"))

@@ -87,6 +87,7 @@ def test_every_method_runs(peers, dataset, method):
     embeddings = {
         "scvenn": ["shared", "shared + private", *(f"shared from {name}" for name in alone)],
         "PCA": ["15 + 15", "5 + 5", *alone],
+        "CCA": ["joint", "that reproduce"],
         "ridge": [],
         "kNN": [],
     }

@@ -215,10 +215,15 @@ def test_cells_without_a_type_change_no_leakage_within_types():
     groups = pd.Series(np.where(np.arange(40) % 2, "a", "b").astype(object))
     groups[::5] = None
     halves = np.arange(20), np.arange(20, 40)
-    found = list(_leakage_within(latents, groups, *halves))
+    shuffled = {name: rng.permutation(z) for name, z in latents.items()}
+
+    def leakage(latents):
+        return list(_leakage_within(latents, shuffled, groups, *halves))
+
+    found = leakage(latents)
     far = {name: np.where(groups.isna().to_numpy()[:, None], 1e6, z) for name, z in latents.items()}
     assert len(found) == 4
-    assert found == list(_leakage_within(far, groups, *halves))
+    assert found == leakage(far)
 
 
 def test_columns_of_types_that_evaluate_cannot_use_are_refused(small):

@@ -218,7 +218,8 @@ def cca(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:
     mean = (variates[0] + variates[1]) / 2
     one, other = (z[problem.test] for z in variates)
     again = np.array([np.corrcoef(*pair)[0, 1] for pair in zip(one.T, other.T, strict=True)])
-    return Fitted({"joint": mean, "that reproduce": mean[:, again > LEAST_CORRELATION]})
+    reproduced = again >= min(LEAST_CORRELATION, again.max())  # the best one in any case
+    return Fitted({"joint": mean, "that reproduce": mean[:, reproduced]})
 
 
 def ridge(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:

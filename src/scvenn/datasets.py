@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -324,7 +325,10 @@ def cll() -> MuData:
     """
     if local := _in_data_folder("cll.h5mu"):
         return mudata.read_h5mu(local)
-    raw = mudata.read_h5mu(_fetch(*_CLL))
+    # mudata 0.3 can read this file only if it was not told what to do with columns of modalities
+    options = getattr(mudata, "set_options", None)
+    with options(pull_on_update=None) if options else nullcontext():
+        raw = mudata.read_h5mu(_fetch(*_CLL))
     names = {"rna": "mRNA", "meth": "Methylation", "drugs": "Drugs", "mutations": "Mutations"}
     mdata = _mudata({m: raw.mod[old] for m, old in names.items()})
     for column in ("IGHV", "trisomy12"):

@@ -90,7 +90,8 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
         n=("value", "size"), median=("value", "median"), by_chance=("by_chance", "median")
     )
     if "screened" in table:
-        shared = defined[defined["screened"].fillna(False).astype(bool)]
+        # of models that do not screen, and of latents, it is missing
+        shared = defined[defined["screened"].astype("boolean").fillna(False)]
         of_shared = shared.groupby(by, sort=False, dropna=False)["value"]
         found["n_screened"] = of_shared.size()
         found["median_screened"] = of_shared.median()
