@@ -317,6 +317,15 @@ def test_a_report_is_written_with_the_labels(data, monkeypatch):
     assert Path("r.html").read_text() == "labels: cell_type"
 
 
+def test_files_whose_tables_of_cells_have_a_named_index_are_read(small):
+    """Mudata 0.3 cannot read these while it is told to keep columns as they are."""
+    for adata in small.mod.values():
+        adata.obs.index.name = "cell"
+    small.write("named.h5mu")
+    run("train", "named.h5mu", "--out", "out.h5mu", *QUICK)
+    assert mudata.read_h5mu("out.h5mu").obsm["X_shared"].shape == (60, 10)
+
+
 def test_embedding_the_training_cells_again_gives_the_same(trained):
     result = run("embed", "model", trained, "--out", "again.h5mu", "--json")
     assert json.loads(result.stdout)["obsm"]["X_shared"] == [60, 10]

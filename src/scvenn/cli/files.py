@@ -97,15 +97,23 @@ def read_h5mu(path: Path) -> Any:
             "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu')."
         )
     click.echo(f"reading {path}", err=True)
-    return mudata.read_h5mu(path)
+    try:
+        return mudata.read_h5mu(path)
+    except ValueError:
+        # mudata 0.3 cannot read some files if it is told to keep columns as they are
+        with columns_as_they_are(told=False):
+            return mudata.read_h5mu(path)
 
 
-def columns_as_they_are() -> AbstractContextManager[Any]:
-    """Keep mudata 0.3 from copying columns of the modalities' tables to its own; 0.4 never does."""
+def columns_as_they_are(*, told: bool = True) -> AbstractContextManager[Any]:
+    """Keep mudata 0.3 from copying columns of the modalities' tables to its own; 0.4 never does.
+
+    ``told``: False to leave it to do as it does by default.
+    """
     import mudata
 
     options = getattr(mudata, "set_options", None)
-    return options(pull_on_update=False) if options else nullcontext()
+    return options(pull_on_update=False if told else None) if options else nullcontext()
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:
