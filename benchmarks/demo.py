@@ -33,6 +33,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 import scvenn
+from scvenn.plotting.drawing import PALETTE
 
 SEED = 0
 MODELS = {"MMVAE": scvenn.MMVAE, "MMVAE++": scvenn.MMVAEpp}
@@ -45,8 +46,6 @@ SIMULATION = {
     "seed": SEED,
 }
 MOST_CELLS = 1000  # held-out cells that are scored
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"]
 
 
 def main() -> None:

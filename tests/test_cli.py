@@ -21,8 +21,9 @@ import pytest
 from click.testing import CliRunner
 
 import scvenn
+from scvenn._mudata import pull_on_update
 from scvenn.cli import main
-from scvenn.cli.files import MODELS, columns_as_they_are
+from scvenn.cli.files import MODELS
 from scvenn.cli.options import likelihoods, options
 from scvenn.likelihoods import LIKELIHOODS
 from tests.conftest import under_other_names
@@ -58,7 +59,7 @@ def data(small):
     """A file with two modalities and raw counts in a layer as well."""
     small["rna"].layers["counts"] = small["rna"].X.copy()
     small["rna"].obs["quality"] = np.linspace(0, 1, small.n_obs)
-    with columns_as_they_are():
+    with pull_on_update(False):
         small.write("in.h5mu")
     return "in.h5mu"
 

@@ -55,14 +55,14 @@ def test_a_model_lowers_the_number_of_threads_to_the_cores_and_says_so(small, cg
     with caplog.at_level("INFO", logger="scvi.scvenn"):
         scvenn.MMVAE(small)
     assert torch.get_num_threads() == 1
-    assert "Using 1 threads instead of 2: this process may use 1 core" in caplog.text
+    assert "Threads: 1 instead of 2, as this process may use 1 core" in caplog.text
 
 
 def test_fewer_threads_than_cores_stay(small, cgroup, caplog):
     torch.set_num_threads(1)
     scvenn.MMVAE(small)
     assert torch.get_num_threads() == 1
-    assert "threads" not in caplog.text
+    assert "Threads" not in caplog.text
 
 
 def test_the_command_line_sets_the_number_of_threads(small, tmp_path):

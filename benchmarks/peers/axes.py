@@ -16,9 +16,7 @@ the principal axes of ``shared`` itself. Two problems:
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +26,7 @@ import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
-from methods import QUIET
+from methods import QUIET, quietly_on_one_thread
 from mudata import MuData
 from problems import Unavailable
 from tqdm import tqdm
@@ -45,10 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    quietly_on_one_thread()
     rows = []
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + arguments.seeds)):
         rows += [{"seed": seed, **row} for row in (*of_citeseq(seed), *of_planted_factors(seed))]

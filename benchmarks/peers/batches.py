@@ -26,9 +26,7 @@ told the batch as well (``encode_covariates=True``).
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,7 +40,7 @@ import scipy.sparse as sp
 import scvi
 import torch
 from faint import part_of_snareseq
-from methods import QUIET, multivi
+from methods import QUIET, multivi, quietly_on_one_thread
 from mudata import MuData
 from problems import Problem, Unavailable
 from sklearn.metrics import balanced_accuracy_score
@@ -332,10 +330,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PROBLEMS), help="problems, with commas between")
     parser.add_argument("--csv", type=Path, help="where to write the scores of every seed")
     arguments = parser.parse_args()
-    for logger in ("lightning.pytorch", "lightning.fabric", "scvi", "harmonypy", "scib_metrics"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    quietly_on_one_thread()
     found = []
     jobs = [
         (name, FIRST_SEED + k) for name in arguments.only.split(",") for k in range(arguments.seeds)

@@ -10,15 +10,12 @@ mean correlation, in test cells, of features that screening calls shared, of the
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 import scvi
-import torch
-from methods import QUIET, ridge
+from methods import QUIET, quietly_on_one_thread, ridge
 from mudata import MuData
 from problems import Problem, load
 
@@ -33,10 +30,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    quietly_on_one_thread()
     scvi.settings.seed = arguments.seed
     table = pd.DataFrame(rows(part_of_snareseq(arguments.seed), arguments.epochs, arguments.seed))
     print(table.to_string(index=False, float_format="{:.4f}".format))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,18 @@ LEAST_CORRELATION = 0.1
 NEIGHBOURS = (10, 30, 100)
 ALPHAS = np.logspace(-1, 5, 7)
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def quietly_on_one_thread() -> None:
+    """Show no warnings and no information of libraries, and have torch compute on one thread."""
+    import scvi
+    import torch
+
+    for name in ("lightning.pytorch", "lightning.fabric", "scvi", "scib_metrics", "harmonypy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    scvi.settings.verbosity = logging.ERROR
+    torch.set_num_threads(1)
 
 
 @dataclass

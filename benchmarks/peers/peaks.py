@@ -10,18 +10,15 @@ correlations of predictions with log1p of counts at median depth, and with wheth
 from __future__ import annotations
 
 import argparse
-import logging
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scvi
-import torch
 from faint import part_of_snareseq
-from methods import QUIET
+from methods import QUIET, quietly_on_one_thread
 from mudata import MuData
 from problems import Problem
 from tqdm import tqdm
@@ -39,10 +36,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--csv", type=Path, help="where to write the scores of every seed")
     arguments = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    quietly_on_one_thread()
     found = []
     for seed in tqdm(range(arguments.seeds)):
         found += rows(seed)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import resource
 import time
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 from anndata import AnnData
 from jobs import JOB, Job
-from methods import FUNCTIONS, Fitted
+from methods import FUNCTIONS, Fitted, quietly_on_one_thread
 from problems import Problem, load
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -24,13 +22,8 @@ OF_ONE_MODALITY = "alone"
 def perform(job: Job) -> list[dict]:
     """Rows of a finished job."""
     import scvi
-    import torch
 
-    torch.set_num_threads(1)
-    for name in ("lightning.pytorch", "lightning.fabric", "scib_metrics"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    scvi.settings.verbosity = logging.WARNING
+    quietly_on_one_thread()
     scvi.settings.seed = job.seed
     start = time.process_time()
     problem = load(job.dataset, job.seed, smoke=job.smoke)

@@ -13,9 +13,7 @@ is that of five components of each modality.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +22,7 @@ import pandas as pd
 import scvi
 import torch
 from faint import part_of_snareseq
-from methods import FUNCTIONS
+from methods import FUNCTIONS, quietly_on_one_thread
 from problems import Problem, load
 from scores import of_types
 from tqdm import tqdm
@@ -48,9 +46,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where to write the scores of every seed")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in ("lightning.pytorch", "lightning.fabric", "scvi"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quietly_on_one_thread()
     found = []
     for seed in tqdm(range(FIRST_SEED, FIRST_SEED + arguments.seeds)):
         for dataset in TOOLS:

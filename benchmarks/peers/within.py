@@ -11,14 +11,12 @@ types is wrong. Batches are regressed out where the data has them.
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scvi
-import torch
+from methods import quietly_on_one_thread
 from mudata import MuData
 from problems import load
 
@@ -30,9 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, help="where to write the table")
     arguments = parser.parse_args()
-    logging.getLogger("scvi").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    quietly_on_one_thread()
     rows = []
     for dataset in ("snareseq", "citeseq", "pbmc"):
         problem = load(dataset, arguments.seed, smoke=False)

@@ -46,10 +46,9 @@ def respect_limits() -> None:
     cores, threads = usable_cores(), torch.get_num_threads()
     if threads > cores:
         logger.info(
-            "Using %d threads instead of %d: this process may use %d %s of the machine.",
+            "Threads: %d instead of %d, as this process may use %s of the machine.",
             cores,
             threads,
-            cores,
-            "core" if cores == 1 else "cores",
+            "1 core" if cores == 1 else f"{cores} cores",
         )
         torch.set_num_threads(cores)

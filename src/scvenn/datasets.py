@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 from requests.exceptions import RequestException
+
+from scvenn._mudata import pull_on_update
 
 __all__ = ["citeseq_mosaic", "cll", "pbmc_multiome", "simulate_counts", "simulate_gp"]
 
@@ -289,11 +290,8 @@ def _with_truth(
 
 def _mudata(modalities: Mapping[str, AnnData]) -> MuData:
     """A MuData whose ``obs`` and ``var`` copy nothing from the modalities."""
-    # mudata 0.3 copies them unless it is told not to; 0.4 never does
-    if hasattr(mudata, "set_options"):
-        with mudata.set_options(pull_on_update=False):
-            return MuData(dict(modalities))
-    return MuData(dict(modalities))
+    with pull_on_update(False):
+        return MuData(dict(modalities))
 
 
 # --------------------------------------------------------------------------------------------
@@ -325,9 +323,7 @@ def cll() -> MuData:
     """
     if local := _in_data_folder("cll.h5mu"):
         return mudata.read_h5mu(local)
-    # mudata 0.3 can read this file only if it was not told what to do with columns of modalities
-    options = getattr(mudata, "set_options", None)
-    with options(pull_on_update=None) if options else nullcontext():
+    with pull_on_update(None):  # its tables of cells have a named index
         raw = mudata.read_h5mu(_fetch(*_CLL))
     names = {"rna": "mRNA", "meth": "Methylation", "drugs": "Drugs", "mutations": "Mutations"}
     mdata = _mudata({m: raw.mod[old] for m, old in names.items()})

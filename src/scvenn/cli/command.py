@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import click
 
+from scvenn._mudata import pull_on_update
 from scvenn._warnings import ScvennWarning
 from scvenn._whole_files import draft
-from scvenn.cli.files import Output, check_outputs, columns_as_they_are
+from scvenn.cli.files import Output, check_outputs
 from scvenn.cli.options import options
 
 OVERWRITE = "--overwrite: Replace results that already exist."
@@ -65,14 +66,14 @@ class Command(click.Command):
         output = given.pop("Output")
         paths = {option: output[option.name] for option in self.outputs if option.name in output}
         check_outputs(paths, overwrite="overwrite" in output)
-        if "threads" in output:
-            use_threads(output["threads"])
         ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
         debug = "debug" in output
         written: list[str] = []
         try:
-            with redirect_stdout(sys.stderr), warnings.catch_warnings(), columns_as_they_are():
+            with redirect_stdout(sys.stderr), warnings.catch_warnings(), pull_on_update(False):
                 show_messages(debug)
+                if "threads" in output:
+                    use_threads(output["threads"])
                 result: Result = super().invoke(ctx)
                 for option, path in paths.items():
                     # a model writes its folder file by file, each of them whole

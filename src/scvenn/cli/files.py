@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+
+from scvenn._mudata import pull_on_update
 
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
 
@@ -99,21 +100,9 @@ def read_h5mu(path: Path) -> Any:
     click.echo(f"reading {path}", err=True)
     try:
         return mudata.read_h5mu(path)
-    except ValueError:
-        # mudata 0.3 cannot read some files if it is told to keep columns as they are
-        with columns_as_they_are(told=False):
+    except ValueError:  # a command keeps columns as they are, with which not every file is read
+        with pull_on_update(None):
             return mudata.read_h5mu(path)
-
-
-def columns_as_they_are(*, told: bool = True) -> AbstractContextManager[Any]:
-    """Keep mudata 0.3 from copying columns of the modalities' tables to its own; 0.4 never does.
-
-    ``told``: False to leave it to do as it does by default.
-    """
-    import mudata
-
-    options = getattr(mudata, "set_options", None)
-    return options(pull_on_update=False if told else None) if options else nullcontext()
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:

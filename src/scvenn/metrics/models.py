@@ -33,7 +33,7 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
     >>> for model in models.values():
     ...     model.train(1, train_size=0.5, enable_progress_bar=False)
     >>> table = compare(models)
-    >>> table.groupby(["model", "metric", "view"])["value"].median()  # doctest: +SKIP
+    >>> medians(table)  # doctest: +SKIP
     """
     tables = [model.evaluate(*args, **kwargs) for model in models.values()]
     for name, table in zip(models, tables, strict=True):

@@ -3,8 +3,8 @@
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
 ``shared_features``, ``expert_weights``, ``axes`` and ``batch_correction`` (before and after
 training); ``evaluation``, ``interpretation``, ``enrichment``, ``differential`` (of latents and
-features); ``page`` and ``report`` (all on a page); ``cell_methods`` and ``latent_methods`` (the
-methods of the model, which check data once and call these functions).
+features); ``page`` and ``report`` (all on a page); ``cell_methods``, ``feature_methods`` and
+``latent_methods`` (the methods of the model, which check data once and call these functions).
 """
 
 from scvenn.readouts.axes import agreement, learn_axes

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 # Features of the model that a set needs to be scored.
-LEAST_FEATURES = 5
+_LEAST_FEATURES = 5
 
 
 def enrichment(
@@ -21,7 +21,7 @@ def enrichment(
     _check_sizes(network, wide.columns)
     # a dimension that moves nothing has no features in any order
     moved = wide[wide.std(axis=1) > 0]
-    score, adjusted = decoupler.mt.ulm(data=moved, net=network, tmin=LEAST_FEATURES)
+    score, adjusted = decoupler.mt.ulm(data=moved, net=network, tmin=_LEAST_FEATURES)
     sizes = network[network["target"].isin(wide.columns)].groupby("source")["target"].nunique()
     table = score.rename_axis("dimension").reset_index().melt("dimension", var_name="set")
     found = pd.DataFrame(
@@ -72,9 +72,9 @@ def _check_sizes(network: pd.DataFrame, features: pd.Index) -> None:
     """Refuse sets of which none has enough of the features."""
     known = network[network["target"].isin(features)]
     sizes = known.groupby("source")["target"].nunique()
-    if not (sizes >= LEAST_FEATURES).any():
+    if not (sizes >= _LEAST_FEATURES).any():
         raise ValueError(
             f"enrichment(): none of the {network['source'].nunique():,} sets has "
-            f"{LEAST_FEATURES} of the {len(features):,} features. Their members are named like "
+            f"{_LEAST_FEATURES} of the {len(features):,} features. Their members are named like "
             f"{list(network['target'].head(3))}, features like {list(features[:3])}."
         )

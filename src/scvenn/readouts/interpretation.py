@@ -24,7 +24,7 @@ from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 
 # Cells with a value other than 0 that a feature needs to be ranked.
-LEAST_CELLS = 10
+_LEAST_CELLS = 10
 # Parts of the cells left out in turn for standard errors, and how many errors a gain is above 0 in
 # features that are listed.
 _FOLDS, _CLEAR = 10, 2.0
@@ -124,7 +124,7 @@ def gains(net: SharedPrivateVAE, cells: Cells, modality: str) -> pd.DataFrame:
     gain = found(every)
     without = np.stack([found(every[every != fold]) for fold in every])  # (folds, 2, D)
     error = np.sqrt((len(every) - 1) / len(every) * np.square(without - without.mean(0)).sum(0))
-    enough = (sums.n_nonzero >= LEAST_CELLS) & np.isfinite(gain + error).all(0)
+    enough = (sums.n_nonzero >= _LEAST_CELLS) & np.isfinite(gain + error).all(0)
     table = pd.DataFrame(
         {"feature": cells.found.features(modality), "n_cells": sums.n_nonzero.astype(int)}
     )
