@@ -481,7 +481,7 @@ def test_files_that_are_not_hdf5_or_were_cut_off_are_refused(data):
 def test_a_folder_without_a_model_is_refused(data):
     Path("model").mkdir()
     message = refused("embed", "model", data, "--out", "out.h5mu")
-    assert "No model found: model/model.pt does not exist" in message
+    assert "No model found: model/model.safetensors does not exist" in message
 
 
 def test_evaluate_needs_cells_that_the_model_was_trained_on(trained):

@@ -1,6 +1,8 @@
 """Construction, saving and loading."""
 
+import errno
 import importlib.metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,15 +202,16 @@ def test_an_existing_folder_is_not_overwritten(saved):
 
 
 def test_a_failed_save_leaves_the_old_model_whole(saved, monkeypatch, tmp_path):
-    before = (tmp_path / "model" / "model.pt").read_bytes()
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
 
     def disk_full(*args, **kwargs):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(OSError, match="No space left on device; the one that was there is"):
         saved.save("model", overwrite=True)
-    assert (tmp_path / "model" / "model.pt").read_bytes() == before
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["model.safetensors"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
@@ -219,15 +222,15 @@ def test_a_model_of_another_class_is_refused(saved):
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_a_truncated_file_is_refused(saved, kept, tmp_path):
-    file = tmp_path / "model" / "model.pt"
+    file = tmp_path / "model" / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(ValueError, match=r"model.pt is damaged"):
+    with pytest.raises(ValueError, match=r"model.safetensors \(.* bytes\) is damaged"):
         scvenn.MMVAEpp.load("model", saved.adata)
 
 
 def test_a_missing_file_is_refused(small):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/model.pt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/model.safetensors does not exist"):
         scvenn.MMVAEpp.load("nowhere", small)
 
 

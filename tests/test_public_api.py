@@ -22,6 +22,7 @@ PUBLIC = {
     "Penalty",
     "Term",
     "choose_latent_sizes",
+    "convert_legacy",
     "datasets",
     "metrics",
     "paper_setting",

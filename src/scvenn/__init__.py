@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MoPoEVAE,
         SharedPrivateModel,
         choose_latent_sizes,
+        convert_legacy,
         paper_setting,
     )
     from scvenn.objective import Objective, Penalty, Term
@@ -39,6 +40,7 @@ __all__ = [
     "SharedPrivateModel",
     "Term",
     "choose_latent_sizes",
+    "convert_legacy",
     "datasets",
     "metrics",
     "paper_setting",

@@ -2,17 +2,111 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows drafts of killed runs stay
+    fcntl = None  # type: ignore[assignment]
+
+# How the names of temporary folders start.
+_PREFIX = ".scvenn-draft-"
+# What HDF5 and other libraries write into messages of errors that have no number.
+_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
 def draft(path: Path) -> Iterator[Path]:
-    """A temporary name beside a path, renamed to it once all is written."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)
+    """A temporary name beside a path, renamed to it once all is written and on the disk.
+
+    Drafts that killed runs left in the same folder are removed.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written, for example because the disk is full. What was at the path
+        before is still there.
+    """
+    _remove_abandoned(path.parent)
+    try:
+        with _folder_in(path.parent) as folder:
+            unfinished = folder / path.name
+            yield unfinished
+            for part in [*unfinished.rglob("*"), unfinished]:
+                _to_disk(part)
+            os.replace(unfinished, path)
+    except Exception as error:
+        if reason := _reason(error):
+            before = "the one that was there is unchanged" if path.exists() else "nothing was left"
+            raise OSError(f"{path} could not be written: {reason}; {before}.") from error
+        raise
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the list of files in a folder, would outlast a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not every file system can do this for folders
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a file could not be written; None for other errors."""
+    numbers = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    if isinstance(error, OSError) and error.errno in numbers:
+        return os.strerror(error.errno)
+    return next((text for text in _FULL if text in str(error)), None)
+
+
+@contextmanager
+def _folder_in(parent: Path) -> Iterator[Path]:
+    """A temporary folder that is locked, so that others see that its run is alive."""
+    lock = None
+    while lock is None:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
+        lock = _lock(folder)  # None if another run took the folder for an abandoned one
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove drafts in a folder whose runs were killed: nobody has locked them."""
+    if fcntl is None:
+        return
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if (lock := _lock(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder; None if another run has locked it, or it is gone."""
+    if fcntl is None:
+        return -1
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.exists():
+            return handle
+    os.close(handle)
+    return None
+
+
+def _unlock(lock: int) -> None:
+    if lock >= 0:
+        os.close(lock)

@@ -138,14 +138,14 @@ class Penalty:
     value
         A function from :class:`~scvenn.objective.Latents` to a tensor with a value for each cell,
         (B,). NaN, set with ``torch.where``, is for cells that the penalty does not concern: they
-        leave the loss and the record. The function is saved with a model by its name, so it is
-        one that can be imported: defined in a file and outside of other functions.
+        leave the loss and the record. It is code and not saved with a model: pass it to ``load``
+        to train a loaded model further.
 
     Raises
     ------
     ValueError
         If the name is empty or starts like those of the history's own columns, the weight is not a
-        finite number, or the value is a lambda or a function defined inside another one.
+        finite number, or the value is no function.
 
     Examples
     --------
@@ -170,12 +170,6 @@ class Penalty:
             raise ValueError(f"Penalty(weight={self.weight!r}): expected a finite number.")
         if not callable(self.value):
             raise ValueError(f"Penalty(value={self.value!r}): expected a function of the latents.")
-        if "<" in getattr(self.value, "__qualname__", ""):
-            raise ValueError(
-                f"Penalty(value={self.value!r}): a model with a lambda or a function defined "
-                "inside another one cannot be saved. Define the function at the top level of a "
-                "file, and set its further arguments with functools.partial."
-            )
 
 
 @dataclass(frozen=True)

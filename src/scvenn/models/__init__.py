@@ -3,12 +3,14 @@
 In reading order: ``published`` (a docstring and an objective each), ``base`` (the constructor,
 and which data is read), ``training`` (the split, what precedes and follows the training of the
 networks), ``runner`` (what is added to scvi-tools' runner), ``messages`` (what a training says),
-``divergence`` (the message where a loss is not finite), ``saving``, ``refused`` (methods of
-scvi-tools that make no sense here), ``latent_sizes``.
+``divergence`` (the message where a loss is not finite), ``encoding`` and ``model_file`` (what a
+saved model is), ``saving``, ``legacy`` (files of 0.1), ``refused`` (methods of scvi-tools that make
+no sense here), ``latent_sizes``.
 """
 
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.latent_sizes import LatentSizes, choose_latent_sizes
+from scvenn.models.legacy import convert_legacy
 from scvenn.models.published import MMVAE, MVAE, MMVAEpp, MoPoEVAE, paper_setting
 from scvenn.models.saving import class_of
 
@@ -21,5 +23,6 @@ __all__ = [
     "SharedPrivateModel",
     "choose_latent_sizes",
     "class_of",
+    "convert_legacy",
     "paper_setting",
 ]

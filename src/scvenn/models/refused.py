@@ -9,7 +9,7 @@ Model = TypeVar("Model")
 
 # What to use instead of each.
 _INSTEAD = {
-    "convert_legacy_save": "load(), which reads the files of all releases of scvenn",
+    "convert_legacy_save": "scvenn.convert_legacy()",
     "data_registry": "the MuData itself, model.adata",
     "deregister_manager": "del: scvenn keeps data no longer than models and you do",
     "differential_abundance": "embed(), and a tool for neighbourhoods of cells on X_shared",

@@ -5,24 +5,33 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import tempfile
-import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import uuid4
 
 import mudata
 import numpy as np
+import torch
 from mudata import MuData
+from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
+from scvenn._whole_files import draft
 from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
 from scvenn.models.messages import quiet_libraries
+from scvenn.models.model_file import ModelFile, damaged, read_model_file, write_model_file
+from scvenn.objective import Latents, Objective
+
+# Letters and digits in the name of a data file by which it differs from others.
+_DIGITS = 16
 
 
 class SavingMixin(BaseModelClass):
     """Saving and loading of :class:`~scvenn.SharedPrivateModel`."""
 
+    registry_: dict[str, Any]
     # hashes of the names of the cells, in the order that positions of training and held-out cells
     # refer to; and of all that were ever trained on
     cells_: np.ndarray | None = None
@@ -57,25 +66,25 @@ class SavingMixin(BaseModelClass):
         prefix: str | None = None,
         overwrite: bool = False,
         save_anndata: bool = False,
-        **kwargs: Any,
     ) -> None:
         """Save the model to a folder.
 
-        Files are written to a temporary folder beside it and then moved, so that a model that was
-        there before is never left half overwritten.
+        The model is one file, ``model.safetensors``: weights as arrays, all else as JSON in its
+        header. The file holds no code, so that a model of a stranger can be loaded. It appears
+        whole under its name or not at all, and a model that was there before stays until then.
 
         Parameters
         ----------
         dir_path
-            Folder to create.
+            Folder, created if it does not exist.
         prefix
             Put before the names of the files.
         overwrite
-            Whether the folder may exist; files of the same name are then replaced.
+            Whether the folder may exist; a model with the same prefix is then replaced, and other
+            files stay.
         save_anndata
-            Whether to save the MuData as well.
-        **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
+            Whether to save the MuData as well, as ``mdata-….h5mu``. The model's file has its name
+            and its SHA-256, so that a model never meets the data of another one.
 
         Raises
         ------
@@ -83,18 +92,35 @@ class SavingMixin(BaseModelClass):
             If the folder exists and ``overwrite`` is False.
         ValueError
             If the MuData is to be saved as well, and was changed since the model was set up.
+        TypeError
+            If an attribute of a class of your own holds something that is no data.
+        OSError
+            If the files cannot be written, for example because the disk is full.
         """
         if save_anndata:
             self._find_cells_by_name()
         folder = Path(dir_path)
         if folder.exists() and not overwrite:
             raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
-            super().save(draft, prefix=prefix, overwrite=True, save_anndata=save_anndata, **kwargs)
-            folder.mkdir(exist_ok=True)
-            for file in Path(draft).iterdir():
-                os.replace(file, folder / file.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = self._save_data(folder, prefix or "") if save_anndata else None
+        # scvi-tools' rule: what is learned or set up has a name that ends with "_"
+        attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
+        weights = {name: value.cpu().numpy() for name, value in self.module.state_dict().items()}
+        versions = attributes.pop("versions_")
+        model = ModelFile(type(self).__name__, versions, attributes, weights, data)
+        write_model_file(_path(folder, prefix), model)
+        for path in folder.glob(f"{prefix or ''}mdata-{'?' * _DIGITS}.h5mu"):
+            if data is None or path.name != data["name"]:
+                path.unlink()  # the data of the model that was replaced
+
+    def _save_data(self, folder: Path, prefix: str) -> dict[str, Any]:
+        """Save the data under a name that no other has; the name and SHA-256 of its file."""
+        path = folder / f"{prefix}mdata-{uuid4().hex[:_DIGITS]}.h5mu"
+        with draft(path) as unfinished:
+            self.adata.write(unfinished)
+            sha256 = _sha256(unfinished)
+        return {"name": path.name, "sha256": sha256}
 
     @classmethod
     def load(
@@ -104,8 +130,12 @@ class SavingMixin(BaseModelClass):
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
+        penalties: Mapping[str, Callable[[Latents], Any]] | None = None,
     ) -> Self:
         """Load a model that was saved with :meth:`save`.
+
+        Nothing in the files is run, and nothing is built before they were checked: their protocol,
+        class, SHA-256, and the names, shapes and types of all weights.
 
         Parameters
         ----------
@@ -120,6 +150,9 @@ class SavingMixin(BaseModelClass):
             Where to put the model.
         prefix
             As given to :meth:`save`.
+        penalties
+            The functions of the penalties of the objective, by name: they are code, which files do
+            not hold. Only training on needs them.
 
         Returns
         -------
@@ -128,31 +161,87 @@ class SavingMixin(BaseModelClass):
         Raises
         ------
         FileNotFoundError
-            If there is no model in the folder.
+            If there is no model in the folder, or the data that was saved with it is gone.
         ValueError
-            If the file is damaged or holds a model of another class, or the data does not fit.
+            If a file is damaged, is of a release whose files can hold code (see
+            :func:`~scvenn.convert_legacy`) or of a later version, holds a model of another class,
+            or the data does not fit.
         """
-        folder = Path(dir_path)
-        saved_by = class_of(folder, prefix)
-        if saved_by != cls.__name__:
+        folder, path = Path(dir_path), _path(Path(dir_path), prefix)
+        _refuse_legacy(folder, prefix)
+        found = read_model_file(path)
+        if found.class_name != cls.__name__:
             raise ValueError(
-                f"{folder} holds a model of class {saved_by!r}, not {cls.__name__!r}. Load it with "
-                f"that class: {saved_by}.load({str(folder)!r})."
+                f"{folder} holds a model of class {found.class_name!r}, not {cls.__name__!r}. Load "
+                f"it with that class: {found.class_name}.load({str(folder)!r})."
             )
-        saved_data = folder / f"{prefix or ''}mdata.h5mu"
-        if adata is None and saved_data.is_file():
-            adata = mudata.read_h5mu(saved_data)
-        with quiet_libraries():
-            model: Any = super().load(
-                str(folder), adata=False, accelerator=accelerator, device=device, prefix=prefix
-            )
-        model.module.float()  # whatever PyTorch's default is
+        if adata is None and found.data is not None:
+            adata = _read_data(folder, found.data)
+        *_, where = parse_device_args(
+            accelerator, device, return_device="torch", validate_single_device=True
+        )
+        try:
+            with quiet_libraries():
+                model = cls._built(found, penalties or {})
+        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            raise damaged(path, f"its parts do not fit together ({error})") from error
+        model.to_device(where)
+        model.module.eval()
         if adata is not None and adata is not False:
-            model._adata = adata
-            model._adata_manager = _manager_like(model.registry_, adata)
-            model.registry_ = model._adata_manager.registry
-            model._find_split(adata)
+            model._attach(adata)
         return model
+
+    def _attach(self, mdata: MuData) -> None:
+        """Give data to a model that was loaded."""
+        self._adata = mdata
+        self._adata_manager = _manager_like(self.registry_, mdata)
+        self.registry_ = self._adata_manager.registry
+        self._find_split(mdata)
+
+    @classmethod
+    def _built(cls, found: ModelFile, penalties: Mapping[str, Any]) -> Self:
+        """A model with the attributes and weights of a file, once they were found to fit.
+
+        It is built twice, first without memory for its weights: a file could ask for more of them
+        than it holds.
+        """
+        attributes = dict(found.attributes)
+        registry = attributes.pop("registry_")
+        arguments = dict(attributes.pop("init_params_")["non_kwargs"])
+        arguments["objective"] = _with_functions(arguments["objective"], penalties)
+        weights = {name: torch.from_numpy(array) for name, array in found.weights.items()}
+        _check_attributes(cls, attributes)
+        _check_sizes(arguments, weights)
+        with torch.device("meta"):
+            without_memory = cls._empty(registry, arguments, attributes).module
+            # refuses other names and shapes
+            without_memory.load_state_dict({name: w.to("meta") for name, w in weights.items()})
+            _check_types(without_memory, weights)
+        model = cls._empty(registry, arguments, attributes)
+        model.module.load_state_dict(weights)
+        model.versions_ = found.versions
+        return model
+
+    @classmethod
+    def _empty(cls, registry: dict, arguments: dict, attributes: dict) -> Self:
+        """A model that has yet to get its weights."""
+        model = cls(registry=copy.deepcopy(registry), **arguments)
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        model.module.on_load(model)
+        return model
+
+    @staticmethod
+    def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict:
+        """What the set-up of a saved model found, without building the model.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`load`.
+        """
+        _refuse_legacy(Path(dir_path), prefix)
+        return read_model_file(_path(Path(dir_path), prefix)).attributes["registry_"]
 
     def _find_split(self, mdata: MuData) -> None:
         """Find the training and held-out cells by their names; none where it has none of them."""
@@ -174,13 +263,7 @@ class SavingMixin(BaseModelClass):
         self.cells_ = names if known else None
 
 
-def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
-    """A manager of data that is read by the registry of a saved model."""
-    check_mudata(mdata, may_be_view=False)
-    found = Registry(registry)
-    manager = AlignedManager(fields_of(found.modalities, **found.arguments), found.described)
-    manager.register_fields(mdata, registry)
-    return manager
+# ------------------------------------------------------------------------------------ files
 
 
 def class_of(folder: Path, prefix: str | None = None) -> str:
@@ -193,16 +276,93 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
     ValueError
         If the file is damaged.
     """
-    file = folder / f"{prefix or ''}model.pt"
-    if not file.is_file():
-        raise FileNotFoundError(f"No model found: {file} does not exist.")
-    if not zipfile.is_zipfile(file):
+    _refuse_legacy(folder, prefix)
+    return read_model_file(_path(folder, prefix)).class_name
+
+
+def _path(folder: Path, prefix: str | None) -> Path:
+    return folder / f"{prefix or ''}model.safetensors"
+
+
+def _refuse_legacy(folder: Path, prefix: str | None) -> None:
+    """Refuse files of 0.1, which can run code when they are read."""
+    old = folder / f"{prefix or ''}model.pt"
+    if old.is_file() and not _path(folder, prefix).exists():
         raise ValueError(
-            f"{file} is damaged: it is not a complete PyTorch file ({file.stat().st_size} bytes). "
-            "It may have been cut off while it was copied; copy or save it again."
+            f"{old} is a file of scvenn 0.1 or of scvi-tools, which can run any code when it is "
+            "read, so that load() does not. If you trust where it came from, convert it once: "
+            f"scvenn.convert_legacy({str(folder)!r}, trust=True)."
         )
-    with quiet_libraries():
-        return BaseModelClass.load_registry(str(folder), prefix).get("model_name", "unknown")
+
+
+def _read_data(folder: Path, data: Mapping[str, Any]) -> MuData:
+    """The data that was saved with a model, if it is still the same."""
+    path = folder / Path(data["name"]).name
+    instead = "Pass the data, load(dir_path, mdata), or False to load the model without data."
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The model was saved with data, but its file {path} does not exist. {instead}"
+        )
+    if _sha256(path) != data["sha256"]:
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not the file that was saved with the "
+            f"model: it has another SHA-256. It may be damaged, or was changed. {instead}"
+        )
+    return mudata.read_h5mu(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------ checks
+
+
+def _with_functions(objective: Objective | None, functions: Mapping[str, Any]) -> Any:
+    """An objective whose penalties have their functions again."""
+    penalties = () if objective is None else objective.penalties
+    if unknown := sorted(set(functions) - {penalty.name for penalty in penalties}):
+        known = [penalty.name for penalty in penalties]
+        raise ValueError(f"penalties={unknown}: the model has the penalties {known}")
+    if objective is None:
+        return None
+    given = [replace(p, value=functions.get(p.name, p.value)) for p in penalties]
+    return replace(objective, penalties=tuple(given))
+
+
+def _check_attributes(cls: type, attributes: Mapping[str, Any]) -> None:
+    """Refuse names that :meth:`SavingMixin.save` would not have written."""
+    for name in attributes:
+        known = name.endswith("_") and not name.startswith("_")
+        if not known or callable(getattr(cls, name, None)):
+            raise ValueError(f"found the attribute {name!r}")
+
+
+def _check_sizes(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse numbers of units or layers that the weights do not have."""
+    most = max([len(weights), *(n for values in weights.values() for n in values.shape)])
+    for name, value in arguments.items():
+        numbers = list(value.values()) if isinstance(value, Mapping) else [value]
+        for number in numbers:
+            if isinstance(number, int) and number > most:
+                raise ValueError(f"{name}={number}, but no array is larger than {most}")
+
+
+def _check_types(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights of other types than networks have; they would be converted."""
+    for name, expected in module.state_dict().items():
+        if weights[name].dtype != expected.dtype:
+            raise ValueError(f"{name}: expected {expected.dtype}, found {weights[name].dtype}")
+
+
+def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
+    """A manager of data that is read by the registry of a saved model."""
+    check_mudata(mdata, may_be_view=False)
+    found = Registry(registry)
+    manager = AlignedManager(fields_of(found.modalities, **found.arguments), found.described)
+    manager.register_fields(mdata, registry)
+    return manager
 
 
 def _hash_of_all(mdata: MuData) -> str:

@@ -4,8 +4,7 @@ In reading order: ``design`` (sizes and kinds), ``minibatch`` (what is read), ``
 (products, mixtures, samples, KL), ``correction`` (what batches shift in a latent), ``layers`` and
 ``branch`` (all that one modality has), ``plan`` (the terms, in the order in which a step uses
 them), ``vae`` (inference, generative, loss), ``records`` (columns of the history), ``penalties``
-(what a penalty gets), ``predictions`` (what trained networks give), ``old_files`` (parameter names
-of earlier releases).
+(what a penalty gets), ``predictions`` (what trained networks give).
 """
 
 from scvenn.network.branch import Branch, ScreenedBranch

@@ -221,13 +221,12 @@ class CrossDecoder(nn.Module):
         self.register_buffer("centre", torch.zeros(n_shared))
         self.register_buffer("slope", torch.zeros(n_shared, n_raw))
 
-    def restrict(self, predicted: Int[Tensor, " P"]) -> None:
-        """Start anew with a last layer that gives the parameters at these positions."""
-        self.predicted = predicted.to(self.predicted.device)
+    def restrict(self, predicted: Bool[np.ndarray, " R"]) -> None:
+        """Start anew with a last layer that gives these parameters."""
+        device = self.baseline.device
+        self.predicted = torch.as_tensor(np.flatnonzero(predicted), device=device)
+        self.rest = torch.as_tensor(np.flatnonzero(~predicted), device=device)
         self.out = _layer_around(self.baseline[self.predicted], self.out.in_features)
-        is_baseline = torch.ones_like(self.baseline, dtype=torch.bool)
-        is_baseline[self.predicted] = False
-        self.rest = is_baseline.nonzero().squeeze(1)
 
     def parts(self, shared: Float[Tensor, "*T B K"], covariates: Float[Tensor, "B V"]) -> Parts:
         """What is predicted from shared (..., B, K) and covariates (B, V), and the baselines."""
@@ -302,8 +301,7 @@ class ScreenedBranch(Branch):
         self.features = torch.as_tensor(np.flatnonzero(reads), device=device)
         hidden = hidden_layers(len(self.features), **self._encoding)
         self.shared_hidden = hidden.to(device).train(self.training)
-        parameters = np.tile(predicts, self.likelihood.n_outputs)  # (R,)
-        self.cross_decoder.restrict(torch.as_tensor(np.flatnonzero(parameters)))
+        self.cross_decoder.restrict(np.tile(predicts, self.likelihood.n_outputs))  # (R,)
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared, and of private given what the prediction of shared leaves over."""

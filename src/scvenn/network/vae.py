@@ -8,7 +8,6 @@ encoded subsets of the modalities, ``T`` terms.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -28,7 +27,6 @@ from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
 from scvenn.network.minibatch import Minibatch, MinibatchReader
-from scvenn.network.old_files import with_todays_names
 from scvenn.network.penalties import latents_of, value_of
 from scvenn.network.plan import Decoding, Plan
 from scvenn.network.records import Scored
@@ -443,14 +441,6 @@ class SharedPrivateVAE(BaseModuleClass):
         """Give the networks the shape they were saved with."""
         for modality, found in (model.screening_ or {}).items():
             self.restrict(modality, reads=found.related, predicts=found.shared)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load parameters, also those of files of earlier releases."""
-        state = with_todays_names(state_dict)
-        # files of 0.1 have no axes, no corrections and no ratios of noise: all are as at the start
-        pattern = r"_(axes|correction\.|ratio)"
-        new = {k: v for k, v in self.state_dict().items() if re.search(pattern, k)}
-        return super().load_state_dict(new | state, *args, **kwargs)
 
     def sample(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: samples are of a modality, given others or the prior."""
