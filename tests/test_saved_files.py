@@ -25,8 +25,9 @@ import scvenn
 from scvenn._whole_files import draft
 from scvenn.models import class_of
 from scvenn.models.encoding import decode, encode
-from scvenn.models.model_file import _digest, read_model_file
+from scvenn.models.model_file import read_model_file
 from scvenn.models.saving import _read_data
+from scvenn.models.value_file import _digest
 from scvenn.objective import Objective, Term
 from tests.archives import ARCHIVES
 from tests.conftest import QUIET
@@ -299,10 +300,11 @@ def unknown_likelihood(content, arrays):
         (shadow_a_method, "attribute 'save'"),
         (unknown_likelihood, "unknown"),
         *((forget(part), part) for part in ("class_name", "attributes", "weights", "versions")),
-        (lambda content, arrays: "[]", "not that of a model"),
-        (lambda content, arrays: "{", "not that of a model"),
-        (lambda content, arrays: "[" * 100_000, "not that of a model"),
-        (lambda content, arrays: json.dumps({**content, "weights": 3}), "not that of a model"),
+        (lambda content, arrays: "[]", "cannot be read"),
+        (lambda content, arrays: "{", "cannot be read"),
+        (lambda content, arrays: "[" * 100_000, "cannot be read"),
+        (lambda content, arrays: json.dumps({**content, "weights": 3}), "weights"),
+        (lambda content, arrays: json.dumps({**content, "more": 3}), "more"),
     ],
 )
 def test_a_file_that_was_made_up_is_refused(copied, change, message):
@@ -318,7 +320,7 @@ def test_a_file_that_was_made_up_is_refused(copied, change, message):
     ("header", "message"),
     [
         ({"protocol": "2"}, "protocol '2'; this version of scvenn reads 1. Update scvenn"),
-        ({"format": "other"}, "not of a model of scvenn"),
+        ({"format": "other"}, "but no scvenn model"),
         ({"more": ""}, "its header has"),
         ({"sha256": "0"}, "SHA-256"),
     ],
@@ -333,7 +335,7 @@ def test_another_header_is_refused(copied, header, message):
 
 def test_weights_of_another_program_are_refused(tmp_path):
     save_file({"a": np.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="not of a model of scvenn"):
+    with pytest.raises(ValueError, match="but no scvenn model"):
         scvenn.MMVAEpp.load(tmp_path)
 
 

@@ -66,6 +66,8 @@ TRAINING = """
 --lr NUMBER: Learning rate of Adam. Default: 0.001.
 --paper-setting: The hyperparameters of the paper's code (arXiv 2403.06338): latents of size 2, no
     screening, no early stopping, 100 epochs. Options that are given override them.
+--checkpoint FOLDER: Folder for the state of the training, from which the same command goes on if it
+    is killed.
 --seed INTEGER: Seed; the same one gives the same result, bit for bit on CPU. Default: 0.
 """
 

@@ -6,6 +6,7 @@ rows: no more than a few hundred thousand values are read, whatever the size of 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,19 @@ class Fingerprint:
             if isinstance(f, ModalityField) and f.modality in mdata.mod
         }
         self._columns = {f.registry_key: _column(mdata, f) for f in fields if _has_column(f)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the same, to compare with data of another process."""
+        found = hashlib.sha256("\n".join(map(str, self.cells)).encode())
+        for key, rows in self._rows.items():
+            names = [key, *map(str, rows.names), *map(str, rows.features), str(rows.n_cells)]
+            found.update("\n".join(names).encode())
+            found.update(rows.sums.tobytes())
+        for key, column in self._columns.items():
+            found.update(key.encode())
+            found.update(b"" if column is None else column.to_numpy().tobytes())
+        return found.hexdigest()
 
     def changes(
         self,

@@ -26,6 +26,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from scvenn.data import Tensors, hashes_of
+from scvenn.models.checkpoint import Checkpoint
 from scvenn.models.divergence import Diverged, broken_parts
 from scvenn.models.history import Records
 from scvenn.models.messages import HowItEnded, LossBar
@@ -285,19 +286,32 @@ class Runner(TrainRunner):
         As those of :class:`scvi.train.TrainRunner`.
     kept
         The callback that holds the weights to return to.
+    checkpoint
+        The callback that writes the state of the training, if any does.
     callbacks
         Further callbacks.
     """
 
     def __init__(
-        self, *args: Any, kept: KeptEpoch, callbacks: Sequence[Callback] = (), **kwargs: Any
+        self,
+        *args: Any,
+        kept: KeptEpoch,
+        checkpoint: Checkpoint | None = None,
+        callbacks: Sequence[Callback] = (),
+        **kwargs: Any,
     ) -> None:
-        self.kept, self.ended = kept, HowItEnded()
+        self.kept, self.ended, self.records = kept, HowItEnded(), Records()
         # first, so that it has counted an epoch whatever the others do
-        super().__init__(*args, callbacks=[kept, self.ended, *callbacks], **kwargs)
+        own = [kept, self.ended]
+        if checkpoint is not None:
+            checkpoint.runner = self
+            own.append(checkpoint)
+        super().__init__(*args, callbacks=[*own, *callbacks], **kwargs)
         LossBar.put_into(self.trainer)
-        if type(self.trainer.logger) is SimpleLogger:
-            self.trainer.logger._experiment = Records()
+        if type(self.trainer.logger) is not SimpleLogger:
+            # model.history is kept beside the loggers of the user
+            self.trainer.loggers = [SimpleLogger(), *self.trainer.loggers]
+        self.trainer.logger._experiment = self.records
 
     def _run_training_core(self) -> None:
         """Train. An error, and Ctrl-C, go on to the caller once the model is in order."""

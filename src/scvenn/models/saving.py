@@ -21,7 +21,8 @@ from scvi.model.base import BaseModelClass
 from scvenn._whole_files import draft
 from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
 from scvenn.models.messages import quiet_libraries
-from scvenn.models.model_file import ModelFile, damaged, read_model_file, write_model_file
+from scvenn.models.model_file import ModelFile, read_model_file, write_model_file
+from scvenn.models.value_file import damaged
 from scvenn.objective import Latents, Objective
 
 # Letters and digits in the name of a data file by which it differs from others.

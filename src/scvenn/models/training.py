@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvenn._progress import no_progress
 from scvenn.batches import BatchShifts
 from scvenn.data import AlignedManager, Cells, hashes_of
+from scvenn.models.checkpoint import Checkpoint, describe
 from scvenn.models.duration import Duration
 from scvenn.models.messages import quiet_libraries
 from scvenn.models.runner import (
@@ -74,6 +77,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         batch_size: int = 128,
         early_stopping: bool = True,
         write_obsm: bool = True,
+        checkpoint: str | os.PathLike | None = None,
+        checkpoint_minutes: float = 1.0,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: dict[str, Any] | None = None,
         **trainer_kwargs: Any,
@@ -121,6 +126,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             KL has reached 1, and only where there are validation cells.
         write_obsm
             Whether to end with :meth:`embed`.
+        checkpoint
+            Folder for a file, ``checkpoint.safetensors``, with the state of the training. If it is
+            there, the training goes on from it: one that was killed ends with the same weights and
+            history, bit for bit on CPU, as one that was not. A checkpoint of other data, other
+            arguments or other versions is refused. At the end the file stays; remove it to train
+            anew. The state of callbacks of your own is not in it.
+        checkpoint_minutes
+            The least time between two writings, which are between epochs; 0 writes after each.
         datasplitter_kwargs
             Further arguments of :class:`scvi.dataloaders.DataSplitter`. Of these,
             ``external_indexing`` lists the training, validation and test cells, as positions, masks
@@ -136,7 +149,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         Raises
         ------
         ValueError
-            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; lists of cells
+            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; there is a
+            checkpoint of another training, or the model was trained before; lists of cells
             overlap or leave cells out; a model that screens is asked for another split than its
             first; or the loss is not finite. The model then has the weights of the best epoch so
             far.
@@ -202,13 +216,21 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             trainer["early_stopping_mode"],
             trainer["early_stopping_warmup_epochs"],
         )
-        others = trainer.get("callbacks") or []
-        trainer["callbacks"] = [BeforeTraining(self._prepare), Duration(), *others]
         # as text: callbacks and loggers may not be saved
         arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
         arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
         arguments |= {**plan, **trainer_kwargs}
         used = {name: repr(value) for name, value in arguments.items()} | used
+        written = None
+        if checkpoint is not None:
+            self._refuse_a_second_training()
+            written = Checkpoint(checkpoint, checkpoint_minutes, describe(self, arguments))
+            if written.split is not None:
+                options["external_indexing"] = written.split
+        screening = None if written is None else written.screening
+        others = trainer.get("callbacks") or []
+        before = BeforeTraining(partial(self._prepare, screening=screening))
+        trainer["callbacks"] = [before, Duration(), *others]
         self.module.train()  # loading and an earlier training leave it in evaluation mode
         hide_bars = not trainer.get("enable_progress_bar", True)
         with single_precision(self.module), no_progress(hide_bars), quiet_libraries():
@@ -224,6 +246,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                         datasplitter_kwargs=options,
                         plan_kwargs=plan,
                         kept=kept,
+                        checkpoint=written,
                         **trainer,
                     )
             finally:
@@ -233,6 +256,15 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 logger.warning(kept.summary)
                 return
             self._finish(write_obsm)
+
+    def _refuse_a_second_training(self) -> None:
+        """Refuse checkpoints of a training that does not start from networks that are new."""
+        if self.is_trained_:
+            raise ValueError(
+                "checkpoint=... is for the first training of a model, and this one was trained "
+                "before. Build the model anew, train it on without a checkpoint, or save it after "
+                "each training."
+            )
 
     def _keeps_split(self, splitter: Splitter, by_default: bool) -> bool:
         """Whether a training goes on with the training and held-out cells of the one before.
@@ -281,7 +313,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             )
         return [train, validation, np.concatenate([test, new])]
 
-    def _prepare(self, train: np.ndarray) -> None:
+    def _prepare(self, train: np.ndarray, screening: dict[str, Screening] | None = None) -> None:
         """Start from the training cells: their statistics, and which of their features are shared.
 
         Networks that have learned something keep what they started from.
@@ -290,6 +322,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         ----------
         train
             Positions of the training cells; no other cell is read.
+        screening
+            Which features are shared, if a checkpoint has it.
         """
         if self.is_trained_:
             return
@@ -310,8 +344,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             with step("summarising the training cells", outcome):
                 self.module.set_stats(self.adata_manager.learn_statistics(cells.rows))
             if self.module.screened:
-                with step("screening the features", outcome):
-                    screening = screen_features(self.module, cells)
+                if screening is None:
+                    with step("screening the features", outcome):
+                        screening = screen_features(self.module, cells)
                 self._restrict(screening)
         except BaseException:
             self.module.load_state_dict(before)
