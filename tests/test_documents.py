@@ -126,7 +126,17 @@ def test_the_api_page_lists_everything_public():
 
 def test_the_page_of_a_model_lists_its_methods():
     configuration = runpy.run_path(str(ROOT / "docs" / "conf.py"))
-    assert set(METHODS) <= set(configuration["autosummary_context"]["members_of_a_model"])
+    listed = set(configuration["autosummary_context"]["members_of_a_model"])
+    assert set(METHODS) <= listed
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert set(re.findall(r"^   ~SharedPrivateModel\.(\w+)$", page, re.MULTILINE)) == listed
+
+
+@pytest.mark.parametrize("module", ["datasets", "metrics", "pl", "pp", "testing"])
+def test_the_api_page_lists_the_functions_of_a_module(module):
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = re.findall(rf"^   {module}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(getattr(scvenn, module).__all__)
 
 
 def test_the_version_is_the_same_everywhere():

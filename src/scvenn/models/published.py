@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from docrep import DocstringProcessor
+
 from scvenn.models.base import SharedPrivateModel
 from scvenn.objective import mmvae, mmvaepp, mopoe, mvae
 
+# The docstring of each model lists the arguments, which are described in that of their base.
+_arguments = DocstringProcessor()
+_arguments.get_sections(SharedPrivateModel.__doc__, "model", ["Parameters"])
 
+
+@_arguments.dedent
 class MVAE(SharedPrivateModel):
     r"""Multimodal VAE with a product of experts.
 
@@ -15,7 +22,11 @@ class MVAE(SharedPrivateModel):
 
     The first term multiplies the posteriors of all modalities and the prior; the others train
     each encoder alone. Nothing is ever decoded across views (paper, eq. 1; Wu & Goodman, NeurIPS
-    2018). See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    2018).
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -26,13 +37,17 @@ class MVAE(SharedPrivateModel):
     _recipe = staticmethod(mvae)
 
 
+@_arguments.dedent
 class MMVAE(SharedPrivateModel):
     r"""Multimodal VAE with a mixture of experts.
 
     .. math:: L = \frac{1}{M} \sum_m L_{m \to \mathrm{all}}
 
-    Each modality alone explains all of them (paper, eq. 3; Shi et al., NeurIPS 2019). See
-    :class:`~scvenn.SharedPrivateModel` for the arguments.
+    Each modality alone explains all of them (paper, eq. 3; Shi et al., NeurIPS 2019).
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -43,6 +58,7 @@ class MMVAE(SharedPrivateModel):
     _recipe = staticmethod(mmvae)
 
 
+@_arguments.dedent
 class MoPoEVAE(SharedPrivateModel):
     r"""Multimodal VAE with a mixture of products of experts.
 
@@ -51,7 +67,11 @@ class MoPoEVAE(SharedPrivateModel):
 
     Every subset of the modalities, its posteriors multiplied with the prior, explains itself and
     the rest (paper, eq. 4; Sutter et al., ICLR 2021). The number of subsets doubles with each
-    modality. See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    modality.
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -62,6 +82,7 @@ class MoPoEVAE(SharedPrivateModel):
     _recipe = staticmethod(mopoe)
 
 
+@_arguments.dedent
 class MMVAEpp(SharedPrivateModel):
     r"""MMVAE++: a mixture of experts whose shared latent learns across views only.
 
@@ -70,12 +91,16 @@ class MMVAEpp(SharedPrivateModel):
 
     As :class:`~scvenn.MMVAE`, but no gradient of a same-view likelihood reaches the sample of the
     shared latent: what a single modality measures has no reason to be there (paper, section 3.2;
-    Märtens & Yau, MLCB 2023). See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    Märtens & Yau, MLCB 2023).
 
     Goes beyond the paper by default: features are screened before training (``screen``), so that
     ``shared`` learns from those that modalities really have in common, its KL weighs less, and
     networks of counts have some dropout.
     With :func:`~scvenn.paper_setting` the model is the paper's.
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
