@@ -102,6 +102,24 @@ def test_recipes_read_the_counts_of_other_tools():
     assert found["mdata"].n_obs == 300
 
 
+def test_answers_of_the_cookbook_are_short():
+    page = (ROOT / "docs" / "cookbook.md").read_text()
+    answers = page.split("\n## ")[1:]
+    assert len(answers) == 10
+    for answer in answers:
+        lines = re.findall(r"```python\n(.*?)```", answer, re.DOTALL)
+        assert 0 < "".join(lines).count("\n") <= 10, answer
+
+
+def test_a_picture_shows_numbers_of_its_table():
+    pictures = runpy.run_path(str(ROOT / "benchmarks" / "pictures.py"))["PICTURES"]
+    for name, picture in pictures.items():
+        numbers = picture.numbers()
+        assert numbers.groupby("panel")["value"].count().min() > 1, name
+        assert f"_static/tables/{name}.png" in picture.page.read_text()
+        assert (ROOT / "docs" / "_static" / "tables" / f"{name}.png").exists()
+
+
 def test_guides_have_code_to_run():
     guides = {"before_you_train", "data", "latent_sizes", "models", "reading"}
     assert all("model.train(" in code(f"docs/{name}.md") for name in guides)
