@@ -480,8 +480,8 @@ class ReadoutsMixin:
         Notes
         -----
         On cells whose labels were used in training, these probabilities show how well the labels
-        were learned, not how well labels are predicted. ``model.history["accuracy_labels_validation"]``
-        is the accuracy in cells that were held out. Source: Märtens & Yau (MLCB 2023).
+        were learned, not how well labels are predicted. The accuracy in held-out cells is
+        ``model.history["accuracy_labels_validation"]``. Source: Märtens & Yau (MLCB 2023).
         """
         if self.module.label_head is None:
             raise ValueError(
