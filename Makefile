@@ -5,7 +5,7 @@
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
-# make figures         the figures of docs/concepts.md (a minute)
+# make figures         the figures of docs/, and the results of its examples (minutes)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
@@ -42,11 +42,13 @@ paper-run: $(READY)
 
 paper: $(READY)
 	$(BIN)/python benchmarks/paper/render.py
+	$(BIN)/python benchmarks/pictures.py
 
 peers: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS:%=-c %) -e '.[peers]'
 	$(BIN)/python benchmarks/peers/run.py
 	$(BIN)/python benchmarks/peers/render.py
+	$(BIN)/python benchmarks/pictures.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
@@ -54,6 +56,8 @@ bench: $(READY)
 
 figures: $(READY)
 	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/examples.py
 
 tutorials: $(READY)
 	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb

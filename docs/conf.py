@@ -24,6 +24,7 @@ extensions = [
     "sphinx_autodoc_typehints",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
@@ -41,7 +42,8 @@ copybutton_prompt_is_regexp = True
 # ------------------------------------------------------------------------------------ API
 
 autosummary_generate = True
-autosummary_ignore_module_all = False  # what a module offers is its __all__
+autosummary_ignore_module_all = False  # what a module offers is its __all__,
+autosummary_imported_members = True  # wherever it is defined
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False

@@ -102,6 +102,24 @@ def test_recipes_read_the_counts_of_other_tools():
     assert found["mdata"].n_obs == 300
 
 
+def test_answers_of_the_cookbook_are_short():
+    page = (ROOT / "docs" / "cookbook.md").read_text()
+    answers = page.split("\n## ")[1:]
+    assert len(answers) == 10
+    for answer in answers:
+        lines = re.findall(r"```python\n(.*?)```", answer, re.DOTALL)
+        assert 0 < "".join(lines).count("\n") <= 10, answer
+
+
+def test_a_picture_shows_numbers_of_its_table():
+    pictures = runpy.run_path(str(ROOT / "benchmarks" / "pictures.py"))["PICTURES"]
+    for name, picture in pictures.items():
+        numbers = picture.numbers()
+        assert numbers.groupby("panel")["value"].count().min() > 1, name
+        assert f"_static/tables/{name}.png" in picture.page.read_text()
+        assert (ROOT / "docs" / "_static" / "tables" / f"{name}.png").exists()
+
+
 def test_guides_have_code_to_run():
     guides = {"before_you_train", "data", "latent_sizes", "models", "reading"}
     assert all("model.train(" in code(f"docs/{name}.md") for name in guides)
@@ -126,7 +144,17 @@ def test_the_api_page_lists_everything_public():
 
 def test_the_page_of_a_model_lists_its_methods():
     configuration = runpy.run_path(str(ROOT / "docs" / "conf.py"))
-    assert set(METHODS) <= set(configuration["autosummary_context"]["members_of_a_model"])
+    listed = set(configuration["autosummary_context"]["members_of_a_model"])
+    assert set(METHODS) <= listed
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert set(re.findall(r"^   ~SharedPrivateModel\.(\w+)$", page, re.MULTILINE)) == listed
+
+
+@pytest.mark.parametrize("module", ["datasets", "metrics", "pl", "pp", "testing"])
+def test_the_api_page_lists_the_functions_of_a_module(module):
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = re.findall(rf"^   {module}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(getattr(scvenn, module).__all__)
 
 
 def test_the_version_is_the_same_everywhere():

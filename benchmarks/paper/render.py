@@ -532,10 +532,11 @@ def finish(figure: plt.Figure, axes: np.ndarray, name: str) -> None:
         loc="outside lower center",
         ncols=min(6, -(-len(labels) // 2)),
         frameon=False,
+        markerscale=1.5,
     )
     folder = DOCS / "_static" / "paper"
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f".{name}.png", dpi=110, metadata={"Software": None})
+    figure.savefig(folder / f".{name}.png", dpi=150, metadata={"Software": None})
     os.replace(folder / f".{name}.png", folder / f"{name}.png")
     plt.close(figure)
 
@@ -560,21 +561,20 @@ def figure_synthetic(features: str, name: str) -> None:
             ]
             lines(axis, table, [*baselines, *MODELS])
             if features == "shared" and (latents, target) == ("2+2+2", "view1"):
-                read_off = PRINTED[
+                by_eye = PRINTED[
                     (PRINTED["experiment"] == "synthetic") & (PRINTED["method"] == "MMVAEpp")
                 ]
                 axis.plot(
-                    read_off["setting"].astype(int),
-                    read_off["value"],
+                    by_eye["setting"].astype(int),
+                    by_eye["value"],
                     "x",
                     color=COLOURS["MMVAEpp"],
-                    label="MMVAE++, paper (read off)",
+                    label="MMVAE++, paper (by eye)",
                 )
             axis.set(xscale="log", title=f"{target[-1]} from {source[-1]}, models {latents}")
             axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-            axis.set_xticks(
-                [20, 50, 100, 200, 500, 1000], ["20", "50", "100", "200", "500", "1000"]
-            )
+            ticks = [20, 50, 100, 200, 500, 1000, 5000]
+            axis.set_xticks(ticks, [str(tick) for tick in ticks])
             axis.minorticks_off()
             axis.set_ylim((-0.3, 1) if features == "shared" else (-0.6, 0.3))
     for axis in axes[-1]:
@@ -679,7 +679,7 @@ def figure_pbmc() -> None:
         ).reset_index()
         for kind, colour in (("CD4 naive T", "#0072B2"), ("CD8 naive T", "#D55E00")):
             cells = wide[wide["source"] == kind]
-            axis.scatter(cells["shared_0"], cells["shared_1"], s=5, color=colour, label=kind, lw=0)
+            axis.scatter(cells["shared_0"], cells["shared_1"], s=8, color=colour, label=kind, lw=0)
         auc = scores(
             "pbmc",
             metric="auc",

@@ -1,8 +1,8 @@
 """Data to try scvenn on: simulations with planted shared and private factors, and real sets.
 
 A simulated MuData holds what was planted: ``obsm["z_shared"]`` and
-``obsm["z_private_<modality>"]`` hold the planted latents, ``var["shared"]`` of each modality says
-which features depend on what is shared. All other features depend on what is private.
+``obsm["z_private_<modality>"]`` hold the planted latents, ``var["shared"]`` of each modality marks
+the features that depend on the shared latent. All others depend on the private one.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _probe(
 def ridge_r2(
     source: np.ndarray, target: np.ndarray, *, train: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
-    """How much of a target a ridge regression reads off a source: a measure of leakage.
+    """How well a ridge regression predicts a target from a source: a measure of leakage.
 
     Between a private latent and the shared one, or between a private latent and *another*
     modality, it should be near zero.

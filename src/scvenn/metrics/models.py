@@ -44,9 +44,9 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
 def medians(table: pd.DataFrame) -> pd.DataFrame:
     """Medians over features or dimensions of what ``evaluate`` or :func:`compare` returned.
 
-    Most features of a wide modality share nothing, and predictions across views are their mean: the
-    median over all features is then about 0 for any model. That over the features that screening
-    calls shared says how well these are predicted.
+    Most features of a wide modality are not shared, and their predictions across views are their
+    means: the median over all features is then about 0 for any model. The median over the features
+    that screening calls shared measures how well these are predicted.
 
     Parameters
     ----------

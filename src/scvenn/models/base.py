@@ -48,7 +48,8 @@ class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixi
     registry
         For loading; leave it out.
     objective
-        The terms to train. Only for this class: the others have their own.
+        The terms to train, for :class:`~scvenn.SharedPrivateModel` only. The published models have
+        their own, and refuse another.
     n_shared
         Size of the shared latent.
     n_private

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from docrep import DocstringProcessor
+
 from scvenn.models.base import SharedPrivateModel
 from scvenn.objective import mmvae, mmvaepp, mopoe, mvae
 
+# The docstring of each model lists the arguments, which are described in that of their base.
+_arguments = DocstringProcessor()
+_arguments.get_sections(SharedPrivateModel.__doc__, "model", ["Parameters"])
 
+
+@_arguments.dedent
 class MVAE(SharedPrivateModel):
     r"""Multimodal VAE with a product of experts.
 
     .. math:: L = L_{\mathrm{all} \to \mathrm{all}} + \sum_m L_{m \to m}
 
     The first term multiplies the posteriors of all modalities and the prior; the others train
-    each encoder alone. Nothing is ever decoded across views (paper, eq. 1; Wu & Goodman, NeurIPS
-    2018). See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    each encoder alone. No modality is decoded from another one (paper, eq. 1; Wu & Goodman,
+    NeurIPS 2018).
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -26,13 +37,17 @@ class MVAE(SharedPrivateModel):
     _recipe = staticmethod(mvae)
 
 
+@_arguments.dedent
 class MMVAE(SharedPrivateModel):
     r"""Multimodal VAE with a mixture of experts.
 
     .. math:: L = \frac{1}{M} \sum_m L_{m \to \mathrm{all}}
 
-    Each modality alone explains all of them (paper, eq. 3; Shi et al., NeurIPS 2019). See
-    :class:`~scvenn.SharedPrivateModel` for the arguments.
+    Each modality alone predicts all of them (paper, eq. 3; Shi et al., NeurIPS 2019).
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -43,15 +58,20 @@ class MMVAE(SharedPrivateModel):
     _recipe = staticmethod(mmvae)
 
 
+@_arguments.dedent
 class MoPoEVAE(SharedPrivateModel):
     r"""Multimodal VAE with a mixture of products of experts.
 
     .. math:: L = \sum_{\emptyset \ne S \subseteq \mathrm{all}}
               L_{S \to S} + L_{S \to \mathrm{rest}}
 
-    Every subset of the modalities, its posteriors multiplied with the prior, explains itself and
-    the rest (paper, eq. 4; Sutter et al., ICLR 2021). The number of subsets doubles with each
-    modality. See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    Every subset of the modalities predicts itself and the rest. The posteriors of a subset are
+    multiplied with the prior (paper, eq. 4; Sutter et al., ICLR 2021). The number of subsets
+    doubles with each modality.
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -62,6 +82,7 @@ class MoPoEVAE(SharedPrivateModel):
     _recipe = staticmethod(mopoe)
 
 
+@_arguments.dedent
 class MMVAEpp(SharedPrivateModel):
     r"""MMVAE++: a mixture of experts whose shared latent learns across views only.
 
@@ -69,13 +90,17 @@ class MMVAEpp(SharedPrivateModel):
               \quad \text{with } \log p(x_m \mid \mathrm{sg}[s], p_m) \text{ in term } m
 
     As :class:`~scvenn.MMVAE`, but no gradient of a same-view likelihood reaches the sample of the
-    shared latent: what a single modality measures has no reason to be there (paper, section 3.2;
-    Märtens & Yau, MLCB 2023). See :class:`~scvenn.SharedPrivateModel` for the arguments.
+    shared latent. Variation that helps to predict only its own modality is therefore left to the
+    private latent (paper, section 3.2; Märtens & Yau, MLCB 2023).
 
-    Goes beyond the paper by default: features are screened before training (``screen``), so that
-    ``shared`` learns from those that modalities really have in common, its KL weighs less, and
-    networks of counts have some dropout.
-    With :func:`~scvenn.paper_setting` the model is the paper's.
+    The defaults differ from the paper. Features are screened before training (``screen``), so that
+    ``shared`` learns from features that the other modalities predict. The KL of ``shared`` has a
+    smaller weight, and networks of counts have dropout. With :func:`~scvenn.paper_setting` the
+    model is the paper's.
+
+    Parameters
+    ----------
+    %(model.parameters)s
 
     Examples
     --------
@@ -90,7 +115,7 @@ class MMVAEpp(SharedPrivateModel):
 def paper_setting(
     model: type[SharedPrivateModel] = MMVAEpp, *, max_epochs: int = 100, lr: float = 1e-3
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments with which a model does what the paper's code does.
+    """Arguments for the setting of the paper's code.
 
     One hidden layer of 128, LeakyReLU, latents of size 2; Adam with eps 1e-8 and no weight decay;
     minibatches of 128; the weight of the KL rises linearly from 1e-5 to 1 over all epochs; labels

@@ -94,10 +94,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         ``model.best_epoch_`` is the epoch whose weights the model has, counted over all trainings
         as in the history; -1 for the last.
 
-        After the first epoch, the log says how long all of them will take if that is more than a
+        After the first epoch, the log has an estimate of the whole time if that is more than a
         minute.
 
-        What likelihoods and screening take from the data, they take from training cells only.
+        Statistics for likelihoods and screening are those of training cells only.
 
         After Ctrl-C, or an error in a callback, the model has the weights of the best epoch so far
         (without early stopping: of the last that finished) and is as usable as any other, but no

@@ -79,8 +79,8 @@ class ReadoutsMixin:
         over a cell's observed modalities; the others (MMVAE, MMVAE++) the mean of the means,
         weighted where the model screens (:attr:`expert_weights`).
 
-        If ``setup_mudata`` was told a ``batch_key``, embeddings are corrected for batches (see
-        *Notes*). Predictions are not affected: they are decoded from latents as they are.
+        If ``setup_mudata`` had a ``batch_key``, embeddings are corrected for batches (see
+        *Notes*). Predictions are not affected: they are decoded from uncorrected latents.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class ReadoutsMixin:
         indices
             Positions, boolean mask or names of cells; None for all.
         batch_corrected
-            Whether to take out what batches shift, if ``setup_mudata`` was told their column.
+            Whether to remove the shifts of batches, if ``setup_mudata`` had a ``batch_key``.
         batch_size
             Cells per forward pass.
 
@@ -112,9 +112,9 @@ class ReadoutsMixin:
         Notes
         -----
         The correction is learned at the end of training, from up to 5,000 training cells, and
-        saved with the model. New cells of batches that the model knows are corrected alike. The
-        latent is modelled as a mixture of Gaussians whose centres each batch shifts; a cell loses
-        the shift that is expected of it.
+        saved with the model. It applies to new cells of the same batches. The latent is modelled as
+        a mixture of Gaussians whose centres each batch shifts; the expected shift of a cell is
+        subtracted.
         """
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, from_modalities)
@@ -417,7 +417,7 @@ class ReadoutsMixin:
         -----
         ``X`` is dense, as predictions are: float32, compressed, with NaN where no source was
         measured. ``obs`` is that of the MuData, ``var`` that of the target if the MuData has it,
-        and ``uns["scvenn"]`` says what was predicted from what.
+        and ``uns["scvenn"]`` has the names of sources and target.
         """
         cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
@@ -479,9 +479,9 @@ class ReadoutsMixin:
 
         Notes
         -----
-        On cells whose labels were used in training, these probabilities say how well they were
-        learned, not how well labels are predicted. ``model.history["accuracy_labels_validation"]``
-        is the accuracy in cells that were held out. Source: Märtens & Yau (MLCB 2023).
+        On cells whose labels were used in training, these probabilities show how well the labels
+        were learned, not how well labels are predicted. The accuracy in held-out cells is
+        ``model.history["accuracy_labels_validation"]``. Source: Märtens & Yau (MLCB 2023).
         """
         if self.module.label_head is None:
             raise ValueError(

@@ -21,7 +21,7 @@ class FeaturesMixin(ReadoutsMixin):
     """Read-outs of features of :class:`~scvenn.SharedPrivateModel`."""
 
     def get_shared_scores(self, *, given: str | None = None) -> pd.DataFrame:
-        """How well the other modalities predict each feature, and whether that is no accident.
+        """How well the other modalities predict each feature, and whether more than by chance.
 
         The score is the leave-one-out R² of a ridge regression on all features of the other
         modalities and, if they are real-valued, their squares, in training cells; counts are on the

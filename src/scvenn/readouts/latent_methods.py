@@ -54,7 +54,7 @@ class InterpretationMixin(FeaturesMixin):
         ===================== ======== ====================================================
 
         Most of what modalities share is often which types of cells there are. With ``given``, it is
-        also scored what is told *within* types, relative to their means:
+        also scored what is predicted *within* types, relative to their means:
 
         ===================== ======== ====================================================
         ``metric``            ``view`` ``value``
@@ -264,8 +264,8 @@ class InterpretationMixin(FeaturesMixin):
         """Write all of it on one page: data, training, embeddings, scores, features, settings.
 
         One HTML file, pictures and all, that loads nothing when it is opened: a colleague needs
-        no more than a browser. What cannot be shown is replaced by a note that says why, and how
-        to get it. Nothing is written to the data.
+        no more than a browser. A part that cannot be shown is replaced by the reason and what to
+        do. Nothing is written to the data.
 
         Parameters
         ----------
