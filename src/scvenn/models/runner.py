@@ -296,8 +296,10 @@ class Runner(TrainRunner):
         # first, so that it has counted an epoch whatever the others do
         super().__init__(*args, callbacks=[kept, self.ended, *callbacks], **kwargs)
         LossBar.put_into(self.trainer)
-        if type(self.trainer.logger) is SimpleLogger:
-            self.trainer.logger._experiment = Records()
+        if type(self.trainer.logger) is not SimpleLogger:
+            # model.history is kept beside the loggers of the user
+            self.trainer.loggers = [SimpleLogger(), *self.trainer.loggers]
+        self.trainer.logger._experiment = Records()
 
     def _run_training_core(self) -> None:
         """Train. An error, and Ctrl-C, go on to the caller once the model is in order."""
