@@ -16,7 +16,7 @@ import scvi
 import torch
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from mudata import MuData
 from tqdm.auto import tqdm
 
@@ -112,6 +112,16 @@ def test_the_history_holds_what_users_watch(model_class, mdata):
             assert np.isfinite(values).all(), name
     assert "validation_loss" in history
     assert "train_loss" in history
+
+
+def test_a_logger_gets_the_records_that_the_history_keeps(small, tmp_path):
+    model = scvenn.MMVAE(small, **SMALL)
+    model.train(2, logger=CSVLogger(tmp_path), **QUIET)
+    logged = pd.read_csv(next(tmp_path.rglob("metrics.csv")))
+    for name in ("train_loss", "validation_loss", "log_likelihood_rna->atac_validation"):
+        records = model.history[name].to_numpy(float).ravel()
+        assert len(records) == 2
+        np.testing.assert_allclose(logged[name].dropna(), records, rtol=1e-6)
 
 
 def test_records_are_means_over_the_cells_they_concern():
