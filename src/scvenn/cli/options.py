@@ -20,7 +20,7 @@ def options(table: str) -> list[click.Option]:
 
     A row is ``--option PLACEHOLDER (argument): description``, its further lines are indented. A
     flag has no placeholder (see :class:`Value`). The argument is left out where the option has its
-    name.
+    name. The description of an option that must be given ends with "Required."
     """
     found = []
     for row in re.split(r"\n(?=-)", table.strip()):
@@ -32,7 +32,8 @@ def options(table: str) -> list[click.Option]:
                 kind |= {"multiple": True, "callback": _merge}
         names = [name, argument] if argument else [name]
         help = " ".join(description.split())
-        found.append(click.Option(names, default=None, help=help, **kind))
+        required = help.endswith(" Required.")
+        found.append(click.Option(names, default=None, help=help, required=required, **kind))
     return found
 
 
