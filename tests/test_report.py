@@ -390,7 +390,7 @@ def test_a_model_that_was_not_trained_says_so(small, tmp_path):
     with pytest.warns(UserWarning, match="untrained model"):
         page = Page(scvenn.MVAE(small).report(tmp_path / "report.html"))
     assert page.texts("h2") == SECTIONS
-    assert "Call model.train() first." in page.notes[0]
+    assert any("Call model.train() first." in note for note in page.notes)
 
 
 def test_new_data_with_one_modality_has_what_can_be_had(mosaic, tmp_path):
@@ -417,6 +417,15 @@ def test_a_model_without_data_reports_on_new_data(mosaic, tmp_path):
     assert "fits probes on the training cells, and this model was loaded without data" in note
     with pytest.raises(ValueError, match="loaded without data"):
         model.report(tmp_path / "other.html")
+
+
+def test_new_data_needs_no_column_of_labels(mosaic, tmp_path, empty_sections):
+    mosaic.save(tmp_path / "model")
+    new = new_cells(mosaic.adata, "rna", "meth", "peaks")
+    del new.obs["cell_type"]
+    model = scvenn.MMVAE.load(tmp_path / "model", new)
+    page = Page(model.report(tmp_path / "report.html"))
+    assert not any("Labels:" in text for text in page.texts("p"))
 
 
 def test_the_data_is_left_as_it_was(mosaic, tmp_path):

@@ -198,7 +198,9 @@ LABELS = """
 @click.argument("model", type=SAVED)
 @click.argument("path", type=H5MU, metavar="IN.h5mu")
 def report(model: Path, path: Path, report: Arguments) -> Result:
-    """Write one page on a trained model that a colleague can read: figures, scores, settings.
+    """Write a page on a trained model for a colleague.
+
+    One HTML file with figures, scores, features and settings, and a guide to each section.
 
     IN.h5mu is the file that the model in the folder MODEL was trained on, or the one that `scvenn
     train` wrote: the cells that training held out are scored. Of a file with new cells, all are;

@@ -32,8 +32,9 @@ def options(table: str) -> list[click.Option]:
                 kind |= {"multiple": True, "callback": _merge}
         names = [name, argument] if argument else [name]
         help = " ".join(description.split())
-        required = help.endswith(" Required.")
-        found.append(click.Option(names, default=None, help=help, required=required, **kind))
+        kind["required"] = help.endswith(" Required.")  # which click adds to the help itself
+        help = help.removesuffix(" Required.")
+        found.append(click.Option(names, default=None, help=help, **kind))
     return found
 
 

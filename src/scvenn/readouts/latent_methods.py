@@ -310,7 +310,8 @@ class InterpretationMixin(FeaturesMixin):
                 f"{file} is a folder. Name a file in it, such as {str(file / 'report.html')!r}."
             )
         cells = self._cells(mdata, None, None)
-        if labels_key is None and cells.mdata is self.adata:
+        own = cells.mdata is self.adata and self.train_indices is not None
+        if labels_key is None and own:
             labels_key = self._found.arguments["labels_key"]
         labels = None
         if labels_key is not None:
