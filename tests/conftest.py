@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections import Counter
 
 import numpy as np
@@ -64,6 +65,18 @@ def under_other_names(mdata):
     for part in (*new.mod.values(), new):
         part.obs_names = "new_" + part.obs_names
     return new
+
+
+def without_umap(patch):
+    """Draw by principal components: UMAP takes half a minute to compile, and has its own test."""
+    figure = sys.modules["scvenn.plotting.embeddings"]  # the function hides it
+    drawn = figure._in_two_dimensions
+
+    def quickly(latent, basis, n_neighbors):
+        assert basis == "umap"
+        return drawn(latent, "pca", n_neighbors)
+
+    patch.setattr(figure, "_in_two_dimensions", quickly)
 
 
 @pytest.fixture(params=[0.0, 0.3], ids=["complete", "incomplete"])

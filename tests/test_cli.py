@@ -5,14 +5,17 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import anndata
 import click
 import mudata
 import numpy as np
@@ -26,14 +29,14 @@ from scvenn.cli import main
 from scvenn.cli.files import MODELS
 from scvenn.cli.options import likelihoods, options
 from scvenn.likelihoods import LIKELIHOODS
-from tests.conftest import under_other_names
+from tests.conftest import under_other_names, without_umap
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
 
 
-@pytest.fixture(autouse=True)
-def _levels_of_loggers():
+@contextmanager
+def levels_of_loggers():
     """The command line chooses what libraries log; other tests have their own wishes."""
     loggers = [
         logging.getLogger(name)
@@ -45,6 +48,12 @@ def _levels_of_loggers():
         logger.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _levels_of_loggers():
+    with levels_of_loggers():
+        yield
+
+
 def run(*arguments, code=0):
     """Run a command in this process; its result, after checking the exit code."""
     result = CliRunner().invoke(main, [str(a) for a in arguments])
@@ -54,21 +63,35 @@ def run(*arguments, code=0):
     return result
 
 
-@pytest.fixture
-def data(small):
-    """A file with two modalities and raw counts in a layer as well."""
-    small["rna"].layers["counts"] = small["rna"].X.copy()
-    small["rna"].obs["quality"] = np.linspace(0, 1, small.n_obs)
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """A folder with in.h5mu, and what was trained on it: out.h5mu and ``model``.
+
+    The file has two modalities of 60 cells, and raw counts in a layer as well.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    mdata = scvenn.datasets.simulate_counts(60, n_features=12, n_shared_features=6, n_types=2)
+    mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
+    mdata["rna"].obs["quality"] = np.linspace(0, 1, mdata.n_obs)
     with pull_on_update(False):
-        small.write("in.h5mu")
-    return "in.h5mu"
+        mdata.write(folder / "in.h5mu")
+    outputs = ["--out", folder / "out.h5mu", "--save", folder / "model"]
+    with levels_of_loggers():
+        run("train", folder / "in.h5mu", *outputs, "--labels", "cell_type", *QUICK)
+    return folder
 
 
 @pytest.fixture
-def trained(data):
+def data(trained_once):
+    """The file, in the working directory."""
+    return shutil.copy(trained_once / "in.h5mu", "in.h5mu")
+
+
+@pytest.fixture
+def trained(trained_once):
     """The same, and a model in the folder ``model``."""
-    run("train", data, "--out", "out.h5mu", "--save", "model", "--labels", "cell_type", *QUICK)
-    return data
+    shutil.copytree(trained_once, ".", dirs_exist_ok=True)
+    return "in.h5mu"
 
 
 # ------------------------------------------------------------------------------- help
@@ -78,7 +101,9 @@ def commands():
     return {
         "train": main.commands["train"],
         "embed": main.commands["embed"],
+        "predict": main.commands["predict"],
         "evaluate": main.commands["evaluate"],
+        "report": main.commands["report"],
         "datasets get": main.commands["datasets"].commands["get"],
     }
 
@@ -137,6 +162,7 @@ TABLE = """
 --column COLUMN...: Texts.
 --weight auto|MODALITY=NUMBER: Numbers.
 """
+NEEDED = "--size INTEGER: A number. Required."
 
 
 def parsed(*arguments):
@@ -181,6 +207,12 @@ def test_values_that_no_placeholder_describes_are_refused(arguments):
 def test_descriptions_of_two_lines_become_one():
     described = {option.name: option.help for option in options(TABLE)}
     assert described["n_size"] == "A number, described in two lines."
+
+
+def test_an_option_whose_description_says_so_is_required():
+    (option,) = options(NEEDED)
+    with pytest.raises(click.MissingParameter):
+        click.Command("parse", params=[option]).main([], standalone_mode=False)
 
 
 def test_models_can_be_chosen_by_name():
@@ -307,15 +339,82 @@ def test_all_cells_may_be_trained_on(data):
     assert re.search(r"rna->atac .* -\n", result.stdout)
 
 
-def test_a_report_is_written_with_the_labels(data, monkeypatch):
-    def report(self, path, *, mdata=None, labels_key=None):
-        Path(path).write_text(f"labels: {labels_key}")
+@pytest.fixture
+def reported(monkeypatch):
+    """A report is a text with its arguments: the page has tests of its own."""
+
+    def report(self, path, *, mdata=None, labels_key=None, color=None):
+        held_out = None if self.validation_indices is None else len(self.validation_indices)
+        Path(path).write_text(json.dumps([labels_key, color, held_out]))
 
     monkeypatch.setattr(scvenn.SharedPrivateModel, "report", report, raising=False)
-    run(
-        *("train", data, "--out", "o.h5mu", "--report", "r.html", "--labels", "cell_type", *QUICK),
+    return lambda: json.loads(Path("r.html").read_text())
+
+
+def test_train_writes_a_report_with_its_labels_and_colours(data, reported):
+    arguments = ["--labels", "cell_type", "--color", "quality", "--color", "batch", *QUICK]
+    run("train", data, "--out", "o.h5mu", "--report", "r.html", *arguments)
+    assert reported() == ["cell_type", ["quality", "batch"], 18]
+
+
+def test_a_report_on_the_training_data_finds_the_cells_that_were_held_out(trained, reported):
+    arguments = ["--out", "r.html", "--labels", "batch", "--color", "quality"]
+    result = json.loads(run("report", "model", trained, *arguments, "--json").stdout)
+    assert reported() == ["batch", ["quality"], 18]
+    assert (result["new_cells"], result["out"], result["color"]) == (False, "r.html", ["quality"])
+
+
+def test_a_report_on_new_cells_says_that_they_are(trained, reported):
+    under_other_names(mudata.read_h5mu(trained)).write("new.h5mu")
+    assert (
+        "reported on 60 new cells" in run("report", "model", "new.h5mu", "--out", "r.html").stdout
     )
-    assert Path("r.html").read_text() == "labels: cell_type"
+    assert reported() == [None, None, None]
+
+
+def test_the_report_is_a_page(trained, monkeypatch):
+    without_umap(monkeypatch)
+    run("report", "model", trained, "--out", "r.html", "--color", "quality")
+    page = Path("r.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "coloured by quality" in page
+
+
+def test_predictions_are_those_of_the_library(trained):
+    arguments = ["--from", "rna", "--to", "atac", "--out", "atac.h5ad"]
+    result = run("predict", "model", trained, *arguments)
+    assert "predicted atac of 60 of 60 cells from rna" in result.stdout
+    assert "atac: 60 cells x 12 features to write" in result.stderr
+    written, mdata = anndata.read_h5ad("atac.h5ad"), mudata.read_h5mu(trained)
+    expected = scvenn.MMVAEpp.load("model").predict("rna", "atac", mdata)
+    pd.testing.assert_frame_equal(written.to_df(), expected, check_names=False, rtol=1e-5)
+    assert list(written.obs["cell_type"]) == list(mdata.obs["cell_type"])
+
+
+def test_options_of_predict_are_arguments_of_the_library(trained):
+    features = ["--feature", "rna_3", "--feature", "rna_1", "--library-size", "100"]
+    arguments = ["--from", "rna", "--from", "atac", "--to", "rna", "--out", "rna.h5ad", *features]
+    result = json.loads(run("predict", "model", trained, *arguments, "--json").stdout)
+    assert (result["source"], result["target"]) == (["rna", "atac"], "rna")
+    assert (result["X"], result["predicted_cells"]) == ([60, 2], 60)
+    expected = scvenn.MMVAEpp.load("model").predict(
+        ["rna", "atac"],
+        "rna",
+        mudata.read_h5mu(trained),
+        features=["rna_3", "rna_1"],
+        library_size=100,
+    )
+    written = anndata.read_h5ad("rna.h5ad").to_df()
+    pd.testing.assert_frame_equal(written, expected, check_names=False, rtol=1e-5)
+
+
+def test_cells_without_a_source_are_not_predicted_and_counted(trained):
+    mdata = mudata.read_h5mu(trained)
+    partly = {"rna": mdata["rna"][:20].copy(), "atac": mdata["atac"].copy()}
+    mudata.MuData(partly).write("new.h5mu")
+    result = run("predict", "model", "new.h5mu", "--from", "rna", "--to", "atac", "--out", "a.h5ad")
+    assert "predicted atac of 20 of 60 cells from rna" in result.stdout
+    assert np.isfinite(anndata.read_h5ad("a.h5ad").X).all(1).sum() == 20
 
 
 def test_files_whose_tables_of_cells_have_a_named_index_are_read(small):
@@ -422,6 +521,11 @@ def refused(*arguments, code=1):
         (["--likelihood", "rna=beta"], "layers is --layer MODALITY=LAYER, likelihoods is"),
         (["--n-shared", "0"], "n_shared is --n-shared INTEGER"),
         (["--accelerator", "abacus"], "accelerator is --accelerator NAME"),
+        (
+            ["--report", "r.html", "--color", "nope"],
+            "color='nope' not found. Searched mdata.obs ('cell_type', 'batch') and the obs of "
+            "{'rna': ['quality'], 'atac': []}. On the command line, color is --color COLUMN...",
+        ),
     ],
 )
 def test_data_that_does_not_fit_is_refused_in_the_words_of_the_command_line(
@@ -439,6 +543,7 @@ def test_data_that_does_not_fit_is_refused_in_the_words_of_the_command_line(
         (["--out", "in.h5mu"], "in.h5mu already exists. Pass --overwrite"),
         (["--out", "out.h5mu", "--save", "folder"], "folder already exists"),
         (["--out", "out.h5mu", "--report", "x.pdf"], "does not end with .html"),
+        (["--out", "out.h5mu", "--color", "batch"], "Name its file: --report FILE"),
         (["--out", "x.h5mu", "--save", "x.h5mu"], "x.h5mu is the path of --out, too"),
         (["--out", "x.h5mu", "--save", "folder/../x.h5mu"], "is the path of --out, too"),
         (["--out", "out.h5mu", "--layer", "counts"], "expected MODALITY=LAYER"),
@@ -488,6 +593,54 @@ def test_evaluate_needs_cells_that_the_model_was_trained_on(trained):
     under_other_names(mudata.read_h5mu(trained)).write("others.h5mu")
     message = refused("evaluate", "model", "others.h5mu")
     assert "Load it with the data it was trained on" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "adt", "--to", "atac"], "source is --from MODALITY..."),
+        (["--from", "rna", "--to", "adt"], "target is --to MODALITY."),
+        (["--from", "rna", "--to", "atac", "--feature", "CD4"], "features is --feature NAME..."),
+        (
+            ["--from", "rna", "--to", "atac", "--library-size", "0"],
+            "library_size is --library-size",
+        ),
+    ],
+)
+def test_a_prediction_that_cannot_be_made_is_refused(trained, arguments, message):
+    assert message in refused("predict", "model", trained, "--out", "out.h5ad", *arguments)
+
+
+def test_data_without_the_modality_to_predict_from_is_refused(trained):
+    mudata.MuData({"atac": mudata.read_h5mu(trained)["atac"]}).write("atac.h5mu")
+    arguments = ["--from", "rna", "--to", "atac", "--out", "out.h5ad"]
+    message = refused("predict", "model", "atac.h5mu", *arguments)
+    assert "source=['rna']: no cell of atac.h5mu has any of these" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--to", "atac", "--out", "out.h5ad"], "Missing option '--from'"),
+        (
+            ["predict", "--from", "rna", "--to", "atac", "--out", "in.h5mu"],
+            "does not end with .h5ad",
+        ),
+        (["report"], "Missing option '--out'"),
+        (["report", "--out", "in.h5mu"], "does not end with .html"),
+    ],
+)
+def test_a_wrong_command_line_for_a_trained_model_is_refused(data, arguments, message):
+    Path("folder").mkdir()
+    command, *others = arguments
+    assert message in refused(command, "folder", data, *others, code=2)
+
+
+@pytest.mark.parametrize("option", ["--labels", "--color"])
+def test_a_report_on_a_column_that_is_not_there_is_refused(trained, option):
+    message = refused("report", "model", trained, "--out", "r.html", option, "nope")
+    assert "='nope' not found" in message
+    assert f"{option} COLUMN" in message
 
 
 def test_nothing_is_left_of_a_result_that_could_not_be_written(data, monkeypatch):
@@ -595,12 +748,18 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(data, monkeypatch):
 def test_the_commands_of_the_documents_run(document, monkeypatch):
     simulate = partial(scvenn.datasets.simulate_counts, 80, n_features=10)
     monkeypatch.setattr(scvenn.datasets, "simulate_counts", simulate)
+    without_umap(monkeypatch)
     for name in ("pbmc.h5mu", "new.h5mu") if document == "README.md" else ():
         simulate().write(name)
     text = (ROOT / document).read_text()
-    shown = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
-    lines = shown.replace("\\\n", "").splitlines()
-    commands = [line.partition(" > ")[0].split()[1:] for line in lines if line[:7] == "scvenn "]
-    assert commands
-    for arguments in commands:
-        run(*arguments, *(["--max-epochs", "2"] if arguments[0] == "train" else []))
+    kinds = "bash|python" if document == "docs/cli.md" else "bash"
+    blocks = re.findall(rf"```({kinds})\n(.*?)```", text, flags=re.DOTALL)
+    assert any("scvenn " in block for _, block in blocks)
+    for kind, block in blocks:
+        if kind == "python":
+            exec(compile(block, document, "exec"), {})
+            continue
+        lines = block.replace("\\\n", "").splitlines()
+        commands = [line.partition(" > ")[0].split()[1:] for line in lines if line[:7] == "scvenn "]
+        for arguments in commands:
+            run(*arguments, *(["--max-epochs", "2"] if arguments[0] == "train" else []))

@@ -37,8 +37,9 @@ def _trained_briefly(monkeypatch):
 
 @pytest.fixture
 def _a_file_to_read():
-    """The file that the README reads, with the columns it names."""
+    """Files that the README and the page on the command line read, with the columns they name."""
     mdata = scvenn.datasets.simulate_counts(400, n_features=20)
+    mdata.write("sim.h5mu")
     mdata["rna"].layers["counts"] = mdata["rna"].X
     mdata.obs["donor"] = np.resize(["a", "b", "c"], mdata.n_obs)
     mdata.obs["pct_mito"] = np.linspace(0, 20, mdata.n_obs)

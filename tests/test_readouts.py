@@ -540,10 +540,10 @@ def test_across_views_the_decoder_of_both_latents_is_not_run(small):
 
 @pytest.mark.parametrize("named", [3, ["rna", "meth"], None, ["rna", ["meth"]]])
 def test_what_is_no_modality_is_refused(model, named):
-    with pytest.raises(ValueError, match=r"one of the model's modalities .*; found"):
+    with pytest.raises(ValueError, match=r"target=.*: expected one of the model's modalities \["):
         model.predict("rna", named)
     if named != ["rna", "meth"] and named is not None:  # several may be read, and None is all
-        with pytest.raises(ValueError, match=r"one or more of the model's modalities .*; found"):
+        with pytest.raises(ValueError, match=r"source=.*one or more of the model's modalities \["):
             model.predict(named, "rna")
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,12 +16,15 @@ import scvi
 from mudata import MuData
 
 import scvenn
+from scvenn.likelihoods import LIKELIHOODS
 from scvenn.readouts import page as _page
 from scvenn.readouts import report as _report
-from tests.conftest import QUIET, three_modalities, under_other_names
+from tests.conftest import QUIET, three_modalities, under_other_names, without_umap
 
 SECTIONS = [
+    "In short",
     "Data",
+    "Model",
     "Training",
     "Embeddings",
     "Variance explained",
@@ -75,16 +77,8 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_umap():
-    """It takes half a minute to compile, and is tested with the figure of embeddings."""
-    figure = sys.modules["scvenn.plotting.embeddings"]  # the function hides it
-    drawn = figure._in_two_dimensions
-
-    def quickly(latent, basis, n_neighbors):
-        assert basis == "umap"
-        return drawn(latent, "pca", n_neighbors)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure, "_in_two_dimensions", quickly)
+        without_umap(patch)
         yield
 
 
@@ -133,8 +127,9 @@ def page(request):
 
 @pytest.fixture
 def empty_sections(monkeypatch):
-    """Only the first section is made: for tests of what happens to the file."""
-    for name in ("training", "embeddings", "variance", "scores", "features", "settings"):
+    """Only a quick section is made: for tests of what happens to the file."""
+    others = ("results", "training", "embeddings", "variance", "scores", "features", "settings")
+    for name in others:
         nothing = _page.Section(name, "", [])
         monkeypatch.setattr(
             _report._Report, f"_about_{name}", lambda *args, nothing=nothing: nothing
@@ -204,19 +199,81 @@ def test_names_are_shown_and_never_run(page_of_screened):
 def test_the_data_is_described(mosaic, page_of_mosaic):
     mdata = mosaic.adata
     for m, likelihood in (("rna", "nb"), ("meth", "normal"), ("peaks", "bernoulli")):
-        n = mdata[m].n_obs
-        assert [m, str(n), str(mdata.n_obs - n), "20", likelihood] in page_of_mosaic.rows
+        n, values = mdata[m].n_obs, LIKELIHOODS[likelihood].summary
+        assert [m, str(n), str(mdata.n_obs - n), "20", values, likelihood] in page_of_mosaic.rows
     lacking = sum(
         not all(name in mdata[m].obs_names for m in mdata.mod) for name in mdata.obs_names
     )
     sentences = " ".join(page_of_mosaic.texts("p"))
     assert f"150 cells, {lacking} of which lack at least one modality." in sentences
     assert "75 were trained on; 75 were held out" in sentences
-    assert "Inputs of the decoders: batch ('batch0', 'batch1') and age." in sentences
-    assert "Embeddings are corrected for the batch." in sentences
-    assert "Labels: cell_type ('type0', 'type1', 'type2'), known of 150 cells." in sentences
-    assert "3 shared dimensions; private: 4 of rna, 2 of meth and 2 of peaks." in sentences
+    classes = "'type0', 'type1', 'type2'"
+    assert f"Labels: cell_type, known of 150 cells; classes: {classes}." in sentences
     assert page_of_mosaic.texts("h1") == ["MMVAE of rna, meth and peaks"]
+
+
+def test_the_model_is_described(page_of_mosaic, page_of_screened, screened):
+    for row in (
+        ["class", "MMVAE"],
+        ["trained on", "75 cells"],
+        ["dimensions of shared", "3"],
+        ["dimensions of private", "4 of rna, 2 of meth and 2 of peaks"],
+        ["decoders account for", "batch ('batch0', 'batch1') and age"],
+        ["embeddings", "corrected for the batch"],
+        ["labels in training", "cell_type"],
+    ):
+        assert row in page_of_mosaic.rows
+    n_shared = screened.get_shared_scores().groupby("modality")["shared"].sum()
+    found = f"{n_shared['rna']} of 20 of rna and {n_shared['atac']} of 20 of atac"
+    assert ["features that screening calls shared", found] in page_of_screened.rows
+    assert ["labels in training", "none"] in page_of_screened.rows
+
+
+def test_the_main_results_are_beside_what_is_found_by_chance(screened, page_of_screened):
+    table = screened.evaluate(labels_key=EVIL)
+    cross = scvenn.metrics.medians(table[table["screened"].fillna(False)])
+    of_screened = cross.query("metric == 'r2' and view == 'cross' and target == 'rna'").iloc[0]
+    predicted = f"rna predicted from atac, median R² of its {of_screened['n']} shared features"
+    medians = scvenn.metrics.medians(table)
+    auc = medians.query("metric == 'auc' and source == 'shared'").iloc[0]
+    leaks = medians.query("metric == 'leakage_r2' and source != 'shared'")
+    leak = leaks.loc[leaks["median"].idxmax()]
+    numbers = {row[0]: row[1:] for row in page_of_screened.rows if row}
+    assert numbers[predicted] == [text_of(of_screened[k]) for k in ("median", "by_chance")]
+    assert numbers[f"{EVIL} predicted from shared, AUC"] == [text_of(auc["median"]), "0.50"]
+    (largest,) = (values for name, values in numbers.items() if "largest leakage" in name)
+    assert largest == [text_of(leak[k]) for k in ("median", "by_chance")]
+
+
+def test_every_section_of_results_has_a_guide(page):
+    n_with_guide = len(SECTIONS) - len(["Data", "Model", "Settings"])
+    assert page.texts("h3") == ["How to read this"] * n_with_guide
+
+
+def test_embeddings_are_coloured_by_any_column_a_figure_each(mosaic, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(places, column):
+        drawn.append(column)
+        return plotted(places, column)
+
+    plotted = _report.draw_embeddings
+    monkeypatch.setattr(_report, "draw_embeddings", draw)
+    mdata = mosaic.adata
+    mdata["rna"].obs["depth"] = np.arange(mdata["rna"].n_obs, dtype=float)
+    page = Page(mosaic.report(tmp_path / "report.html", color=["depth", "batch"]))
+    depth, batch = drawn
+    assert depth.notna().sum() == mdata["rna"].n_obs < mdata.n_obs
+    assert sorted(batch) == sorted(mdata.obs["batch"])
+    captions = page.texts("figcaption")
+    assert "UMAP of each latent, coloured by depth." in captions
+    assert "UMAP of each latent, coloured by batch." in captions
+    # scores are of the labels all the same
+    assert any(row[0] == "cell_type predicted from shared, AUC" for row in page.rows if row)
+
+
+def test_labels_colour_embeddings_unless_another_column_does(page_of_mosaic):
+    assert "UMAP of each latent, coloured by cell_type." in page_of_mosaic.texts("figcaption")
 
 
 def text_of(value):
@@ -311,7 +368,7 @@ def test_a_model_whose_training_was_not_recorded_says_so(screened, monkeypatch):
 def test_of_many_cells_some_are_drawn(screened, tmp_path, monkeypatch):
     monkeypatch.setattr(_report, "MOST_DOTS", 50)
     page = Page(screened.report(tmp_path / "report.html"))
-    assert "UMAP of each latent, of 50 of the 120 cells." in page.texts("figcaption")
+    assert "UMAP of each latent of 50 of the 120 cells." in page.texts("figcaption")
 
 
 # ------------------------------------------------------------------------ what is missing
@@ -323,10 +380,8 @@ def test_without_held_out_cells_it_says_what_is_missing_and_how_to_get_it(small,
     page = Page(model.report(tmp_path / "report.html", labels_key="cell_type"))
     assert page.texts("h2") == SECTIONS
     assert len(page.images) == 3  # training, embeddings, screening
-    assert len(page.notes) == 3
-    for note, caller in zip(
-        page.notes, ("variance_explained", "evaluate", "shared_features"), strict=True
-    ):
+    callers = ("evaluate", "variance_explained", "evaluate", "shared_features")
+    for note, caller in zip(page.notes, callers, strict=True):
         assert note.startswith(f"Not shown. {caller}() needs two or more cells that were not")
         assert "Train with train_size below 1" in note
 
@@ -335,15 +390,17 @@ def test_a_model_that_was_not_trained_says_so(small, tmp_path):
     with pytest.warns(UserWarning, match="untrained model"):
         page = Page(scvenn.MVAE(small).report(tmp_path / "report.html"))
     assert page.texts("h2") == SECTIONS
-    assert "Call model.train() first." in page.notes[0]
+    assert any("Call model.train() first." in note for note in page.notes)
 
 
 def test_new_data_with_one_modality_has_what_can_be_had(mosaic, tmp_path):
     new = new_cells(mosaic.adata, "rna")
     page = Page(mosaic.report(tmp_path / "report.html", mdata=new, labels_key="cell_type"))
     assert page.texts("h2") == SECTIONS
-    assert ["rna", str(new.n_obs), "0", "20", "nb"] in page.rows
-    assert ["meth", "0", str(new.n_obs), "20", "normal"] in page.rows
+    counts = LIKELIHOODS["nb"].summary
+    assert ["rna", str(new.n_obs), "0", "20", counts, "nb"] in page.rows
+    assert any(row[:3] == ["meth", "0", str(new.n_obs)] for row in page.rows)
+    assert any("0 of them were trained on." in text for text in page.texts("p"))
     assert any(row[:3] == ["rna", "rna", "same"] for row in page.rows)
     assert len(page.images) == 4  # no R² of features across views
     assert any("'rna' and another modality were measured" in note for note in page.notes)
@@ -355,10 +412,20 @@ def test_a_model_without_data_reports_on_new_data(mosaic, tmp_path):
     new = new_cells(mosaic.adata, "rna", "meth", "peaks")
     page = Page(model.report(tmp_path / "report.html", mdata=new, labels_key="cell_type"))
     assert len(page.images) == 3  # training, embeddings, variance explained
-    (note,) = page.notes
+    note, again = page.notes
+    assert note == again
     assert "fits probes on the training cells, and this model was loaded without data" in note
     with pytest.raises(ValueError, match="loaded without data"):
         model.report(tmp_path / "other.html")
+
+
+def test_new_data_needs_no_column_of_labels(mosaic, tmp_path, empty_sections):
+    mosaic.save(tmp_path / "model")
+    new = new_cells(mosaic.adata, "rna", "meth", "peaks")
+    del new.obs["cell_type"]
+    model = scvenn.MMVAE.load(tmp_path / "model", new)
+    page = Page(model.report(tmp_path / "report.html"))
+    assert not any("Labels:" in text for text in page.texts("p"))
 
 
 def test_the_data_is_left_as_it_was(mosaic, tmp_path):
@@ -433,8 +500,9 @@ def test_each_matrix_is_read_once(mosaic, tmp_path, reads):
 
 
 def test_an_unknown_column_is_refused_before_anything_is_made(screened, tmp_path):
-    with pytest.raises(ValueError, match="labels_key='nope' not found. Searched"):
-        screened.report(tmp_path / "new" / "report.html", labels_key="nope")
+    for argument in ("labels_key", "color"):
+        with pytest.raises(ValueError, match=f"{argument}='nope' not found. Searched"):
+            screened.report(tmp_path / "new" / "report.html", **{argument: "nope"})
     assert not list(tmp_path.iterdir())
 
 

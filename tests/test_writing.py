@@ -41,6 +41,14 @@ def test_the_file_holds_what_predict_returns(model, arguments):
     assert read.X.dtype == np.float32
 
 
+def test_a_file_that_is_named_as_h5ad_is_one(model):
+    model.write_predictions("imputed.h5ad", ["meth", "rna"], "rna")
+    read, expected = anndata.read_h5ad("imputed.h5ad"), model.predict(["meth", "rna"], "rna")
+    pd.testing.assert_frame_equal(read.to_df(), expected, check_names=False, rtol=1e-5)
+    assert list(read.obs["cell_type"]) == list(model.adata.obs["cell_type"])
+    assert read.uns["scvenn"]["target"] == "rna"
+
+
 def test_the_file_says_which_cells_and_features_it_holds(model):
     model.write_predictions("imputed.zarr", "rna", "peaks")
     read = anndata.read_zarr("imputed.zarr")
@@ -129,6 +137,6 @@ def test_nothing_is_left_where_the_data_does_not_fit(model, tmp_path):
 
 
 def test_unknown_names_are_refused(model, tmp_path):
-    with pytest.raises(ValueError, match=r"found 'adt'"):
+    with pytest.raises(ValueError, match=r"target='adt': expected one of"):
         model.write_predictions("imputed.zarr", "rna", "adt")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The command line: ``scvenn train``, ``embed``, ``evaluate`` and ``datasets``.
+"""The command line: ``scvenn train`` and what can be done with a trained model.
 
 In reading order: this file (the commands that take a few lines), ``train`` (tables of its options,
 and the command), ``command`` (how results are written and printed, and what becomes of errors),
@@ -24,7 +24,7 @@ from scvenn.cli.files import (
     shape_lines,
 )
 from scvenn.cli.options import Arguments
-from scvenn.cli.train import train
+from scvenn.cli.train import REPORT, train
 
 __all__ = ["main"]
 
@@ -37,7 +37,9 @@ Try it on a simulation:
   scvenn datasets get simulate_counts --out sim.h5mu
   scvenn train sim.h5mu --out embedded.h5mu --save model
   scvenn evaluate model sim.h5mu --labels cell_type
+  scvenn report model sim.h5mu --out report.html --labels cell_type
   scvenn embed model sim.h5mu --out new.h5mu
+  scvenn predict model sim.h5mu --from rna --to atac --out atac.h5ad
 
 `scvenn COMMAND --help` explains a command. Results go to stdout, progress and messages to
 stderr. Exit codes: 0 done; 1 the data or the model cannot be used, for the reason in the
@@ -76,6 +78,62 @@ def embed(model: Path, path: Path) -> Result:
         "\n".join([f"{name}: embedded {mdata.n_obs} cells", *shape_lines(shapes)]),
         {"model": name, "data": path, "obsm": shapes, "versions": trained.versions_},
         {"out": mdata.write},
+    )
+
+
+PREDICTION = """
+--from MODALITY... (source): Modality to predict from; may be repeated. Required.
+--to MODALITY (target): Modality to predict. Required.
+--feature NAME... (features): Feature to predict; may be repeated. Default: all.
+--library-size NUMBER: Scale predicted counts to this sum in every cell. Default: the sum of the
+    cell's own counts, or the median of training where --to was not measured.
+"""
+
+
+@main.command(
+    cls=Command,
+    outputs=[Output("--out", "the predictions", ".h5ad", required=True)],
+    sections={"Prediction": PREDICTION},
+    epilog="""\b
+Examples:
+  scvenn predict model in.h5mu --from rna --to atac --out atac.h5ad
+  scvenn predict model in.h5mu --from rna --to adt --feature CD4 --feature CD8 --out adt.h5ad""",
+)
+@click.argument("model", type=SAVED)
+@click.argument("path", type=H5MU, metavar="IN.h5mu")
+def predict(model: Path, path: Path, prediction: Arguments) -> Result:
+    """Predict one modality of the cells in IN.h5mu from others.
+
+    Writes an AnnData of cells x features. X holds the mean that the model expects, on the scale of
+    the data: counts for counts, probabilities for values of 0 and 1. Cells without any modality of
+    --from are NaN. The prediction is through the shared latent alone, unless --from names --to as
+    well.
+    """
+    mdata = read_h5mu(path)
+    trained = load(model)
+    source, target = prediction["source"], prediction["target"]
+    # one cell, which checks the names before anything is written
+    features = trained.predict(mdata=mdata, indices=[0], **prediction).columns
+    measured = set().union(*(mdata.mod[m].obs_names for m in source if m in mdata.mod))
+    n_predicted = int(mdata.obs_names.isin(measured).sum())
+    if not n_predicted:
+        raise ValueError(
+            f"source={source}: no cell of {path} has any of these; its modalities are "
+            f"{list(mdata.mod)}."
+        )
+    name, shape = type(trained).__name__, [mdata.n_obs, len(features)]
+    return Result(
+        f"{name}: predicted {target} of {n_predicted} of {mdata.n_obs} cells from "
+        f"{' and '.join(source)}\n{shape_lines({'X': shape})[0]}",
+        {
+            "model": name,
+            "data": path,
+            **prediction,
+            "X": shape,
+            "predicted_cells": n_predicted,
+            "versions": trained.versions_,
+        },
+        {"out": partial(trained.write_predictions, mdata=mdata, **prediction)},
     )
 
 
@@ -123,6 +181,38 @@ def evaluate(model: Path, path: Path, data: Arguments) -> Result:
             "versions": trained.versions_,
         },
         {"out": partial(scores.to_csv, index=False)},
+    )
+
+
+LABELS = """
+--labels COLUMN (labels_key): Column of obs that a classifier looks for in the latents. Default: of
+    the data that the model was trained on, the labels of training.
+"""
+
+
+@main.command(
+    cls=Command,
+    outputs=[Output("--out", "the report", ".html", required=True)],
+    sections={"Report": LABELS + REPORT},
+)
+@click.argument("model", type=SAVED)
+@click.argument("path", type=H5MU, metavar="IN.h5mu")
+def report(model: Path, path: Path, report: Arguments) -> Result:
+    """Write a page on a trained model for a colleague.
+
+    One HTML file with figures, scores, features and settings, and a guide to each section.
+
+    IN.h5mu is the file that the model in the folder MODEL was trained on, or the one that `scvenn
+    train` wrote: the cells that training held out are scored. Of a file with new cells, all are;
+    what needs the training cells, such as the search for labels, is then left out.
+    """
+    mdata = read_h5mu(path)
+    trained = load(model, mdata)
+    name, new = type(trained).__name__, trained.train_indices is None
+    return Result(
+        f"{name}: reported on {mdata.n_obs} {'new ' if new else ''}cells",
+        {"model": name, "data": path, "new_cells": new, **report, "versions": trained.versions_},
+        {"out": partial(trained.report, **report)},
     )
 
 

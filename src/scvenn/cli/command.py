@@ -102,7 +102,7 @@ class Command(click.Command):
         named = [
             f"{option.name} is {option.opts[0]} {option.metavar or ''}".rstrip()
             for option in self.options
-            if re.search(rf"\b{option.name}=", message)
+            if re.search(rf"\b{option.name}(=|: )", message)
         ]
         return f"\nOn the command line, {', '.join(named)}." if named else ""
 

@@ -20,7 +20,7 @@ def options(table: str) -> list[click.Option]:
 
     A row is ``--option PLACEHOLDER (argument): description``, its further lines are indented. A
     flag has no placeholder (see :class:`Value`). The argument is left out where the option has its
-    name.
+    name. The description of an option that must be given ends with "Required."
     """
     found = []
     for row in re.split(r"\n(?=-)", table.strip()):
@@ -32,6 +32,8 @@ def options(table: str) -> list[click.Option]:
                 kind |= {"multiple": True, "callback": _merge}
         names = [name, argument] if argument else [name]
         help = " ".join(description.split())
+        kind["required"] = help.endswith(" Required.")  # which click adds to the help itself
+        help = help.removesuffix(" Required.")
         found.append(click.Option(names, default=None, help=help, **kind))
     return found
 

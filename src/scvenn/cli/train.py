@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from scvenn.cli.command import Command, Result
 from scvenn.cli.files import H5MU, MODELS, Output, embeddings, library, read_h5mu
@@ -55,6 +56,11 @@ MODEL = f"""
     learned anything, or start around 0. Default: --start-at-means.
 """
 
+REPORT = """
+--color COLUMN...: Column of obs that colours the embeddings in the report, a figure for each; may
+    be repeated. Default: the labels.
+"""
+
 TRAINING = """
 --max-epochs INTEGER: Maximum number of passes through the cells. Default: about 4,000 steps, but
     20 to 400 epochs.
@@ -83,12 +89,14 @@ Examples:
     outputs=[
         Output("--out", "data and embeddings", ".h5mu", required=True),
         Output("--save", "the trained model"),
-        Output("--report", "a report on the trained model, coloured by --labels,", ".html"),
+        Output("--report", "a report on the trained model", ".html"),
     ],
-    sections={"Data": DATA, "Model": MODEL, "Training": TRAINING},
+    sections={"Data": DATA, "Model": MODEL, "Training": TRAINING, "Report": REPORT},
 )
 @click.argument("path", type=H5MU, metavar="IN.h5mu")
-def train(path: Path, data: Arguments, model: Arguments, training: Arguments) -> Result:
+def train(
+    path: Path, data: Arguments, model: Arguments, training: Arguments, report: Arguments
+) -> Result:
     """Train a model on IN.h5mu and write the embeddings of its cells to --out.
 
     The output holds the whole input and, in .obsm, X_shared (what the modalities agree on) and
@@ -96,11 +104,18 @@ def train(path: Path, data: Arguments, model: Arguments, training: Arguments) ->
     matched by name, and may lack modalities. The result on stdout is how well held-out cells are
     predicted: rna->atac is atac, predicted from the shared latent of rna.
     """
+    asked = click.get_current_context().get_parameter_source("report")
+    if report and asked is ParameterSource.DEFAULT:
+        raise click.UsageError("--color colours the report. Name its file: --report FILE.")
     scvenn = library()
     import scvi
 
+    from scvenn.data import find_column
+
     scvi.settings.seed = seed = training.pop("seed", 0)
     mdata = read_h5mu(path)
+    for column in report.get("color", []):  # before training, which takes long
+        find_column(mdata, column, f"color={column!r}")
     model_class = getattr(scvenn, model.pop("model_class", MODELS[0]))
     if training.pop("paper_setting", False):
         pace = {key: training[key] for key in ("max_epochs", "lr") if key in training}
@@ -133,7 +148,7 @@ def train(path: Path, data: Arguments, model: Arguments, training: Arguments) ->
         },
         {
             "save": partial(trained.save, overwrite=True),
-            "report": partial(trained.report, labels_key=data.get("labels_key")),
+            "report": partial(trained.report, labels_key=data.get("labels_key"), **report),
             "out": mdata.write,
         },
     )

@@ -10,6 +10,7 @@ In reading order: ``drawing`` (colours, panels, legends), ``models`` (figures of
 
 from scvenn.plotting.embeddings import draw_embeddings as draw_embeddings
 from scvenn.plotting.embeddings import embeddings
+from scvenn.plotting.embeddings import in_two_dimensions as in_two_dimensions
 from scvenn.plotting.models import shared_scores, training
 from scvenn.plotting.tables import (
     compare,

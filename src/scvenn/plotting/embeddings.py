@@ -70,31 +70,46 @@ def embeddings(
     if basis not in ("umap", "pca"):
         raise ValueError(f"basis={basis!r}: expected 'umap' or 'pca'.")
     column = None if color is None else find_column(mdata, color, f"color={color!r}")
-    return draw_embeddings(_latents(mdata), column, basis=basis, n_neighbors=n_neighbors, axes=axes)
+    places = in_two_dimensions(_latents(mdata), basis=basis, n_neighbors=n_neighbors)
+    return draw_embeddings(places, column, basis=basis, axes=axes)
 
 
-def draw_embeddings(
+def in_two_dimensions(
     latents: Mapping[str, np.ndarray],
-    column: pd.Series | None,
     *,
     basis: Literal["umap", "pca"] = "umap",
     n_neighbors: int = 15,
+) -> dict[str, np.ndarray]:
+    """Coordinates (B, 2) of latents (B, K), by their names; NaN for cells without a latent."""
+    places = {}
+    for name, latent in latents.items():
+        cells = np.flatnonzero(np.isfinite(latent).all(1))
+        places[name] = np.full((len(latent), 2), np.nan)
+        places[name][cells] = _in_two_dimensions(latent[cells], basis, n_neighbors)
+    return places
+
+
+def draw_embeddings(
+    places: Mapping[str, np.ndarray],
+    column: pd.Series | None,
+    *,
+    basis: Literal["umap", "pca"] = "umap",
     axes: Sequence[Axes] | None = None,
 ) -> np.ndarray:
-    """Latents (B, K), by the name of their panel, coloured by a column (B,)."""
-    n_cells = len(next(iter(latents.values())))
+    """Coordinates (B, 2), by the name of their panel, coloured by a column (B,)."""
+    n_cells = len(next(iter(places.values())))
     title = None if column is None else column.name
     colours, key = (to_rgba_array([BLUE] * n_cells), {}) if column is None else _colours(column)
     names = [] if isinstance(key, ScalarMappable) else list(key)
     n_columns = max(1, -(-len(names) // 10))  # of the legend
     longest = max(map(len, names), default=8)
-    panels = panels_of(list(latents), axes, beside=n_columns * (0.4 + 0.08 * longest))
+    panels = panels_of(list(places), axes, beside=n_columns * (0.4 + 0.08 * longest))
     axis = {"umap": "UMAP", "pca": "PC"}[basis]
-    for ax, (name, latent) in zip(panels, latents.items(), strict=True):
-        cells = np.flatnonzero(np.isfinite(latent).all(1))
+    for ax, (name, of_cells) in zip(panels, places.items(), strict=True):
+        cells = np.flatnonzero(np.isfinite(of_cells).all(1))
         # in any order, lest the last category cover the others
         cells = np.random.default_rng(0).permutation(cells)
-        x, y = _in_two_dimensions(latent[cells], basis, n_neighbors).T
+        x, y = of_cells[cells].T
         size = np.clip(5000 / len(cells), 1, 15)
         ax.scatter(x, y, s=size, c=colours[cells], linewidths=0, rasterized=True)
         shown = "" if len(cells) == n_cells else f"\n{len(cells):,} of {n_cells:,} cells"

@@ -117,7 +117,7 @@ class ReadoutsMixin:
         subtracted.
         """
         cells = self._cells(mdata, indices, batch_size)
-        sources = check_modalities(self._found, from_modalities)
+        sources = check_modalities(self._found, from_modalities, "from_modalities")
         shared, _ = embed(
             self.module, cells, sources, batch_corrected=batch_corrected, bar="Shared embedding"
         )
@@ -381,19 +381,19 @@ class ReadoutsMixin:
         """Write what :meth:`predict` returns, one minibatch after the other.
 
         For modalities with many features, of which cells times features would not fit into memory:
-        no more than the predictions of a minibatch are held at a time. The file is an AnnData in
-        the zarr format, which :func:`anndata.read_zarr` reads whole; of large files,
-        ``zarr.open(path)["X"][rows]`` reads some cells.
+        no more than the predictions of a minibatch are held at a time. The file is an AnnData.
+        :func:`anndata.read_h5ad` and :func:`anndata.read_zarr` read it whole; of large files,
+        ``anndata.read_h5ad(path, backed="r")`` and ``zarr.open(path)["X"][rows]`` read some cells.
 
         Parameters
         ----------
         path
-            File to create, by custom ending in ``.zarr``. Where writing stops half-way, none is
-            left.
+            File to create: in the format HDF5 if it ends in ``.h5ad``, else in that of zarr, whose
+            folders by custom end in ``.zarr``. Where writing stops half-way, none is left.
         source, target, mdata, features, indices, transform_batch, library_size
             As in :meth:`predict`.
         batch_size
-            Cells per forward pass, and per chunk of the file; None for
+            Cells per forward pass, and per chunk of a zarr file; None for
             ``scvi.settings.batch_size``.
 
         Raises
@@ -415,9 +415,9 @@ class ReadoutsMixin:
 
         Notes
         -----
-        ``X`` is dense, as predictions are: float32, compressed, with NaN where no source was
-        measured. ``obs`` is that of the MuData, ``var`` that of the target if the MuData has it,
-        and ``uns["scvenn"]`` has the names of sources and target.
+        ``X`` is dense, as predictions are: float32, in zarr files compressed, with NaN where no
+        source was measured. ``obs`` is that of the MuData, ``var`` that of the target if the MuData
+        has it, and ``uns["scvenn"]`` has the names of sources and target.
         """
         cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
@@ -489,7 +489,7 @@ class ReadoutsMixin:
                 "setup_mudata(mdata, labels_key=...) before building it."
             )
         cells = self._cells(mdata, indices, batch_size)
-        sources = check_modalities(self._found, from_modalities)
+        sources = check_modalities(self._found, from_modalities, "from_modalities")
         shared = torch.as_tensor(embed(self.module, cells, sources, bar="Labels")[0])
         probabilities = network.label_probabilities(self.module, shared).cpu().numpy()
         return pd.DataFrame(probabilities, index=cells.names, columns=self._found.classes)
@@ -551,8 +551,8 @@ class ReadoutsMixin:
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r}: expected a number of at least 1.")
         cells = self._cells(mdata, indices, batch_size)
-        sources = check_modalities(self._found, source)
-        target = check_modality(self._found, target)
+        sources = check_modalities(self._found, source, "source")
+        target = check_modality(self._found, target, "target")
         return draw_posterior(self.module, cells, sources, target, n_samples=n_samples)
 
     def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from scvenn.data import Cells, Indices
+from scvenn.data import Cells, Indices, as_list, find_column
 from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.feature_methods import FeaturesMixin
 from scvenn.readouts.report import write_report
@@ -260,6 +261,7 @@ class InterpretationMixin(FeaturesMixin):
         *,
         mdata: MuData | None = None,
         labels_key: str | None = None,
+        color: str | Sequence[str] | None = None,
     ) -> Path:
         """Write all of it on one page: data, training, embeddings, scores, features, settings.
 
@@ -276,8 +278,11 @@ class InterpretationMixin(FeaturesMixin):
             Data to report on; None for the training data, of which the cells that were held out
             by :meth:`train` are scored.
         labels_key
-            Column of ``obs`` with classes that colour the embeddings and are looked for in them.
-            None: of the training data, the labels that the model was trained with, if any.
+            Column of ``obs`` with classes that a classifier looks for in the latents. None: of the
+            training data, the labels that the model was trained with, if any.
+        color
+            One or more columns of ``mdata.obs``, or of the ``obs`` of modalities, that colour the
+            embeddings, a figure for each; None for the labels, if there are any.
 
         Returns
         -------
@@ -305,13 +310,19 @@ class InterpretationMixin(FeaturesMixin):
                 f"{file} is a folder. Name a file in it, such as {str(file / 'report.html')!r}."
             )
         cells = self._cells(mdata, None, None)
-        if labels_key is None and cells.mdata is self.adata:
+        own = cells.mdata is self.adata and self.train_indices is not None
+        if labels_key is None and own:
             labels_key = self._found.arguments["labels_key"]
         labels = None
         if labels_key is not None:
             labels = self._labels_of(cells.mdata, labels_key)
             self._warn_of_labels(labels, labels_key)
-        write_report(file, self, cells, labels)
+        if color is None:
+            colours = [] if labels is None else [labels]
+        else:
+            keys = [color] if isinstance(color, str) else as_list(color, "color")
+            colours = [find_column(cells.mdata, key, f"color={key!r}") for key in keys]
+        write_report(file, self, cells, labels, colours)
         return file
 
     # ----------------------------------------------------------------- helpers

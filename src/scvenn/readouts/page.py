@@ -73,11 +73,12 @@ Part = Figure | Table | Note
 
 @dataclass(frozen=True)
 class Section:
-    """A title, a few sentences, and what is below them."""
+    """A title, a few sentences, how to read what is below them, and that."""
 
     title: str
     text: str
     parts: Sequence[Part]
+    reading: Sequence[str] = ()
 
 
 def _text(value: Any) -> str:

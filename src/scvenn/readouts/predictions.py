@@ -57,12 +57,12 @@ class Prediction:
         """
         if library_size is not None and not library_size > 0:
             raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
-        target = check_modality(found, target)
+        target = check_modality(found, target, "target")
         batch = None
         if transform_batch is not None:
             batch = found.code_of_batch(transform_batch, argument="transform_batch")
         return cls(
-            check_modalities(found, source),
+            check_modalities(found, source, "source"),
             target,
             choose_features(found, target, features),
             batch,
@@ -188,8 +188,10 @@ def batch_tensor(batch: int | None, n_cells: int) -> dict[str, Tensor]:
     return {} if batch is None else {Keys.BATCH: torch.full((n_cells, 1), batch)}
 
 
-def check_modalities(found: Registry, modalities: str | Sequence[str] | None) -> list[str]:
-    """Names of modalities as a list; None means all.
+def check_modalities(
+    found: Registry, modalities: str | Sequence[str] | None, argument: str
+) -> list[str]:
+    """Names of modalities, a user's argument, as a list; None means all.
 
     Raises
     ------
@@ -203,13 +205,14 @@ def check_modalities(found: Registry, modalities: str | Sequence[str] | None) ->
     names: list[Any] = [modalities] if one else list(modalities)
     if not names or any(name not in known for name in names) or len(set(names)) < len(names):
         raise ValueError(
-            f"Expected one or more of the model's modalities {known}, each once; found {names}."
+            f"{argument}={modalities!r}: expected one or more of the model's modalities {known}, "
+            "each once."
         )
     return names
 
 
-def check_modality(found: Registry, modality: str) -> str:
-    """The name of one modality.
+def check_modality(found: Registry, modality: str, argument: str = "modality") -> str:
+    """The name of one modality, a user's argument.
 
     Raises
     ------
@@ -218,7 +221,7 @@ def check_modality(found: Registry, modality: str) -> str:
     """
     if modality not in found.modalities:
         raise ValueError(
-            f"Expected one of the model's modalities {found.modalities}; found {modality!r}."
+            f"{argument}={modality!r}: expected one of the model's modalities {found.modalities}."
         )
     return modality
 

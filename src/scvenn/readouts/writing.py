@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pandas as pd
 import scvi
 import zarr
@@ -16,6 +18,9 @@ from scvenn._whole_files import draft
 from scvenn.data import Cells, Keys
 from scvenn.readouts.predictions import Prediction
 
+# below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
+logger = logging.getLogger("scvi.scvenn")
+
 
 def write_prediction(
     path: Path,
@@ -25,12 +30,12 @@ def write_prediction(
     *,
     written_by: dict[str, Any],
 ) -> None:
-    """Write a prediction as an AnnData in the zarr format, one minibatch after the other.
+    """Write a prediction as an AnnData, one minibatch after the other.
 
     Parameters
     ----------
     path
-        File to create.
+        File to create: in the format HDF5 if it ends in ``.h5ad``, else zarr.
     net, cells, prediction
         What is predicted of which cells.
     written_by
@@ -48,17 +53,31 @@ def write_prediction(
     var = pd.DataFrame(index=pd.Index(names, dtype=object))
     if target in cells.mdata.mod:
         var = cells.mdata.mod[target].var.reindex(var.index)
-    uns = {**written_by, "source": prediction.sources, "target": target}
-    around = AnnData(obs=cells.mdata.obs.iloc[cells.rows], var=var, uns={Keys.UNS: uns})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with draft(path) as unfinished:
-        # format 2, which every reader supports
-        group = zarr.open_group(unfinished, mode="w", zarr_format=2)
-        write_elem(group, "/", around)
-        chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))
-        x = group.create_array("X", shape=around.shape, chunks=chunk, dtype="float32")
+
+    def fill(x: h5py.Dataset | zarr.Array) -> None:
         # as anndata marks arrays
         x.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for part, block in prediction.blocks(net, cells):
             x[part] = block
-        zarr.consolidate_metadata(group.store)
+
+    uns = {**written_by, "source": prediction.sources, "target": target}
+    around = AnnData(obs=cells.mdata.obs.iloc[cells.rows], var=var, uns={Keys.UNS: uns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger.info(
+        "%s: %d cells x %d features to write, %.1f MB before compression",
+        target,
+        *around.shape,
+        4e-6 * around.n_obs * around.n_vars,
+    )
+    with draft(path) as unfinished:
+        if path.suffix == ".h5ad":
+            with h5py.File(unfinished, "w") as file:
+                write_elem(file, "/", around)
+                fill(file.create_dataset("X", around.shape, "float32"))
+        else:
+            # format 2, which every reader supports
+            group = zarr.open_group(unfinished, mode="w", zarr_format=2)
+            write_elem(group, "/", around)
+            chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))
+            fill(group.create_array("X", shape=around.shape, chunks=chunk, dtype="float32"))
+            zarr.consolidate_metadata(group.store)
