@@ -111,7 +111,7 @@ def data_file(name):
 
 
 def write_10x(path, counts, cells):
-    """As Cell Ranger writes it: counts (cells by features) and names, by the type of the features."""
+    """As Cell Ranger does: counts (cells by features) and names, by the type of features."""
     matrix = sp.vstack([x.T for x, _ in counts.values()]).tocsc()  # features by cells
     names = [name for _, names in counts.values() for name in names]
     columns = {"id": names, "name": names, "genome": ["GRCh38"] * len(names)}

@@ -376,8 +376,8 @@ def pbmc_citeseq() -> MuData:
 
     Returns
     -------
-    MuData with raw counts of ``rna`` (19,203 genes, those that any cell has) and ``adt`` (9 proteins
-    such as ``CD4_protein``, and an isotype control).
+    MuData with raw counts of ``rna`` (19,203 genes, those that any cell has) and ``adt`` (9
+    proteins such as ``CD4_protein``, and an isotype control).
 
     Raises
     ------
