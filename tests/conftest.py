@@ -5,8 +5,10 @@ import os
 import sys
 from collections import Counter
 
+import h5py
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scvenn
 
@@ -119,6 +121,23 @@ def data_file(name):
     if not folder or not os.path.isfile(path):
         pytest.skip(f"{name} is not in the folder named by SCVENN_DATA ({folder or 'not set'})")
     return path
+
+
+def write_10x(path, counts, cells):
+    """As Cell Ranger does: counts (cells by features) and names, by the type of features."""
+    matrix = sp.vstack([x.T for x, _ in counts.values()]).tocsc()  # features by cells
+    names = [name for _, names in counts.values() for name in names]
+    columns = {"id": names, "name": names, "genome": ["GRCh38"] * len(names)}
+    columns["feature_type"] = [kind for kind, (_, names) in counts.items() for _ in names]
+    if "Peaks" in counts:
+        columns["interval"] = [name if name.startswith("chr") else "chr1:1-2" for name in names]
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        for name in ("data", "indices", "indptr"):
+            group[name] = getattr(matrix, name).astype(np.int64)
+        group["shape"], group["barcodes"] = matrix.shape, np.array(cells, "S")
+        for name, values in columns.items():
+            group[f"features/{name}"] = np.array(values, "S")
 
 
 def shuffled(mdata, modality, seed=1):

@@ -9,7 +9,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.metrics import r2_score
 
 from scvenn import datasets
-from tests.conftest import data_file
+from tests.conftest import data_file, write_10x
 
 # ------------------------------------------------------------------------------- simulations
 
@@ -123,6 +123,7 @@ def test_numbers_out_of_range_are_refused(simulate, arguments, message):
 LOADERS = {
     "cll": (datasets.cll, "cll.h5mu"),
     "citeseq_mosaic": (datasets.citeseq_mosaic, "citeseq_mosaic.h5mu"),
+    "pbmc_citeseq": (datasets.pbmc_citeseq, "citeseq_pbmc1k.h5mu"),
     "pbmc_multiome": (datasets.pbmc_multiome, "pbmc10k_multiome_small.h5mu"),
 }
 
@@ -194,6 +195,24 @@ def test_a_download_equals_the_file_in_the_data_folder(name, monkeypatch):
     ours, theirs = fetched.obs[label], local.obs[label].reindex(fetched.obs_names)
     np.testing.assert_array_equal(ours.isna(), theirs.isna())
     assert (ours.dropna() == theirs.dropna()).all()
+
+
+def test_citeseq_is_read_from_a_file_of_cell_ranger(monkeypatch, tmp_path):
+    """Genes that no cell has are left out; antibodies are ``adt``."""
+    monkeypatch.delenv("SCVENN_DATA", raising=False)
+    genes, proteins = sp.csr_matrix([[0, 1, 2], [0, 0, 3.0]]), sp.csr_matrix([[4, 5], [0, 6.0]])
+    counts = {
+        "Gene Expression": (genes, "ABC"),
+        "Antibody Capture": (proteins, ["CD3", "CD4_TotalSeqC"]),
+    }
+    write_10x(tmp_path / "1k.h5", counts, ["c0", "c1"])
+    monkeypatch.setattr(datasets, "_fetch", lambda *address: tmp_path / "1k.h5")
+    mdata = datasets.pbmc_citeseq()
+    assert list(mdata.mod) == ["rna", "adt"]
+    assert list(mdata["rna"].var_names) == ["B", "C"]
+    assert list(mdata["adt"].var_names) == ["CD3_protein", "CD4_protein"]
+    np.testing.assert_array_equal(mdata["rna"].X.toarray(), [[1, 2], [0, 3]])
+    np.testing.assert_array_equal(mdata["adt"].X.toarray(), [[4, 5], [0, 6]])
 
 
 def test_cll_labels():

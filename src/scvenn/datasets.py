@@ -24,7 +24,14 @@ from requests.exceptions import RequestException
 
 from scvenn._mudata import pull_on_update
 
-__all__ = ["citeseq_mosaic", "cll", "pbmc_multiome", "simulate_counts", "simulate_gp"]
+__all__ = [
+    "citeseq_mosaic",
+    "cll",
+    "pbmc_citeseq",
+    "pbmc_multiome",
+    "simulate_counts",
+    "simulate_gp",
+]
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -364,6 +371,36 @@ def citeseq_mosaic() -> MuData:
     return mdata
 
 
+def pbmc_citeseq() -> MuData:
+    """892 blood cells with RNA and surface proteins (CITE-seq), before any quality control.
+
+    Returns
+    -------
+    MuData with raw counts of ``rna`` (19,203 genes, those that any cell has) and ``adt`` (9
+    proteins such as ``CD4_protein``, and an isotype control).
+
+    Raises
+    ------
+    ConnectionError
+        If the file (a few MB) is neither in the folder ``SCVENN_DATA`` (as
+        ``citeseq_pbmc1k.h5mu``) nor in the cache, and cannot be downloaded.
+
+    Notes
+    -----
+    Source: 10x Genomics, blood cells of a healthy donor, stained with TotalSeq-C antibodies (CC BY
+    4.0). Read from the test data of scarf (BSD-3-Clause) on GitHub.
+    """
+    if local := _in_data_folder("citeseq_pbmc1k.h5mu"):
+        rna, adt = (mudata.read_h5ad(local, m) for m in ("rna", "adt"))
+    else:
+        raw = _read_10x(_fetch(*_CITESEQ))
+        expressed = np.asarray(raw.mod["rna"].X.sum(0)).ravel() > 0
+        rna, adt = raw.mod["rna"][:, expressed].copy(), raw.mod["prot"]
+    # CD4 is a gene and a protein
+    adt.var_names = [f"{name.removesuffix('_TotalSeqC')}_protein" for name in adt.var_names]
+    return _mudata({"rna": rna, "adt": adt})
+
+
 def pbmc_multiome() -> MuData:
     """10x Genomics multiome of blood cells: RNA and ATAC of the same nuclei.
 
@@ -409,6 +446,12 @@ _MOSAIC = (
     "sha256:ef4da333c81dd8535f67148ae0fae30eb603349bbd79e234c64a53e306c9cab4",
     "scmidas-0.3.0/src/scmidas/data/quickstart_pbmc_mosaic.h5mu",
 )
+_CITESEQ = (
+    "https://raw.githubusercontent.com/parashardhapola/scarf/"
+    "20258506ba930a19bdb5cf1abd8bbec41eeefbc4/scarf/tests/datasets/1K_pbmc_citeseq.h5",
+    "sha256:e3dd57c5a8c3426dc5a7dc012a78608554facbddf4c6d1d62671089d197b1053",
+    None,
+)
 _PBMC = (
     "https://cf.10xgenomics.com/samples/cell-arc/1.0.0/pbmc_granulocyte_sorted_10k/"
     "pbmc_granulocyte_sorted_10k_filtered_feature_bc_matrix.h5",
@@ -421,6 +464,7 @@ _PBMC = (
 _REAL = {
     "cll": (("cll.h5mu",), _CLL),
     "citeseq_mosaic": (("citeseq_mosaic.h5mu",), _MOSAIC),
+    "pbmc_citeseq": (("citeseq_pbmc1k.h5mu",), _CITESEQ),
     "pbmc_multiome": ((_PBMC[0].rsplit("/")[-1], "pbmc10k_multiome_small.h5mu"), _PBMC),
 }
 
