@@ -33,6 +33,12 @@ __all__ = [
     "simulate_gp",
 ]
 
+
+def __dir__() -> list[str]:
+    """What users see: not what this file imports."""
+    return __all__
+
+
 logger = logging.getLogger("scvi.scvenn")
 
 # --------------------------------------------------------------------------------------------
