@@ -1,14 +1,18 @@
 """Figures: what is drawn are the numbers of the tables, in the panels asked for."""
 
 import copy
+import inspect
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scvi
+from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgba
@@ -56,8 +60,10 @@ def compared(two):
 
 @pytest.fixture
 def mdata(three):
-    """Data with embeddings, which a test may change."""
-    return three.adata.copy()
+    """Data with embeddings and without colours, which a test may change."""
+    copied = three.adata.copy()
+    copied.uns.pop("cell_type_colors", None)  # of figures before
+    return copied
 
 
 def titles(axes):
@@ -108,9 +114,14 @@ def draw(name, shown, axes=None):
     return getattr(pl, name)(shown, **{"axes" if name in SEVERAL else "ax": axes})
 
 
-def test_completion_shows_figures_and_metrics_only():
-    assert dir(pl) == sorted(pl.__all__)
-    assert dir(scvenn.metrics) == sorted(scvenn.metrics.__all__)
+@pytest.mark.parametrize("module", ["pl", "pp", "metrics", "datasets", "testing"])
+def test_completion_shows_public_names_only(module):
+    shown = getattr(scvenn, module)
+    assert dir(shown) == sorted(shown.__all__)
+
+
+def test_completion_of_the_package_shows_public_names_only():
+    assert set(dir(scvenn)) == {*scvenn.__all__, "__version__"}
 
 
 def test_every_figure_is_tested():
@@ -191,6 +202,111 @@ def test_texts_of_panels_do_not_overlap(name, inputs):
             box = ax.get_legend().get_window_extent()
             assert not any(box.overlaps(other.bbox) for other in axes)
             assert figure.bbox.x1 >= box.x1 - 1
+
+
+# ------------------------------------------------------------------------ shown, saved, returned
+
+EXPLAINED = pd.DataFrame({"modality": "rna", "latent": ["shared", "private"], "r2": [0.2, 0.5]})
+
+
+@pytest.fixture
+def shows(monkeypatch):
+    """How often figures were shown."""
+    calls = []
+    monkeypatch.setattr(plt, "show", lambda: calls.append(1))
+    return calls
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, *ONE])
+def test_every_figure_says_how_it_is_shown_and_saved(name):
+    parameters = inspect.signature(getattr(pl, name)).parameters
+    defaults = {key: parameters[key].default for key in list(parameters)[-3:]}
+    assert defaults == {"show": None, "save": None, "return_fig": False}
+
+
+@pytest.mark.parametrize("show", [None, False])
+def test_a_figure_is_not_shown_unasked(show, shows):
+    assert pl.variance_explained(EXPLAINED, show=show).has_data()
+    assert not shows
+
+
+def test_a_figure_that_is_shown_returns_nothing(shows):
+    assert pl.variance_explained(EXPLAINED, show=True) is None
+    assert len(shows) == 1
+
+
+def test_the_figure_is_returned_when_asked_even_if_it_is_shown(shows):
+    for show in (None, True):
+        assert plt.fignum_exists(
+            pl.variance_explained(EXPLAINED, show=show, return_fig=True).number
+        )
+    assert len(shows) == 1
+
+
+def test_the_figure_that_is_returned_is_that_of_the_axes_given():
+    figure = plt.figure()
+    part, _ = figure.subfigures(1, 2)
+    for axes in (figure.subplots(), part.subplots()):
+        assert pl.variance_explained(EXPLAINED, axes, return_fig=True) is figure
+
+
+def test_panels_of_two_figures_are_not_one_figure(inputs):
+    shown, n = inputs["shared_scores"]
+    axes = [plt.subplots()[1] for _ in range(n)]
+    assert len(pl.shared_scores(shown, axes)) == n
+    for output in ({"return_fig": True}, {"save": "a.png"}):
+        with pytest.raises(ValueError, match="those of one figure .* found 2 figures"):
+            pl.shared_scores(shown, axes, **output)
+    assert not Path("a.png").exists()
+
+
+@pytest.mark.parametrize("path", ["a.png", Path("a.png"), "a.svg", "~/a.pdf"])
+def test_a_figure_is_saved_where_and_as_what_the_path_says(path, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    ax = pl.variance_explained(EXPLAINED, save=path)
+    assert ax.has_data()
+    (written,) = Path.cwd().iterdir()
+    assert written.name == Path(path).name
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[written.suffix]
+    assert written.read_bytes().startswith(start)
+
+
+def test_the_resolution_is_matplotlibs_setting_if_it_is_set():
+    sizes = []
+    for dpi in ("figure", 50):
+        with mpl.rc_context({"savefig.dpi": dpi}):
+            pl.variance_explained(EXPLAINED, save="a.png")
+        sizes.append(plt.imread("a.png").shape[0])
+    assert sizes[0] == pytest.approx(4 * sizes[1], rel=0.05)
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_file(monkeypatch):
+    Path("a.png").write_text("old")
+
+    def half(self, path, **how):
+        Path(path).write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        pl.variance_explained(EXPLAINED, save="a.png")
+    assert [path.read_text() for path in Path.cwd().iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("save", "error", "message"),
+    [
+        ("a", ValueError, r"save='a': expected a file .* found the suffix ''\. Formats .*'png'"),
+        ("a.xyz", ValueError, r"found the suffix '\.xyz'"),
+        (".png", ValueError, r"such as 'figure\.png'; found the suffix ''"),
+        ("no/a.png", FileNotFoundError, r"the folder no does not exist\. Create it first"),
+        (True, TypeError, r"save=True: expected the path of a file"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_drawn(save, error, message):
+    with pytest.raises(error, match=message):
+        pl.variance_explained(EXPLAINED, save=save)
+    assert not plt.get_fignums()
 
 
 # ------------------------------------------------------------------------ training
@@ -332,12 +448,12 @@ def test_umap_is_the_default_and_keeps_planted_cell_types_apart():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
 
 
-def test_embeddings_leave_the_data_as_it_was(three):
-    mdata = three.adata
+def test_embeddings_write_the_colours_of_categories_and_nothing_else(mdata):
     columns, keys = list(mdata.obs.columns), (list(mdata.obsm), list(mdata.uns), list(mdata.obsp))
     before = {key: np.array(value) for key, value in mdata.obsm.items()}
     pl.embeddings(mdata, "cell_type", basis="pca")
     assert list(mdata.obs.columns) == columns
+    assert mdata.uns.pop("cell_type_colors") == _drawing.PALETTE[:3]
     assert (list(mdata.obsm), list(mdata.uns), list(mdata.obsp)) == keys
     for key, value in before.items():
         np.testing.assert_array_equal(np.asarray(mdata.obsm[key]), value)
@@ -391,6 +507,110 @@ def test_any_number_of_categories_can_be_drawn(n, mdata):
     axes[0].figure.canvas.draw()
     legends = [ax.get_legend() for ax in axes if ax.get_legend() is not None]
     assert legends[0].get_window_extent().x0 > max(ax.bbox.x1 for ax in axes)
+
+
+def test_forty_long_names_fit_beside_the_panels(mdata):
+    start, end = "positive, alpha-beta thymus-derived", "T cell of the peripheral blood"
+    names = [f"CD{i:02} {start} {end}" for i in range(40)]
+    mdata.obs["long"] = np.resize(names, mdata.n_obs)
+    axes = pl.embeddings(mdata, "long", basis="pca")
+    shown = legend(axes)
+    assert len(set(shown)) == 40
+    assert all(text.startswith("CD") and "…" in text and len(text) <= 32 for text in shown)
+    figure = axes[0].figure
+    figure.canvas.draw()
+    box = next(ax.get_legend() for ax in axes if ax.get_legend()).get_window_extent()
+    assert box.width < 0.5 * figure.bbox.width
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.y1 + 1
+    assert all(ax.bbox.width > 150 for ax in axes)  # of 320
+
+
+def test_names_of_which_only_the_middle_differs_are_left_longer(mdata):
+    names = [f"a long beginning {i:02} that is followed by as long an end" for i in range(3)]
+    mdata.obs["long"] = np.resize(names, mdata.n_obs)
+    shown = legend(pl.embeddings(mdata, "long", basis="pca"))
+    assert len(set(shown)) == 3
+    assert all(32 < len(text) < len(names[0]) for text in shown)
+
+
+def test_strings_are_in_the_order_that_scanpy_gives_them(mdata):
+    mdata.obs["text"] = np.resize(["c10", "c2", "c1"], mdata.n_obs)
+    assert legend(pl.embeddings(mdata, "text", basis="pca")) == ["c1", "c2", "c10"]
+
+
+# ------------------------------------------------------------------------ colours kept in uns
+
+RED, GOLD, TEAL = "#ff0000", "#ffd700", "#008080"
+
+
+def colours_by_type(mdata, column="cell_type"):
+    """The colour of each category of a column in the panel of the shared latent."""
+    ax = pl.embeddings(mdata, column, basis="pca")[0]
+    values = scvenn.data.find_column(mdata, column, column)
+    return {name: colour_of(ax, (values == name).to_numpy()) for name in sorted(set(values))}
+
+
+def test_scanpy_draws_categories_in_the_same_colours_afterwards(mdata):
+    mdata.obs["text"] = np.resize(["c10", "c2", "c1"], mdata.n_obs)
+    ours = colours_by_type(mdata, "text")
+    adata = AnnData(obs=mdata.obs[["text"]], obsm={"X_shared": mdata.obsm["X_shared"]})
+    adata.uns = mdata.uns
+    theirs = sc.pl.embedding(adata, "X_shared", color="text", show=False).collections[0]
+    for name, (colour,) in ours.items():
+        cells = (adata.obs["text"] == name).to_numpy()
+        assert {to_hex(c) for c in theirs.get_facecolor()[cells]} == {colour}
+
+
+@pytest.mark.parametrize("more", [[], ["#000000"]])
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_colours_in_uns_are_used_and_left(kind, more, mdata):
+    mdata.uns["cell_type_colors"] = kept = kind([RED, GOLD, TEAL, *more])
+    found = colours_by_type(mdata)
+    assert found == {"type0": {RED}, "type1": {GOLD}, "type2": {TEAL}}
+    assert mdata.uns["cell_type_colors"] is kept
+
+
+@pytest.mark.parametrize("kept", [[RED, GOLD], ["no", "such", "colour"], {"type0": RED}, 3])
+def test_colours_in_uns_that_do_not_fit_are_written_anew(kept, mdata):
+    mdata.uns["cell_type_colors"] = kept
+    pl.embeddings(mdata, "cell_type", basis="pca")
+    assert mdata.uns["cell_type_colors"] == _drawing.PALETTE[:3]
+
+
+@pytest.mark.parametrize("color", ["rna:kind", "kind"])
+def test_colours_of_a_modality_are_used_for_its_column(color, mdata):
+    rna = mdata["rna"]
+    rna.obs["kind"] = mdata.obs["cell_type"].reindex(rna.obs_names)
+    rna.uns["kind_colors"] = [RED, GOLD, TEAL]
+    mdata.obs["rna:kind"] = rna.obs["kind"]
+    ax = pl.embeddings(mdata, color, basis="pca")[0]
+    known = mdata.obs["rna:kind"]
+    assert colour_of(ax, (known == "type1").to_numpy()) == {GOLD}
+    kept = {"rna:kind": [RED, GOLD, TEAL], "kind": None}[color]
+    assert mdata.uns.get(f"{color}_colors") == kept
+    assert rna.uns["kind_colors"] == [RED, GOLD, TEAL]
+
+
+def test_colours_of_a_column_of_a_modality_are_written_there(mdata):
+    mdata["rna"].obs["kind"] = np.resize(["a", "b"], mdata["rna"].n_obs)
+    pl.embeddings(mdata, "kind", basis="pca")
+    assert mdata["rna"].uns["kind_colors"] == _drawing.PALETTE[:2]
+    assert "kind_colors" not in mdata.uns
+
+
+def test_a_subset_has_the_colours_of_the_whole_and_a_view_is_left_a_view(mdata):
+    whole = colours_by_type(mdata)
+    del mdata.uns["cell_type_colors"]
+    view = mdata[(mdata.obs["cell_type"] != "type0").to_numpy()]
+    assert colours_by_type(view) == {name: whole[name] for name in ("type1", "type2")}
+    assert view.is_view
+    assert "cell_type_colors" not in mdata.uns
+
+
+def test_numbers_have_no_colours_in_uns(mdata):
+    mdata.obs["age"] = np.linspace(20, 80, mdata.n_obs)
+    pl.embeddings(mdata, "age", basis="pca")
+    assert "age_colors" not in mdata.uns
 
 
 def test_without_a_column_cells_have_one_colour(three):

@@ -68,4 +68,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    """What users see: not the rooms behind the public names."""
+    return [*__all__, "__version__"]

@@ -26,6 +26,12 @@ from scvenn._mudata import pull_on_update
 
 __all__ = ["citeseq_mosaic", "cll", "pbmc_multiome", "simulate_counts", "simulate_gp"]
 
+
+def __dir__() -> list[str]:
+    """What users see: not what this file imports."""
+    return __all__
+
+
 logger = logging.getLogger("scvi.scvenn")
 
 # --------------------------------------------------------------------------------------------

@@ -16,6 +16,11 @@ from scvenn.readouts import groups_of, scores_within, screen_features, table_of_
 __all__ = ["shared_features"]
 
 
+def __dir__() -> list[str]:
+    """What users see: not what this file imports."""
+    return __all__
+
+
 def shared_features(
     mdata: MuData,
     *,

@@ -1,11 +1,13 @@
 """Figures of trained models and of the tables they return: ``scvenn.pl``.
 
-Each function draws on the axes it is given, or on those of a new figure, and returns them. Colours
-are those of Okabe and Ito, which colour-blind readers can tell apart; no global setting of
-matplotlib is changed, and no data is.
+Each function draws on the axes it is given, or on those of a new figure, and returns them. As in
+scanpy, ``show=True`` shows the figure, ``save="figure.pdf"`` writes it, and ``return_fig=True``
+returns it. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; those of
+categories are kept in ``uns``, as scanpy keeps them. No global setting of matplotlib is changed.
 
-In reading order: ``drawing`` (colours, panels, legends), ``models`` (figures of a model),
-``tables`` (figures of the tables that models return), ``embeddings``.
+In reading order: ``drawing`` (showing and saving, colours, panels, legends), ``models`` (figures of
+a model), ``tables`` (figures of the tables that models return), ``palettes`` (colours of
+categories), ``embeddings``.
 """
 
 from scvenn.plotting.embeddings import draw_embeddings as draw_embeddings

@@ -1,17 +1,26 @@
-"""What all figures have in common: colours, panels, legends, heat maps, the check of a table."""
+"""What all figures have in common: how they are shown and saved, colours, panels, legends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from itertools import cycle
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from textwrap import indent
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+
+from scvenn._whole_files import draft
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
@@ -20,6 +29,115 @@ GREY, PALE, PALEST = "#7F7F7F", "#D9D9D9", "#F0F0F0"
 
 # R² has no lower bound: one bad feature would squeeze all others into a line
 LOWEST_R2 = -0.5
+
+# --------------------------------------------------------------------------------------------
+# Figures that users call
+# --------------------------------------------------------------------------------------------
+
+P = ParamSpec("P")
+Drawn = TypeVar("Drawn", covariant=True)
+
+# Parameters of every public figure, as scanpy names them: their types, defaults and meaning.
+_OUTPUT: dict[str, tuple[Any, Any, str]] = {
+    "show": (
+        bool | None,
+        None,
+        "True shows the figure at once and returns None, as scanpy's functions do. Otherwise\n"
+        "notebooks show it at the end of the cell, and scripts at ``matplotlib.pyplot.show()``.",
+    ),
+    "save": (
+        str | PathLike[str] | None,
+        None,
+        'A file to save the figure to, such as ``"figures/one.pdf"``; its suffix is the format.\n'
+        "The resolution is matplotlib's setting ``savefig.dpi``, 200 where that is not set.",
+    ),
+    "return_fig": (bool, False, "Whether to return the figure instead of the axes."),
+}
+
+
+class PublicFigure(Protocol[P, Drawn]):
+    """A function that draws, with the parameters ``show``, ``save`` and ``return_fig`` besides."""
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Drawn: ...
+
+    @overload
+    def __call__(
+        self,
+        *args: Any,
+        show: bool | None = ...,
+        save: str | PathLike[str] | None = ...,
+        return_fig: bool = ...,
+        **kwargs: Any,
+    ) -> Any: ...
+
+
+def public_figure(draw: Callable[P, Drawn]) -> PublicFigure[P, Drawn]:
+    """Let a function that draws and returns axes show and save its figure, as scanpy's do."""
+
+    @wraps(draw)
+    def drawn(
+        *args: Any, show: Any = None, save: Any = None, return_fig: bool = False, **kwargs: Any
+    ) -> Any:
+        path = None if save is None else _checked_path(save)  # before what may take minutes
+        axes = draw(*args, **kwargs)
+        # a subfigure has the canvas of the figure that it is a part of
+        figures = distinct(ax.figure.canvas.figure for ax in np.ravel(cast("Any", axes)))
+        if len(figures) > 1 and (path is not None or return_fig):
+            raise ValueError(
+                f"axes: those of one figure can be saved or returned, found {len(figures)} figures."
+            )
+        if path is not None:
+            dpi = plt.rcParams["savefig.dpi"]
+            with draft(path) as unfinished:
+                figures[0].savefig(
+                    unfinished, dpi=200 if dpi == "figure" else dpi, bbox_inches="tight"
+                )
+        if show:
+            plt.show()
+        if return_fig:
+            return figures[0]
+        return None if show else axes
+
+    signature = inspect.signature(draw)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default, _) in _OUTPUT.items()
+    ]
+    drawn.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *added]
+    )
+    drawn.__annotations__ = draw.__annotations__ | {name: of[0] for name, of in _OUTPUT.items()}
+    described = "".join(
+        f"{name}\n" + indent(meaning, "    ") + "\n" for name, (*_, meaning) in _OUTPUT.items()
+    )
+    drawn.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace(
+        "\nReturns\n", f"{described}\nReturns\n", 1
+    )
+    return cast("PublicFigure[P, Drawn]", drawn)
+
+
+def _checked_path(save: Any) -> Path:
+    """Where to save, or what is wrong with it."""
+    if not isinstance(save, str | PathLike):
+        raise TypeError(f"save={save!r}: expected the path of a file, such as 'figure.png'.")
+    path = Path(save).expanduser()
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(
+            f"save={str(save)!r}: expected a file whose suffix is a format of figures, such as "
+            f"'figure.png'; found the suffix {path.suffix!r}. Formats are {sorted(formats)}."
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"save={str(save)!r}: the folder {path.parent} does not exist. Create it first."
+        )
+    return path
+
+
+# --------------------------------------------------------------------------------------------
+# Tables, panels, legends, heat maps
+# --------------------------------------------------------------------------------------------
 
 
 def check_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
@@ -82,9 +200,9 @@ def rightmost(panels: Iterable[Axes]) -> Axes:
     return max(panels, key=lambda ax: ax.get_position().x1)
 
 
-def legend_beside(panels: Iterable[Axes], handles: Sequence[Any], **how: Any) -> None:
+def legend_beside(panels: Iterable[Axes], handles: Sequence[Any], **how: Any) -> Legend:
     """A legend to the right of all panels, where it covers nothing."""
-    rightmost(panels).legend(
+    return rightmost(panels).legend(
         handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, **how
     )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,12 +12,27 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba_array
+from matplotlib.font_manager import FontProperties
+from matplotlib.legend import Legend
 from mudata import MuData
 
 from scvenn.data import Keys, find_column
-from scvenn.plotting.drawing import BLUE, PALE, PALETTE, dot, legend_beside, panels_of, rightmost
+from scvenn.plotting.drawing import (
+    BLUE,
+    PALE,
+    dot,
+    legend_beside,
+    panels_of,
+    public_figure,
+    rightmost,
+)
+from scvenn.plotting.palettes import as_categories, default_palette, names_of, palette_in_uns
+
+# characters of a category in a legend
+LONGEST_NAME = 32
 
 
+@public_figure
 def embeddings(
     mdata: MuData,
     color: str | None = None,
@@ -29,8 +43,13 @@ def embeddings(
 ) -> np.ndarray:
     """Shared and private latents side by side, each in two dimensions of its own.
 
-    Computed on copies: nothing is written to ``mdata``. Cells without a modality have no private
-    latent of it and are left out; the title of the panel then has the number of those shown.
+    Cells without a modality have no private latent of it and are left out; the title of the panel
+    then has the number of those shown.
+
+    Colours of categories are those of ``mdata.uns["<color>_colors"]``, as in scanpy's figures. If
+    there are none for all categories, they are written there, and scanpy's figures have them too.
+    Nothing else is written: coordinates are computed on copies, and views of a MuData stay as they
+    are.
 
     Parameters
     ----------
@@ -39,8 +58,8 @@ def embeddings(
     color
         Column of ``mdata.obs``, or of the ``obs`` of modalities, with categories or numbers; None
         for one colour. Numbers that are all 0 or 1 are categories. Cells without a value are
-        grey. More than eight categories get the colours of scanpy, not all of which every reader
-        can tell apart.
+        grey. More than eight categories without colours get those of scanpy, not all of which
+        every reader can tell apart. The legend leaves out the middle of long names.
     basis
         UMAP, or the first two principal components.
     n_neighbors
@@ -69,9 +88,13 @@ def embeddings(
     """
     if basis not in ("umap", "pca"):
         raise ValueError(f"basis={basis!r}: expected 'umap' or 'pca'.")
-    column = None if color is None else find_column(mdata, color, f"color={color!r}")
-    places = in_two_dimensions(_latents(mdata), basis=basis, n_neighbors=n_neighbors)
-    return draw_embeddings(places, column, basis=basis, axes=axes)
+    latents, column, palette = _latents(mdata), None, None
+    if color is not None:
+        column = find_column(mdata, color, f"color={color!r}")
+        if (values := as_categories(column)) is not None:
+            palette = palette_in_uns(mdata, color, values)
+    places = in_two_dimensions(latents, basis=basis, n_neighbors=n_neighbors)
+    return draw_embeddings(places, column, palette=palette, basis=basis, axes=axes)
 
 
 def in_two_dimensions(
@@ -93,17 +116,19 @@ def draw_embeddings(
     places: Mapping[str, np.ndarray],
     column: pd.Series | None,
     *,
+    palette: Mapping[str, str] | None = None,
     basis: Literal["umap", "pca"] = "umap",
     axes: Sequence[Axes] | None = None,
 ) -> np.ndarray:
     """Coordinates (B, 2), by the name of their panel, coloured by a column (B,)."""
     n_cells = len(next(iter(places.values())))
-    title = None if column is None else column.name
-    colours, key = (to_rgba_array([BLUE] * n_cells), {}) if column is None else _colours(column)
-    names = [] if isinstance(key, ScalarMappable) else list(key)
-    n_columns = max(1, -(-len(names) // 10))  # of the legend
-    longest = max(map(len, names), default=8)
-    panels = panels_of(list(places), axes, beside=n_columns * (0.4 + 0.08 * longest))
+    colours: np.ndarray = to_rgba_array([BLUE] * n_cells)
+    key: ScalarMappable | dict[str, str] = {}
+    title = None
+    if column is not None:
+        title = column.name
+        colours, key = _colours(column, palette)
+    panels = panels_of(list(places), axes, beside=isinstance(key, ScalarMappable))
     axis = {"umap": "UMAP", "pca": "PC"}[basis]
     for ax, (name, of_cells) in zip(panels, places.items(), strict=True):
         cells = np.flatnonzero(np.isfinite(of_cells).all(1))
@@ -120,9 +145,47 @@ def draw_embeddings(
         scale = rightmost(panels).inset_axes((1.06, 0.1, 0.05, 0.8))
         panels[0].figure.colorbar(key, cax=scale, label=title)
     elif key:
-        dots = [dot(colour, name) for name, colour in key.items()]
-        legend_beside(panels, dots, title=title, ncols=n_columns, handletextpad=0.2)
+        legend = _legend(panels, key, title)
+        if axes is None:  # the figure grows by the legend, so that panels stay as they are
+            figure = panels[0].figure
+            width = legend.get_window_extent().width / figure.dpi
+            figure.set_figwidth(figure.get_figwidth() + width)
     return panels
+
+
+def _legend(panels: np.ndarray, key: Mapping[str, str], title: Any) -> Legend:
+    """Categories beside the panels, as large as fits, in columns no higher than a panel."""
+    ax = rightmost(panels)
+    # in points, with the room of the title above a panel and of the label below it
+    height = 72 * ax.get_window_extent().height / ax.figure.dpi + 36
+    for size, spacing in (("medium", 0.5), ("x-small", 0.3)):
+        line = FontProperties(size=size).get_size_in_points() * (1 + spacing)
+        n_rows = max(1, int(height / line) - 1)  # below the title of the legend
+        if len(key) <= n_rows:
+            break
+    dots = [dot(colour, name) for name, colour in zip(_shortened(key), key.values(), strict=True)]
+    return legend_beside(
+        panels,
+        dots,
+        title=title,
+        ncols=-(-len(key) // n_rows),
+        fontsize=size,
+        title_fontsize=size,
+        labelspacing=spacing,
+        handletextpad=0.2,
+        columnspacing=1,
+    )
+
+
+def _shortened(names: Iterable[str]) -> list[str]:
+    """Names without the middle of long ones, of which enough is left to tell them apart."""
+    names = list(names)
+    for longest in range(LONGEST_NAME, max(map(len, names)), 4):
+        start, end = longest // 2, longest // 2 - 1
+        short = [n if len(n) <= longest else f"{n[:start]}…{n[-end:]}" for n in names]
+        if len(set(short)) == len(names):
+            return short
+    return names
 
 
 def _latents(mdata: MuData) -> dict[str, np.ndarray]:
@@ -154,29 +217,19 @@ def _in_two_dimensions(latent: np.ndarray, basis: str, n_neighbors: int) -> np.n
     return cells.obsm["X_umap"]
 
 
-def _colours(column: pd.Series) -> tuple[np.ndarray, ScalarMappable | dict[str, str]]:
+def _colours(
+    column: pd.Series, palette: Mapping[str, str] | None
+) -> tuple[np.ndarray, ScalarMappable | dict[str, str]]:
     """A colour for each cell, (B, 4), and what they mean: a scale, or colours of categories."""
-    column = column.infer_objects()
-    is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if is_number and not column.dropna().isin([0, 1]).all():
-        values = column.to_numpy(np.float64, na_value=np.nan)
+    categories = as_categories(column)
+    if categories is None:
+        values = column.infer_objects().to_numpy(np.float64, na_value=np.nan)
         limits = Normalize(np.nanmin(values), np.nanmax(values))
         scale = ScalarMappable(limits, plt.get_cmap("viridis").with_extremes(bad=PALE))
         return scale.to_rgba(np.ma.masked_invalid(values)), scale
-    values = pd.Categorical(column.astype("Int8") if is_number else column)
-    values = values.remove_unused_categories()
-    names = [str(name) for name in values.categories]
-    key = dict(zip(names, _categorical(len(names)), strict=True))
-    colours = to_rgba_array([*key.values(), PALE])[values.codes]  # code -1, no value, is the last
-    return colours, key | ({"no value": PALE} if (values.codes < 0).any() else {})
-
-
-def _categorical(n: int) -> list[str]:
-    """As many colours as categories."""
-    if n <= len(PALETTE):
-        return PALETTE[:n]
-    from scanpy.plotting import palettes
-
-    sizes = (palettes.default_20, palettes.default_28, palettes.default_102)
-    largest = next((colours for colours in sizes if n <= len(colours)), palettes.default_102)
-    return [colour for colour, _ in zip(cycle(largest), range(n), strict=False)]
+    palette = palette or default_palette(names_of(categories))
+    categories = categories.remove_unused_categories()
+    key = {name: palette[name] for name in names_of(categories)}
+    codes = categories.codes
+    colours = to_rgba_array([*key.values(), PALE])[codes]  # code -1, no value, is the last
+    return colours, key | ({"no value": PALE} if (codes < 0).any() else {})

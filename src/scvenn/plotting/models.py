@@ -21,9 +21,11 @@ from scvenn.plotting.drawing import (
     distinct,
     legend_beside,
     panels_of,
+    public_figure,
 )
 
 
+@public_figure
 def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Training curves: how well each modality is predicted from the others, and the loss.
 
@@ -100,6 +102,7 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
     return panels
 
 
+@public_figure
 def shared_scores(
     table_or_model: pd.DataFrame | Any, axes: Sequence[Axes] | None = None
 ) -> np.ndarray:

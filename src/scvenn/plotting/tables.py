@@ -26,6 +26,7 @@ from scvenn.plotting.drawing import (
     frameless,
     legend_beside,
     panels_of,
+    public_figure,
     r2_ticks,
     write_in_cells,
 )
@@ -46,6 +47,7 @@ _METRICS = {
 # --------------------------------------------------------------------------------------------
 
 
+@public_figure
 def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Cross-view against same-view R² of each feature.
 
@@ -108,6 +110,7 @@ def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
     return panels
 
 
+@public_figure
 def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """What each latent predicts: labels, other latents, other modalities.
 
@@ -165,6 +168,7 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@public_figure
 def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> Axes:
     """Scores of several models: a dot for each value, a black line at the median.
 
@@ -273,6 +277,7 @@ def spoken_metric(metric: str) -> str:
 # --------------------------------------------------------------------------------------------
 
 
+@public_figure
 def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """How much of each modality the shared and the private latent explain, and both together.
 
@@ -328,6 +333,7 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@public_figure
 def variance_by_axis(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """How much of each modality's variance is lost without each axis of the latents.
 
@@ -386,6 +392,7 @@ def variance_by_axis(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
     return panels
 
 
+@public_figure
 def loadings(table: pd.DataFrame, ax: Axes | None = None, n: int = 10) -> Axes:
     """The features that each dimension of a latent moves most, by name.
 

@@ -8,3 +8,8 @@ from scvenn.testing.likelihoods import check_likelihood
 from scvenn.testing.objectives import check_objective
 
 __all__ = ["check_likelihood", "check_objective"]
+
+
+def __dir__() -> list[str]:
+    """What users see: not what this file imports."""
+    return __all__
