@@ -49,6 +49,13 @@ def test_a_file_that_is_named_as_h5ad_is_one(model):
     assert read.uns["scvenn"]["target"] == "rna"
 
 
+def test_the_size_of_a_file_is_logged_before_it_is_written(model, caplog):
+    with caplog.at_level("INFO", logger="scvi.scvenn"):
+        model.write_predictions("imputed.h5ad", "rna", "peaks", features=["peaks_3"])
+    expected = "peaks: 150 cells x 1 features to write, 0.0 MB before compression"
+    assert expected in [record.getMessage() for record in caplog.records]
+
+
 def test_the_file_says_which_cells_and_features_it_holds(model):
     model.write_predictions("imputed.zarr", "rna", "peaks")
     read = anndata.read_zarr("imputed.zarr")

@@ -32,9 +32,9 @@ def options(table: str) -> list[click.Option]:
                 kind |= {"multiple": True, "callback": _merge}
         names = [name, argument] if argument else [name]
         help = " ".join(description.split())
-        kind["required"] = help.endswith(" Required.")  # which click adds to the help itself
-        help = help.removesuffix(" Required.")
-        found.append(click.Option(names, default=None, help=help, **kind))
+        # a default, even None, counts as a value for click, which says itself what is required
+        kind |= {"required": True} if help.endswith(" Required.") else {"default": None}
+        found.append(click.Option(names, help=help.removesuffix(" Required."), **kind))
     return found
 
 

@@ -151,6 +151,8 @@ class Checkpoint(Callback):
     # ----------------------------------------------------------------- writing
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, *, ended: bool) -> None:
+        if not trainer.is_global_zero:
+            return
         splitter, module = self.runner.data_splitter, cast(Module, pl_module.module)
         tensors = {
             "weights": dict(module.state_dict()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ class Records(SimpleExperiment):
     """
 
     def __init__(self) -> None:  # that of the base class sets ``data``
-        self._values: dict[str, dict[int, float]] = defaultdict(dict)  # by metric and time point
+        self._values: dict[str, dict[int, float]] = {}  # by metric and time point
         self._time: dict[str, str] = {}  # what the time points of a metric are
         self._tables: dict[str, pd.DataFrame] | None = None
 
@@ -31,7 +30,7 @@ class Records(SimpleExperiment):
         point = values.pop(name, step)
         for metric, value in values.items():
             self._time.setdefault(metric, name)
-            self._values[metric][point] = float(value)
+            self._values.setdefault(metric, {})[point] = float(value)
 
     @property
     def data(self) -> dict[str, pd.DataFrame]:

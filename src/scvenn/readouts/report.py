@@ -331,7 +331,8 @@ class _Report:
                 "gain by private": private["score"],
             }
         )
-        return [Table.of(table, f"Features of {modality}.")]
+        none = "" if len(table) else ": the gain of none is clearly above 0"
+        return [Table.of(table, f"Features of {modality}{none}.")]
 
     def _about_settings(self) -> Section:
         model = self.model
