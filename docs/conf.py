@@ -93,6 +93,7 @@ html_theme = "sphinx_book_theme"
 html_title = "scvenn"
 html_static_path = ["_static"]
 html_css_files = ["scvenn.css"]
+html_extra_path = ["llms.txt"]  # the list of pages for language models: https://llmstxt.org
 html_theme_options = {
     "navbar_persistent": [],  # the sidebar has a search field
     "repository_url": "https://github.com/scvenn/scvenn",

@@ -162,6 +162,7 @@ def test_the_version_is_the_same_everywhere():
     version = scvenn.__version__
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"version: {version}\n" in (ROOT / ".scverse" / "meta.yaml").read_text()
+    assert f'version: "{version}"\n' in (ROOT / "conda" / "recipe.yaml").read_text()
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
