@@ -5,7 +5,7 @@
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
-# make figures         the figures of docs/concepts.md (a minute)
+# make figures         the figures of docs/concepts.md and docs/gallery.md (minutes)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
