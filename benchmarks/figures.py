@@ -1,13 +1,19 @@
-"""Draw the figures of docs/concepts.md, from models that are trained here.
+"""Draw the figures of docs/concepts.md and docs/gallery.md, from models that are trained here.
 
-    python benchmarks/figures.py
+    python benchmarks/figures.py            # all
+    python benchmarks/figures.py gallery    # those of one function of this file
 
-Three simulations: ordered axes, what is shared within cell types, and the correction for batches.
+Three simulations for the concepts: ordered axes, what is shared within cell types, and the
+correction for batches. The gallery runs the lines of its page.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
+import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -24,7 +30,8 @@ from mudata import MuData
 
 import scvenn
 
-FOLDER = Path(__file__).parent.parent / "docs" / "_static"
+DOCS = Path(__file__).parent.parent.absolute() / "docs"
+FOLDER = DOCS / "_static"
 QUIET = {"enable_progress_bar": False}
 
 
@@ -128,12 +135,30 @@ def within_types() -> None:
     figure.savefig(FOLDER / "within_types.png", dpi=120)
 
 
+def gallery() -> None:
+    """Run the lines of the gallery, and save the figure of each block as the picture below it."""
+    scvi.settings.seed = 0
+    blocks = r"```python\n(.*?)```\n+(?:!\[.*?\]\((_static/gallery/\w+\.png)\))?"
+    page = (DOCS / "gallery.md").read_text()
+    (FOLDER / "gallery").mkdir(exist_ok=True)
+    names: dict = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # the page saves a figure, too
+        for code, picture in re.findall(blocks, page, re.DOTALL):
+            exec(code, names)
+            if picture:
+                plt.gcf().savefig(DOCS / picture, dpi=100, bbox_inches="tight")
+            plt.close("all")
+        os.chdir(DOCS)
+
+
 def main() -> None:
     logging.getLogger("scvi").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    for draw in (axes_of_shared, within_types, batches):
-        draw()
+    figures = {draw.__name__: draw for draw in (axes_of_shared, within_types, batches, gallery)}
+    for name in sys.argv[1:] or figures:
+        figures[name]()
 
 
 if __name__ == "__main__":

@@ -138,6 +138,13 @@ def test_files_that_documents_name_exist(document):
         assert (ROOT / document).parent.joinpath(link).exists() or (ROOT / link).exists(), link
 
 
+def test_the_gallery_has_a_picture_of_every_figure():
+    blocks = (ROOT / "docs" / "gallery.md").read_text().split("```python\n")[1:]
+    drawn = [block.partition("```")[0] for block in blocks if "](_static/gallery/" in block]
+    for name in scvenn.pl.__all__:
+        assert any(f"scvenn.pl.{name}(" in code for code in drawn), name
+
+
 def test_the_api_page_lists_everything_public():
     entries = re.findall(r"^   (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(scvenn.__all__)

@@ -570,7 +570,9 @@ def test_colours_in_uns_are_used_and_left(kind, more, mdata):
     assert mdata.uns["cell_type_colors"] is kept
 
 
-@pytest.mark.parametrize("kept", [[RED, GOLD], ["no", "such", "colour"], {"type0": RED}, 3])
+@pytest.mark.parametrize(
+    "kept", [[RED, GOLD], ["no", "such", "colour"], {"type0": RED}, np.array(3)]
+)
 def test_colours_in_uns_that_do_not_fit_are_written_anew(kept, mdata):
     mdata.uns["cell_type_colors"] = kept
     pl.embeddings(mdata, "cell_type", basis="pca")

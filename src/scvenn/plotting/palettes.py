@@ -72,7 +72,9 @@ def palette_in_uns(mdata: MuData, color: str, values: pd.Categorical) -> dict[st
 
 def _kept(colours: Any, names: Sequence[str]) -> dict[str, str]:
     """Colours by the names of the categories; none where they are too few or are not colours."""
-    if not isinstance(colours, list | tuple | np.ndarray) or np.size(colours) < len(names):
+    if isinstance(colours, np.ndarray):  # as files give them back
+        colours = colours.tolist()
+    if not isinstance(colours, list | tuple) or len(colours) < len(names):
         return {}
     by_name = dict(zip(names, colours, strict=False))  # as scanpy, which lets more be
     return by_name if all(map(is_color_like, by_name.values())) else {}
