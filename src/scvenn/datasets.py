@@ -29,7 +29,7 @@ __all__ = ["citeseq_mosaic", "cll", "pbmc_multiome", "simulate_counts", "simulat
 
 def __dir__() -> list[str]:
     """What users see: not what this file imports."""
-    return __all__
+    return [*__all__, "__all__"]  # Sphinx documents them only if it finds "__all__"
 
 
 logger = logging.getLogger("scvi.scvenn")
