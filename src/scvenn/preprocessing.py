@@ -18,7 +18,7 @@ __all__ = ["shared_features"]
 
 def __dir__() -> list[str]:
     """What users see: not what this file imports."""
-    return __all__
+    return [*__all__, "__all__"]  # Sphinx documents them only if it finds "__all__"
 
 
 def shared_features(

@@ -40,4 +40,4 @@ __all__ = [
 
 def __dir__() -> list[str]:
     """What users see: not what other rooms of the package use."""
-    return __all__
+    return [*__all__, "__all__"]  # Sphinx documents them only if it finds "__all__"
