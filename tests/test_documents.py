@@ -4,7 +4,6 @@ import re
 import runpy
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +11,12 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 import scvenn
+from tests.conftest import write_10x
 from tests.test_public_api import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "tutorials/quickstart.md", *PAGES]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *PAGES]
 
 
 def code(document):
@@ -54,17 +54,8 @@ def _exports_of_other_tools():
     genes = [f"MT-{j}" if j < 3 else f"GENE{j}" for j in range(60)]
     peaks = [f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(60)]
     cells = [f"CELL{i}-1" for i in range(300)]
-    with h5py.File("filtered_feature_bc_matrix.h5", "w") as file:
-        both = sp.vstack([rna, atac]).tocsc()
-        group = file.create_group("matrix")
-        for name in ("data", "indices", "indptr"):
-            group[name] = getattr(both, name).astype(np.int64)
-        group["shape"], group["barcodes"] = both.shape, np.array(cells, "S")
-        names = {"id": genes + peaks, "name": genes + peaks, "genome": ["GRCh38"] * 120}
-        names["feature_type"] = ["Gene Expression"] * 60 + ["Peaks"] * 60
-        names["interval"] = ["chr1:1-2"] * 60 + peaks
-        for name, values in names.items():
-            group[f"features/{name}"] = np.array(values, "S")
+    counts = {"Gene Expression": (mdata["rna"].X, genes), "Peaks": (mdata["atac"].X, peaks)}
+    write_10x("filtered_feature_bc_matrix.h5", counts, cells)
     of_archr = [f"sample#{cell}" for cell in cells]
     folders = {
         "seurat/RNA": (rna, genes, cells),

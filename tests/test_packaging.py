@@ -75,7 +75,7 @@ def test_the_sdist_holds_what_tests_and_documentation_need(built):
         "src/scvenn/py.typed",
         "tests/conftest.py",
         "tests/data/paper_losses.npz",
-        "tutorials/quickstart.md",
+        "tutorials/quickstart.ipynb",
     }
     assert needed <= names
     left_out = ("docs/generated/", "docs/_build/", "docs/tutorials/", ".venv/", "shared/")

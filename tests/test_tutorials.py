@@ -14,15 +14,20 @@ import scvi
 from scipy.sparse import csr_matrix
 
 import scvenn
-from tests.conftest import data_file
+from tests.conftest import data_file, write_10x
 
 matplotlib.use("Agg")
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
+# on how much is measured of a nucleus
+NO_LIMITS = {"MIN_GENES": 1, "MIN_PEAKS": 1}
+
 # parameters with which each notebook takes seconds
 SMALL = {
+    "quickstart": {"N_GENES": 200, "MAX_EPOCHS": 2},
     "private_variation": {"N_CELLS": 150, "MAX_EPOCHS": 2},
     "pbmc_multiome": {"N_CELLS": 600, "MAX_EPOCHS": 2},
+    "multiome_full": {"N_CELLS": 300, "N_PEAKS": 900, **NO_LIMITS, "MAX_EPOCHS": 2},
     "citeseq_mosaic": {"N_CELLS": 1000, "MAX_EPOCHS": 2},
     "cll": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
     "interpretation": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
@@ -117,3 +122,18 @@ def test_the_pbmc_notebook_names_the_cells_of_the_whole_set(monkeypatch):
     defined = run("pbmc_multiome", N_CELLS=None, MAX_EPOCHS=2)
     named = defined["mdata"].obs["celltype"].reindex(simulated.obs_names)
     assert (named == truth).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_notebook_of_a_whole_multiome_reads_a_file_of_cell_ranger(tmp_path):
+    """Unchanged but for the path; files of Cell Ranger come without cell types."""
+    simulated = scvenn.datasets.simulate_counts(300, n_features=100)
+    counts = {
+        "Gene Expression": (simulated["rna"].X, [f"GENE{j}" for j in range(100)]),
+        "Peaks": (simulated["atac"].X, [f"chr1:{j}00-{j}50" for j in range(1, 101)]),
+    }
+    path = tmp_path / "filtered_feature_bc_matrix.h5"
+    write_10x(path, counts, simulated.obs_names)
+    defined = run("multiome_full", FILE=str(path), **NO_LIMITS, MAX_EPOCHS=2)
+    assert defined["mdata"].shape == (300, 150)  # half of the genes, all peaks
+    assert defined["mdata"].obsm["X_shared"].shape == (300, 10)
