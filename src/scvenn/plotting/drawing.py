@@ -74,6 +74,7 @@ class PublicFigure(Protocol[P, Drawn]):
 
 def public_figure(draw: Callable[P, Drawn]) -> PublicFigure[P, Drawn]:
     """Let a function that draws and returns axes show and save its figure, as scanpy's do."""
+    _describe_output(draw)
 
     @wraps(draw)
     def drawn(
@@ -99,22 +100,27 @@ def public_figure(draw: Callable[P, Drawn]) -> PublicFigure[P, Drawn]:
             return figures[0]
         return None if show else axes
 
+    return cast("PublicFigure[P, Drawn]", drawn)
+
+
+def _describe_output(draw: Any) -> None:
+    """Name the parameters of the output where help, completion and the documentation look.
+
+    They look at the function that is wrapped as well.
+    """
     signature = inspect.signature(draw)
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default, _) in _OUTPUT.items()
     ]
-    drawn.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), *added]
-    )
-    drawn.__annotations__ = draw.__annotations__ | {name: of[0] for name, of in _OUTPUT.items()}
+    draw.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+    draw.__annotations__ |= {name: kind for name, (kind, *_) in _OUTPUT.items()}
     described = "".join(
         f"{name}\n" + indent(meaning, "    ") + "\n" for name, (*_, meaning) in _OUTPUT.items()
     )
-    drawn.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace(
+    draw.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace(
         "\nReturns\n", f"{described}\nReturns\n", 1
     )
-    return cast("PublicFigure[P, Drawn]", drawn)
 
 
 def _checked_path(save: Any) -> Path:
