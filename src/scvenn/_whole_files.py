@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 try:
@@ -51,12 +51,14 @@ def draft(path: Path) -> Iterator[Path]:
 
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the list of files in a folder, would outlast a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # not every file system can do this for folders
+    is_folder = path.is_dir()
+    # not every system can do this for folders
+    with suppress(OSError) if is_folder else nullcontext():
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
             os.fsync(handle)
-    finally:
-        os.close(handle)
+        finally:
+            os.close(handle)
 
 
 def _reason(error: Exception) -> str | None:
