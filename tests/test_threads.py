@@ -58,6 +58,14 @@ def test_a_model_lowers_the_number_of_threads_to_the_cores_and_says_so(small, cg
     assert "Threads: 1 instead of 2, as this process may use 1 core" in caplog.text
 
 
+def test_training_lowers_a_number_of_threads_that_was_raised_since(small, cgroup):
+    (cgroup / "cpu.max").write_text("100000 100000")
+    model = scvenn.MMVAE(small)
+    torch.set_num_threads(2)  # as numba does, for parallel functions of scanpy
+    model.train(1, enable_progress_bar=False)
+    assert torch.get_num_threads() == 1
+
+
 def test_fewer_threads_than_cores_stay(small, cgroup, caplog):
     torch.set_num_threads(1)
     scvenn.MMVAE(small)

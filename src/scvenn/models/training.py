@@ -12,6 +12,7 @@ from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from scvenn._progress import no_progress
+from scvenn._threads import respect_limits
 from scvenn.batches import BatchShifts
 from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.checkpoint import Checkpoint, describe
@@ -162,6 +163,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
             )
         self._find_cells_by_name(labels=True)
+        respect_limits()  # again: compiled functions of other packages raise the number of threads
         check_positive(batch_size=batch_size)
         precision = trainer_kwargs.get("precision")
         if precision is not None and str(precision) not in _PRECISIONS:
