@@ -281,7 +281,7 @@ def test_a_seed_repeats_the_draws(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"modality": "adt"}, r"found 'adt'"),
+        ({"modality": "adt"}, "modality='adt': expected"),
         ({"through": "all"}, "through='all': expected one of"),
         ({"group1": "type9"}, r"\['type9'\] not found among the groups"),
         ({"group1": "type0", "group2": "type0"}, "two different groups"),

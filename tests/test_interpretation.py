@@ -286,11 +286,11 @@ def test_features_and_cells_can_be_chosen(incomplete):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.loadings("adt"), r"found 'adt'"),
+        (lambda m: m.loadings("adt"), "modality='adt': expected"),
         (lambda m: m.loadings("rna", "both"), "latent='both': expected 'shared' or 'private'"),
         (lambda m: m.loadings("rna", features=["x"]), "features: 'x' not found"),
         (lambda m: m.loadings("rna", indices=[0]), r"needs two or more cells in which 'rna' was"),
-        (lambda m: m.shared_features("adt"), r"found 'adt'"),
+        (lambda m: m.shared_features("adt"), "modality='adt': expected"),
         (lambda m: m.private_features("rna", n=0), "n=0: expected None or a number of at least 1"),
         (lambda m: m.write_contributions(m.adata[:10]), r"write_contributions.*mdata.copy\(\)"),
         (lambda m: scvenn.MMVAE(m.adata, decoder="none"), "decoder='none': expected 'mlp'"),

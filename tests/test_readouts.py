@@ -375,11 +375,11 @@ def test_arrays_on_request(model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.get_shared_representation(from_modalities="adt"), r"found \['adt'\]"),
-        (lambda m: m.get_shared_representation(from_modalities=[]), r"found \[\]"),
-        (lambda m: m.get_private_representation("adt"), r"found 'adt'"),
-        (lambda m: m.predict("adt", "rna"), r"found \['adt'\]"),
-        (lambda m: m.predict("rna", "adt"), r"found 'adt'"),
+        (lambda m: m.get_shared_representation(from_modalities="adt"), "from_modalities='adt': "),
+        (lambda m: m.get_shared_representation(from_modalities=[]), r"from_modalities=\[\]: "),
+        (lambda m: m.get_private_representation("adt"), "modality='adt': expected"),
+        (lambda m: m.predict("adt", "rna"), "source='adt': expected"),
+        (lambda m: m.predict("rna", "adt"), "target='adt': expected"),
         (lambda m: m.predict("rna", "meth", features=["x"]), "features: 'x' not found"),
         (lambda m: m.predict("rna", "meth", indices=[999]), "indices.*150 cells"),
     ],

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from torch.utils._pytree import tree_map
 from scvenn.models.encoding import encode
 from scvenn.models.value_file import read_values, write_values
 from scvenn.screening import Screening
-
-if TYPE_CHECKING:
-    from scvenn.models.runner import Runner
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -68,7 +65,7 @@ class Checkpoint(Callback):
         If there is a checkpoint of another training, or one that is damaged.
     """
 
-    runner: Runner  # which sets itself
+    runner: Any  # of the training, which sets itself
 
     def __init__(self, folder: str | os.PathLike, minutes: float, of: Mapping[str, Any]) -> None:
         self.path = Path(folder) / "checkpoint.safetensors"

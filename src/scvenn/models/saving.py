@@ -230,6 +230,7 @@ class SavingMixin(BaseModelClass):
         for name, value in attributes.items():
             setattr(model, name, value)
         model.module.on_load(model)
+        model.module.float()  # whatever PyTorch's default is
         return model
 
     @staticmethod
