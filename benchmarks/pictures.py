@@ -1,4 +1,4 @@
-"""Pictures of the tables of docs/beyond.md and docs/benchmarks.md.
+"""Pictures of the tables of docs/beyond.md, docs/benchmarks.md and docs/performance.md.
 
     python benchmarks/pictures.py
 
@@ -25,6 +25,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parent.parent
 BEYOND, PEERS = ROOT / "docs" / "beyond.md", ROOT / "benchmarks" / "peers" / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 FOLDER = ROOT / "docs" / "_static" / "tables"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -133,7 +134,7 @@ def draw(picture: Picture, name: str) -> None:
         ax.tick_params(axis="x", labelsize=8)
         ax.set_title(fill(panel, 72 // len(picture.panels)), fontsize=10)
         ax.locator_params(axis="x", nbins=max(2, 12 // len(picture.panels)))
-    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=9)
+    axes[0, 0].set_yticks(range(len(rows)), [fill(row, 44) for row in rows], fontsize=9)
     axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
     if len(series) > 1:
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -228,6 +229,20 @@ PICTURES = {
         "<!-- begin parts -->",
         same("batch, within types", "types", "iLISI"),
         series="method",
+    ),
+    "speed": Picture(
+        PERFORMANCE,
+        "<!-- begin speed -->",
+        {"times the speed of MULTIVI, or of totalVI for CITE-seq": "times the peer's speed"},
+        series="model",
+        marked=(1,),
+        skipped=("MULTIVI", "totalVI"),
+    ),
+    "scaling": Picture(
+        PERFORMANCE,
+        "<!-- begin scaling -->",
+        same("screening, s", "an epoch, s", "after training, s", "GiB"),
+        rows=2,
     ),
     "within": Picture(
         PEERS,
