@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from lightning.pytorch.callbacks import Callback
 
 import scvenn
 from scvenn._mudata import pull_on_update
@@ -691,6 +692,24 @@ def test_an_interrupted_command_leaves_the_file_that_it_was_to_replace(trained, 
     monkeypatch.setattr(mudata.MuData, "write", write)
     refused("embed", "model", trained, "--out", "out.h5mu", "--overwrite", code=130)
     assert Path("out.h5mu").read_bytes() == before
+
+
+def test_a_terminated_training_writes_nothing_and_exits_with_143(data, monkeypatch):
+    """Lightning ends a training after SIGTERM with the exit code 0."""
+
+    class Terminate(Callback):
+        def on_train_batch_end(self, *_):
+            signal.raise_signal(signal.SIGTERM)
+
+    train = scvenn.SharedPrivateModel.train
+
+    def terminated(self, *args, callbacks=(), **kwargs):
+        train(self, *args, callbacks=[*callbacks, Terminate()], **kwargs)
+
+    monkeypatch.setattr(scvenn.SharedPrivateModel, "train", terminated)
+    message = refused("train", data, "--out", "out.h5mu", *QUICK, code=143)
+    assert message.endswith("Terminated. Nothing was written.")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_debug_shows_where_a_command_was_interrupted(data, monkeypatch):

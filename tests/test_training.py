@@ -295,6 +295,20 @@ def assert_usable(model, small):
     assert len({len(records) for records in model.history.values()}) == 1
 
 
+def test_a_terminated_training_leaves_a_usable_model_and_is_no_success(small, caplog):
+    class Terminate(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.current_epoch == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    model = scvenn.MMVAEpp(small, **SMALL)
+    with pytest.raises(SystemExit) as stopped:
+        model.train(9, callbacks=[Terminate()], plan_kwargs={"n_epochs_kl_warmup": 0}, **QUIET)
+    assert stopped.value.code == 143
+    assert "SIGTERM ended training. The model is trained" in said(caplog)[-1]
+    assert_usable(model, small)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_batch_end", "on_train_end"])
 def test_a_training_that_is_stopped_leaves_a_usable_model(small, error, hook, caplog, capsys):

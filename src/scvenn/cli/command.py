@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ FLAGS = """
 """
 
 
+TERMINATED = (128 + signal.SIGTERM, "Terminated")  # exit code and word
+
+
 class Result(NamedTuple):
     """What a command returns: text for people, data for programs, and how to write its outputs."""
 
@@ -41,7 +46,8 @@ class Command(click.Command):
     """A command whose function returns a :class:`Result`.
 
     Only the result goes to stdout; what libraries print goes to stderr. Errors about the data, the
-    model or the machine become one message and the exit code 1, Ctrl-C one line and the code 130.
+    model or the machine become one message and the exit code 1, Ctrl-C one line and the code 130,
+    SIGTERM one line and the code 143.
 
     ``outputs`` are written in their order. ``sections`` are tables of further options by heading in
     the help; the function gets those given, a dictionary for each table by heading in lower case.
@@ -70,7 +76,12 @@ class Command(click.Command):
         debug = "debug" in output
         written: list[str] = []
         try:
-            with redirect_stdout(sys.stderr), warnings.catch_warnings(), pull_on_update(False):
+            with (
+                terminable(),
+                redirect_stdout(sys.stderr),
+                warnings.catch_warnings(),
+                pull_on_update(False),
+            ):
                 show_messages(debug)
                 if "threads" in output:
                     use_threads(output["threads"])
@@ -80,10 +91,13 @@ class Command(click.Command):
                     with draft(path) if option.suffixes else nullcontext(path) as unfinished:
                         result.write[option.name](unfinished)
                     written.append(str(path))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:
+            code, how = (130, "Interrupted") if isinstance(stop, KeyboardInterrupt) else TERMINATED
+            if isinstance(stop, SystemExit) and stop.code != code:
+                raise
             kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
-            click.echo(f"{traceback.format_exc() if debug else ''}Interrupted. {kept}", err=True)
-            ctx.exit(130)  # as shells have it
+            click.echo(f"{traceback.format_exc() if debug else ''}{how}. {kept}", err=True)
+            ctx.exit(code)  # as shells have it
         except Exception as error:
             # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
             of_lightning = type(error).__name__ == "MisconfigurationException"
@@ -112,6 +126,23 @@ class Command(click.Command):
         for title, group in (self.sections | last).items():
             with formatter.section(title):
                 formatter.write_dl([r for o in group if o and (r := o.get_help_record(ctx))])
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM end the command with the code of shells; training would end with 0."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(TERMINATED[0])
+
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def use_threads(number: int) -> None:

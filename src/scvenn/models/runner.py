@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan, TrainRunner
@@ -328,6 +329,9 @@ class Runner(TrainRunner):
             raise ValueError(
                 f"{error.explain(self.model, np.asarray(rows))} {self.kept.summary}"
             ) from None
+        except SIGTERMException:  # with which Python would exit as if all had gone well
+            interrupts.warning("SIGTERM ended training. %s", self.kept.summary)
+            raise SystemExit(128 + signal.SIGTERM) from None
         except SystemExit as stopped:
             # Lightning exits after Ctrl-C, and leaves the signal ignored
             if not isinstance(stopped.__context__, KeyboardInterrupt):

@@ -157,6 +157,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             far.
         KeyboardInterrupt
             After Ctrl-C.
+        SystemExit
+            After SIGTERM, as cluster schedulers send it, with the exit code 143.
         """
         if self.adata is None:
             raise ValueError(
