@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 import scvi
+from lightning.pytorch.callbacks import Callback
 from safetensors.numpy import load_file, save_file
 
 import scvenn
+from tests import archives
 from tests.conftest import QUIET
-from tests.test_saved_files import forks, header_of, in_child
+from tests.files import forks, header_of, in_child
 
 EVERY_EPOCH = {"checkpoint_minutes": 0, "batch_size": 32, **QUIET}
 
@@ -22,10 +24,10 @@ def data():
     return scvenn.datasets.simulate_counts(120, n_features=12, n_types=3, n_batches=2)
 
 
-def build(data, cls=scvenn.MMVAEpp, **arguments):
+def build(data, cls=scvenn.MMVAEpp, labels=None, **arguments):
     scvi.settings.seed = 0
     mdata = data.copy()
-    cls.setup_mudata(mdata, batch_key="batch")
+    cls.setup_mudata(mdata, batch_key="batch", labels_key=labels)
     return cls(mdata, **{"n_shared": 3, "n_private": 2, "n_hidden": 8, **arguments})
 
 
@@ -33,7 +35,7 @@ class Stop(Exception):
     pass
 
 
-class StopIn(scvenn.models.runner.Callback):
+class StopIn(Callback):
     """An error in a step of an epoch."""
 
     def __init__(self, epoch):
@@ -76,6 +78,17 @@ def test_a_stopped_training_goes_on_to_the_same_end(cls, arguments, data, tmp_pa
         model = build(data, cls, **arguments)
         model.train(6, checkpoint=folder, **EVERY_EPOCH)
         assert_same(model, expected)
+
+
+@pytest.mark.parametrize("cls", [scvenn.MMVAEpp, scvenn.MoPoEVAE])
+def test_three_modalities_with_missing_cells_and_labels_go_on_alike(cls, tmp_path):
+    data, how = archives.data(), {"cls": cls, "labels": "cell_type"}
+    stopped_in(2, data, tmp_path, 4, **how)
+    model = build(data, **how)
+    model.train(4, checkpoint=tmp_path, **EVERY_EPOCH)
+    expected = build(data, **how)  # which sets the seed
+    expected.train(4, **EVERY_EPOCH)
+    assert_same(model, expected)
 
 
 def test_a_finished_training_is_not_repeated(data, tmp_path):

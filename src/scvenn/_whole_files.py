@@ -41,7 +41,7 @@ def draft(path: Path) -> Iterator[Path]:
             for part in [*unfinished.rglob("*"), unfinished]:
                 _to_disk(part)
             os.replace(unfinished, path)
-    except Exception as error:
+    except Exception as error:  # of a full disk, HDF5 raises errors of many kinds
         if reason := _reason(error):
             before = "the one that was there is unchanged" if path.exists() else "nothing was left"
             raise OSError(f"{path} could not be written: {reason}; {before}.") from error

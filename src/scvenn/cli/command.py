@@ -31,7 +31,9 @@ FLAGS = """
 """
 
 
-TERMINATED = (128 + signal.SIGTERM, "Terminated")  # exit code and word
+# What ends a command from outside, by the exit code that shells give it.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+ENDED = {INTERRUPTED: "Interrupted", TERMINATED: "Terminated"}
 
 
 class Result(NamedTuple):
@@ -92,12 +94,12 @@ class Command(click.Command):
                         result.write[option.name](unfinished)
                     written.append(str(path))
         except (KeyboardInterrupt, SystemExit) as stop:
-            code, how = (130, "Interrupted") if isinstance(stop, KeyboardInterrupt) else TERMINATED
-            if isinstance(stop, SystemExit) and stop.code != code:
+            code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+            if code not in ENDED:
                 raise
             kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
-            click.echo(f"{traceback.format_exc() if debug else ''}{how}. {kept}", err=True)
-            ctx.exit(code)  # as shells have it
+            click.echo(f"{traceback.format_exc() if debug else ''}{ENDED[code]}. {kept}", err=True)
+            ctx.exit(code)
         except Exception as error:
             # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
             of_lightning = type(error).__name__ == "MisconfigurationException"
@@ -133,7 +135,7 @@ def terminable() -> Iterator[None]:
     """Have SIGTERM end the command with the code of shells; training would end with 0."""
 
     def stop(*_: Any) -> None:
-        raise SystemExit(TERMINATED[0])
+        raise SystemExit(TERMINATED)
 
     if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
         yield

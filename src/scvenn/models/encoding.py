@@ -81,7 +81,10 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
         return dict(pairs) if plain else {"$dict": pairs}
     if isinstance(value, np.ndarray):
         if value.dtype.kind in _KINDS:
-            arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
+            while name in arrays:  # {"a.b": ...} beside {"a": {"b": ...}}
+                name += "'"
+            native = value.dtype.newbyteorder("=")  # a file has one order of bytes
+            arrays[name] = np.ascontiguousarray(value, native).reshape(value.shape)
             return {"$array": name}
         if value.ndim == 1 and all(isinstance(text, str) for text in value):
             return {"$texts": [str(text) for text in value]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -111,7 +112,7 @@ class SavingMixin(BaseModelClass):
         versions = attributes.pop("versions_")
         model = ModelFile(type(self).__name__, versions, attributes, weights, data)
         write_model_file(_path(folder, prefix), model)
-        for path in folder.glob(f"{prefix or ''}mdata-{'?' * _DIGITS}.h5mu"):
+        for path in folder.glob(f"{glob.escape(prefix or '')}mdata-{'?' * _DIGITS}.h5mu"):
             if data is None or path.name != data["name"]:
                 path.unlink()  # the data of the model that was replaced
 

@@ -279,8 +279,8 @@ class _Report:
             "A cross-view prediction of a modality is through the shared latent of another one; "
             "same-view is from the modality itself, joint from all.",
             "Most features of a modality may share nothing with the others. The median over all of "
-            "them is then near 0 for any model, and the one over features that screening calls "
-            "shared says more.",
+            "them is then near 0 for any model. Look at the median over features that screening "
+            "calls shared.",
             "Compare a score with the one by chance, which is often below 0. n is the number of "
             "features, or of dimensions of a latent, that a median is of.",
         ]
