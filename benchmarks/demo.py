@@ -59,6 +59,7 @@ def main() -> None:
 
     if arguments.data is None:
         mdata = scvenn.datasets.simulate_counts(**SIMULATION)
+        scvi.settings.num_threads = 1  # so that the README's table comes out on any machine
     else:
         mdata = mudata.read_h5mu(arguments.data)
     print(mdata)
