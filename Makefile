@@ -9,6 +9,7 @@
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
 # make docs            the documentation, in docs/_build/html; nothing is fetched
+# make locks           constraints/*.lock: the tested sets with the SHA-256 of every file, by uv
 #
 # Each sets up .venv first. PYTHON=python3.12 chooses the interpreter (3.11 or newer).
 
@@ -28,7 +29,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench figures tutorials lint types docs clean
+.PHONY: demo test paper-run paper peers bench figures tutorials lint types docs locks clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -71,6 +72,19 @@ types: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+
+# of all platforms; one of the set for Python 3.11 needs 3.11.5
+locks: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	$(foreach set,311:3.11.5 312:3.12,$(LOCK))
+
+define LOCK
+$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --extra docs \
+	-c constraints/py$(word 1,$(subst :, ,$(set))).txt --universal \
+	--python-version $(word 2,$(subst :, ,$(set))) --generate-hashes --no-annotate --quiet \
+	--custom-compile-command 'make locks' -o constraints/py$(word 1,$(subst :, ,$(set))).lock
+
+endef
 
 $(READY): pyproject.toml $(CONSTRAINTS)
 	rm -rf .venv
