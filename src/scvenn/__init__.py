@@ -8,6 +8,7 @@
 (200, 10)
 """
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from scvenn.objective import Objective, Penalty, Term
 
 __version__ = version("scvenn")
+
+# MKL multiplies matrices on most CPUs. It then sums in the same order on any number of threads. It
+# reads this at its first product. Source: oneMKL Developer Guide, "Strict CNR Mode".
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __all__ = [
     "MMVAE",
