@@ -256,7 +256,7 @@ class Modality:
     likelihood: str | None = None
     n_features: int = 4
     measured: str = "all"
-    values: str = "counts"
+    kind: str = "counts"
     change: str = "none"
     dtype: str = "f4"
     storage: str = "dense"
@@ -291,7 +291,7 @@ class Recipe:
         for m in self.modalities:
             rows = MEASURED[m.measured](self.n_cells, rng)
             shape = (len(rows), m.n_features)
-            x = np.asarray(VALUES[m.values](rng, shape), np.float64)
+            x = np.asarray(VALUES[m.kind](rng, shape), np.float64)
             if x.size:
                 CHANGES[m.change](x, rng)
             with np.errstate(all="ignore"):
@@ -347,16 +347,16 @@ LIKELIHOOD_OF |= {"real": ["normal"], "fractions": ["beta", "normal"]}
 
 @st.composite
 def modalities(draw, name):
-    values = draw(mostly(["counts", "binary", "real", "fractions"], VALUES))
-    fitting = [None, *LIKELIHOOD_OF.get(values, ["normal"])]
+    kind = draw(mostly(["counts", "binary", "real", "fractions"], VALUES))
+    fitting = [None, *LIKELIHOOD_OF.get(kind, ["normal"])]
     return Modality(
         name,
         likelihood=draw(mostly(fitting, LIKELIHOODS)),
         n_features=draw(mostly([1, 2, 5, 12], [0, 1, 300])),
         measured=draw(mostly(["all", "most", "in another order"], MEASURED)),
-        values=values,
+        kind=kind,
         change=draw(mostly(["none"], CHANGES)),
-        dtype=draw(mostly(["f4", *(["i8"] if values == "counts" else [])], [*TYPES, *NO_NUMBERS])),
+        dtype=draw(mostly(["f4", *(["i8"] if kind == "counts" else [])], [*TYPES, *NO_NUMBERS])),
         storage=draw(mostly(["dense", "csr_matrix", "csc_matrix"], STORAGES)),
         features=draw(mostly(["text"], FEATURES)),
         view=draw(mostly(["none"], VIEWS)),
@@ -384,7 +384,7 @@ def recipes(draw):
         column_of=draw(st.sampled_from(["mdata", "modalities"])),
         column_as=draw(st.sampled_from(COLUMN_AS)),
         model=model,
-        screen=draw(st.booleans()) and not model == "MVAE",
+        screen=draw(st.booleans()) and model != "MVAE",
         batch_size=draw(mostly([128, 20], [1, 2, 7])),
         options=draw(mostly(OPTIONS, [{"dispersion": "feature-batch"}])),
     )

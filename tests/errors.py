@@ -11,11 +11,12 @@ _PACKAGE = str(Path(scvenn.__file__).parent)
 
 def is_ours(error):
     """Whether a statement of scvenn raised an error, with a message of some length."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    statement = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    path = frame.f_code.co_filename
+    statement = linecache.getline(path, line).strip()
     return (
         isinstance(error, ValueError | TypeError | OSError)
-        and frame.filename.startswith(_PACKAGE)
+        and path.startswith(_PACKAGE)
         and statement.startswith("raise ")
         and len(str(error)) > 40
     )

@@ -1,11 +1,13 @@
 """Mutated files of models and data, many of them: ``make fuzz``.
 
-    python -m tests.fuzz models [minutes]   by atheris: guided by the lines that a file reaches
-    python -m tests.fuzz data [cases]       each in a process of its own, with limits
+    python -m tests.fuzz values [minutes]   a small file of all that models hold, read
+    python -m tests.fuzz models [minutes]   models, loaded with data
+    python -m tests.fuzz data [cases]       models whose data file was mutated, loaded
 
-A model file that does anything else than load, or be refused by a message of scvenn, ends the
-first; so does one that takes more than 10 seconds or 4 GB. The second prints how its cases ended:
-HDF5 reads files in C, and what it does to a process is for the process that reads to bound.
+The first two run in one process, guided by atheris towards lines that no file reached before. A
+file that does anything else than be read, or be refused by a message of scvenn, ends them; so does
+one that takes more than 10 seconds or 4 GB. The third has a process for each case, and prints how
+those ended: HDF5 reads files in C, and what it does to a process is for that process to bound.
 """
 
 import logging
@@ -25,26 +27,34 @@ from random import Random
 _SECONDS, _MEGABYTES = 10, 4096
 
 
-def fuzz_models(minutes: float) -> None:
-    """Read mutated model files until the time is over."""
+def fuzz(what: str, minutes: float) -> None:
+    """Read mutated files of values or of models until the time is over."""
     import atheris
 
     with atheris.instrument_imports(include=["scvenn.models"]):
         import scvenn.models  # noqa: F401
-    from tests.mutated_files import mutated, read, write_models
+    from tests import mutated_files as files
 
     folder, corpus = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())
-    mdata = write_models(folder).adata
-    for path in folder.glob("*/model.safetensors"):
-        shutil.copy(path, corpus / path.parent.name)
-    target = folder / "MMVAEpp"
+    if what == "values":
+        path = corpus / "values"
+        files.write_values_of_every_kind(path)
+        target, read = folder / "values", files.read_values_of_every_kind
+    else:
+        mdata = files.write_models(folder).adata
+        for path in folder.glob("*/model.safetensors"):
+            shutil.copy(path, corpus / path.parent.name)
+        target = folder / "MMVAEpp" / "model.safetensors"
+
+        def read(path: Path) -> bool:
+            return files.read(path.parent, mdata)
 
     def one(data: bytes) -> None:
-        (target / "model.safetensors").write_bytes(data)
-        read(target, mdata)
+        target.write_bytes(data)
+        read(target)
 
     def mutator(data: bytes, most: int, seed: int) -> bytes:
-        return mutated(data, Random(seed))[:most]
+        return files.mutated(data, Random(seed))[:most]
 
     arguments = [
         sys.argv[0],
@@ -96,7 +106,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     what, *amount = sys.argv[1:]
-    if what == "models":
-        fuzz_models(float(amount[0]) if amount else 10)
-    else:
+    if what == "data":
         fuzz_data(int(amount[0]) if amount else 500)
+    else:
+        fuzz(what, float(amount[0]) if amount else 10)

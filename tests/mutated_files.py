@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import h5py
 import numpy as np
+import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 import scvenn
-from scvenn.models.value_file import _digest
+from scvenn.models.value_file import _digest, read_values, write_values
+from scvenn.screening import Screening
 from tests.errors import is_ours
 
 # What stands where something else is expected.
@@ -24,6 +27,7 @@ LEAVES += [{"$Penalty": {"name": "p", "weight": 1}}, {"$table": {"index": [], "o
 LEAVES += [{"$table": {"index": [0], "of": None, "columns": [["a", 1], ["a", [1, 2]]]}}]
 TYPES = ["F64", "F32", "F16", "BF16", "F8_E4M3", "I64", "I8", "U8", "BOOL", "C64", "?", 1, None]
 DTYPES = ["f8", "f4", "f2", "i8", "i1", "u1", "u8", "?"]
+_SCREENING = Screening(np.zeros(2), np.ones(2, bool), np.ones(2, bool))
 NUMBERS = [0, 1, -1, np.nan, np.inf, -np.inf, 1e30, 3e38, -3e38, 1e-40]
 
 
@@ -45,6 +49,25 @@ def write_models(folder: Path, **how) -> scvenn.MMVAEpp:
         model.history_ = {"train_loss": model.history["train_loss"]}  # the others are alike
         model.save(folder / name, **how)
     return model
+
+
+def write_values_of_every_kind(path: Path) -> None:
+    """Write a small file of values: the format of models, and quick to read."""
+    texts = np.array(["a", "b"], dtype=object)
+    values = {
+        "attributes": {"x": (1, [2.5, np.inf]), 3: None, "texts": texts, "screening": _SCREENING},
+        "weights": {"w": np.ones((2, 2), np.float32), "n": np.arange(3)},
+        "history": pd.DataFrame({"loss": [1.0, np.nan], "of": texts}),
+        "objective": scvenn.Objective((scvenn.Term(("a",), ("a", "b")),)),
+    }
+    write_values(path, values, format="values", protocol=1)
+
+
+def read_values_of_every_kind(path: Path) -> bool:
+    """Whether such a file is read; False if a message of ours refused it."""
+    kinds = {"attributes": dict, "weights": dict, "history": pd.DataFrame}
+    protocols = {1: {**kinds, "objective": scvenn.Objective}}
+    return _works(partial(read_values, path, format="values", protocols=protocols))
 
 
 def read(folder: Path, mdata) -> bool:
@@ -118,15 +141,14 @@ def _header(whole: bytes, rng: Random) -> bytes:
 def _content(whole: bytes, rng: Random) -> bytes:
     """Something else in the content, with a digest that fits."""
     header, content, arrays = _parts(whole)
-    nodes = list(_nodes(content))
-    _, at, key = rng.choice(nodes)
+    at, key = _node(content, rng)
     match rng.randrange(8):
         case 0:
             del at[key]
         case 1 | 2 | 3:
             at[key] = rng.choice(LEAVES)
         case 4:
-            _, other, place = rng.choice(nodes)
+            other, place = _node(content, rng)
             at[key] = json.loads(json.dumps(other[place]))
         case 5:
             at[key] = {rng.choice(["$tuple", "$texts", "$dict", "$array", "$table"]): at[key]}
@@ -174,13 +196,13 @@ def _whole(header: dict, content: dict, arrays: dict) -> bytes:
     return save(arrays, header | {"content": text, "sha256": _digest(text, arrays)})
 
 
-def _nodes(value, depth=0):
-    """All parts of a value: how deep they are, what they are in, and under which key."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, part in list(items):
-        yield depth, value, key
-        if isinstance(part, dict | list):
-            yield from _nodes(part, depth + 1)
+def _node(value, rng: Random) -> tuple:
+    """A part of a value at random: what it is in, and under which key."""
+    key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+    part = value[key]
+    if isinstance(part, dict | list) and part and rng.random() < 0.8:
+        return _node(part, rng)
+    return value, key
 
 
 # ------------------------------------------------------------------------------- data

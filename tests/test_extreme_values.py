@@ -1,4 +1,4 @@
-"""Extreme values of every likelihood: finite results, or a message; never a NaN that nobody sees."""
+"""Extreme values of every likelihood: finite results or a message, never a silent NaN."""
 
 import numpy as np
 import pytest

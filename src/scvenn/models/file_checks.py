@@ -126,16 +126,20 @@ def _is_of_modality(state: Mapping[str, Any]) -> bool:
     )
 
 
-def check_sizes(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+def check_sizes(
+    arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor], n_modalities: int
+) -> None:
     """Refuse numbers of units or layers that the weights do not have."""
     most = max([len(weights), *(n for values in weights.values() for n in values.shape)])
+    # each layer of each encoder has weights and a bias
+    most_layers = len(weights) // (2 * n_modalities)
     for name, value in arguments.items():
         numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-        largest = len(weights) if name == "n_layers" else most  # each layer has weights
         for number in numbers:
-            if isinstance(number, int) and number > largest:
-                what = "there are only" if name == "n_layers" else "no array is larger than"
-                raise ValueError(f"{name}={number}, but {what} {largest}")
+            if isinstance(number, int) and number > most:
+                raise ValueError(f"{name}={number}, but no array is larger than {most}")
+            if name == "n_layers" and number > most_layers:
+                raise ValueError(f"{name}={number}, but the weights are of at most {most_layers}")
 
 
 def check_types(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

@@ -220,7 +220,7 @@ class SavingMixin(BaseModelClass):
         weights = {name: torch.from_numpy(array) for name, array in found.weights.items()}
         check_attributes(cls, attributes)
         check_registry(registry)
-        check_sizes(arguments, weights)
+        check_sizes(arguments, weights, len(Registry(registry).modalities))
         with torch.device("meta"):
             without_memory = cls._empty(registry, arguments, attributes).module
             # refuses other names and shapes
