@@ -64,6 +64,7 @@ def fuzz(what: str, minutes: float) -> None:
         f"-rss_limit_mb={_MEGABYTES}",
         f"-artifact_prefix={os.getcwd()}/",
         "-max_len=100000",
+        "-mutate_depth=1",  # the mutator makes several changes by itself
         "-print_final_stats=1",
     ]
     atheris.Setup(arguments, one, custom_mutator=mutator)
@@ -84,20 +85,20 @@ def fuzz_data(cases: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.alarm(_SECONDS)
         try:
-            read(folder / "case", None)
+            read(folder / "case" / "MMVAEpp", None)
         except BaseException:
             traceback.print_exc()
             raise
 
     for case in range(cases):
-        shutil.copytree(folder / "models" / "MMVAEpp", folder / "case")
-        mutate_data(folder / "case", Random(case))
+        shutil.copytree(folder / "models" / "MMVAEpp", folder / "case" / "MMVAEpp")
+        mutate_data(folder / "case" / "MMVAEpp", Random(case))
         _, status = os.waitpid(in_child(load), 0)
         how = os.waitstatus_to_exitcode(status)
         ended[how] += 1
         if how:
             print(f"case {case} ended with {how}")
-        shutil.rmtree(folder / "case")
+        shutil.rmtree(folder / "case" / "MMVAEpp")
     seconds = time.monotonic() - started
     print(f"{cases} cases in {seconds:.0f} s: {ended[0]} read or refused, others {dict(ended)}")
 

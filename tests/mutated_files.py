@@ -96,7 +96,7 @@ def _works(call, *arguments) -> bool:
 def mutated(whole: bytes, rng: Random) -> bytes:
     """A file of a model in which one to three things are not as they were."""
     for _ in range(rng.randint(1, 3)):
-        change = rng.choice([_bytes, _header, _content, _content, _content, _arrays])
+        change = rng.choice([_bytes, _bytes, _header, _content, _content, _arrays])
         try:
             whole = change(whole, rng)
         except (SafetensorError, ValueError, TypeError, LookupError, OverflowError, AttributeError):
