@@ -149,7 +149,7 @@ STORAGES = {
     "table": pd.DataFrame,
     **{
         f"{kind}_{form}": getattr(sp, f"{kind}_{form}")
-        for kind in ("csr", "csc", "coo", "dia", "bsr", "lil", "dok")
+        for kind in ("csr", "csc")  # anndata takes no others; `test_matrices.py` has them
         for form in ("matrix", "array")
     },
     "unsorted": _unsorted,
@@ -388,3 +388,37 @@ def recipes(draw):
         batch_size=draw(mostly([128, 20], [1, 2, 7])),
         options=draw(mostly(OPTIONS, [{"dispersion": "feature-batch"}])),
     )
+
+
+def strange():
+    """Recipes in which one thing is strange, and all of these."""
+    first = {
+        "kind": VALUES,
+        "change": CHANGES,
+        "dtype": [*TYPES, *NO_NUMBERS],
+        "storage": STORAGES,
+        "features": FEATURES,
+        "view": VIEWS,
+        "measured": MEASURED,
+        "layer": [True],
+        "n_features": [0, 1],
+        "name": HOSTILE,
+    }
+    whole = {"cells": CELLS, "form": FORMS, "n_cells": [1, 2, 3], "batch_size": [1]}
+    for key, values in first.items():
+        for value in values:
+            yield Recipe(0, 20, [Modality(**{"name": "rna", key: value}), Modality("atac")])
+    # views of matrices in every form, which once were the most errors
+    for view in ("mask", "of a view"):
+        for storage in STORAGES:
+            rna = Modality("rna", view=view, storage=storage)
+            yield Recipe(0, 20, [rna, Modality("atac")])
+    for key, values in whole.items():
+        for value in values:
+            yield Recipe(**{"seed": 0, "n_cells": 20, "modalities": _TWO, key: value})
+    for kind in COLUMNS:
+        for column_as in COLUMN_AS:
+            yield Recipe(0, 20, _TWO, column=kind, column_as=column_as)
+
+
+_TWO = [Modality("rna"), Modality("atac")]
