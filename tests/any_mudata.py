@@ -116,7 +116,8 @@ def _repeated(x):
     csr = sp.csr_matrix(x.shape, dtype=x.dtype)
     order = np.argsort(coo.row, kind="stable")
     csr.data, csr.indices = coo.data[order], coo.col[order]
-    csr.indptr = np.concatenate([[0], np.cumsum(np.bincount(coo.row, minlength=len(x)))])
+    ends = np.concatenate([[0], np.cumsum(np.bincount(coo.row, minlength=len(x)))])
+    csr.indptr = ends.astype(csr.indices.dtype)
     return csr
 
 
