@@ -97,7 +97,7 @@ def fuzz_data(cases: int) -> None:
         how = os.waitstatus_to_exitcode(status)
         ended[how] += 1
         if how:
-            print(f"case {case} ended with {how}")
+            print(f"case {case} ended with {how}", flush=True)
         shutil.rmtree(folder / "case" / "MMVAEpp")
     seconds = time.monotonic() - started
     print(f"{cases} cases in {seconds:.0f} s: {ended[0]} read or refused, others {dict(ended)}")
