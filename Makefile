@@ -5,6 +5,7 @@
 # make paper           tables and figures of docs/paper.md from their results
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
+# make fuzz            any MuData, and mutated files of models and data: tests/fuzz.py (hours)
 # make figures         the figures of docs/, and the results of its examples (minutes)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
@@ -29,7 +30,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench figures tutorials lint types docs locks clean
+.PHONY: demo test paper-run paper peers bench fuzz figures tutorials lint types docs locks clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -54,6 +55,13 @@ peers: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scaling.py
+
+fuzz: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3'
+	SCVENN_FUZZ_EXAMPLES=3000 $(BIN)/python -m pytest -q tests/test_any_mudata.py
+	$(BIN)/python -m tests.fuzz data 1000
+	$(BIN)/python -m tests.fuzz models 20
+	$(BIN)/python -m tests.fuzz values 60
 
 figures: $(READY)
 	$(BIN)/python benchmarks/figures.py

@@ -156,6 +156,15 @@ def test_a_batch_must_be_known_for_every_cell(small):
         setup(small, batch_key="donor")
 
 
+@pytest.mark.parametrize("argument", ["labels_key", "batch_key"])
+def test_a_column_of_lists_is_refused(small, argument):
+    small.obs["types"] = pd.Series([["a"], ["b", "c"]] * 30, index=small.obs_names)
+    with pytest.raises(
+        ValueError, match=r"mdata.obs\['types'\] has \['a'\] \(list\) in cell 'cell0'; expected"
+    ):
+        setup(small, **{argument: "types"})
+
+
 def test_an_anndata_is_refused(small):
     for call in (setup, scvenn.MMVAEpp, scvenn.MMVAEpp.setup_anndata):
         with pytest.raises(TypeError, match="MuData"):

@@ -109,3 +109,11 @@ def test_an_unknown_reduction_is_refused():
 def test_an_objective_must_fit_the_modalities(terms, message):
     with pytest.raises(ValueError, match=message):
         Objective(terms).validate(["a", "b"])
+
+
+def test_mopoe_of_many_modalities_is_refused():
+    with pytest.raises(
+        ValueError, match="found 30 modalities, expected at most 10: .* would have 2,147,483,645"
+    ):
+        mopoe([f"m{i}" for i in range(30)])
+    assert len(mopoe("abcdefghij").terms) == 2**11 - 3

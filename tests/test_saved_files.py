@@ -1,6 +1,7 @@
 """Files of models: no code in them, nothing read that is not whole, nothing lost by a kill."""
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -285,6 +286,49 @@ def shadow_a_method(content, arrays):
     content["attributes"]["save"] = 1
 
 
+def set_attribute(name, value):
+    def change(content, arrays):
+        content["attributes"][name] = value
+
+    return change
+
+
+def set_setup(name, value):
+    def change(content, arrays):
+        content["attributes"]["registry_"][name] = value
+
+    return change
+
+
+def other_state(key, state):
+    def change(content, arrays):
+        content["attributes"]["registry_"]["field_registries"][key]["state_registry"] = state
+
+    return change
+
+
+def positions_beyond_the_cells(content, arrays):
+    arrays["attributes.train_indices_"] = np.array([10**6])
+
+
+def columns_of_a_list(content, arrays):
+    content["attributes"]["registry_"]["setup_args"]["layers"] = {"rna": [1]}
+
+
+def repeated_array(content, arrays):
+    content["attributes"]["again_"] = [{"$array": "weights.shared_axes"}] * 2
+
+
+def table_of_one_value(content, arrays):
+    arrays["index"] = np.arange(1000)
+    table = {"index": {"$array": "index"}, "of": None, "columns": [["a", 1]]}
+    content["attributes"]["table_"] = {"$table": table}
+
+
+def data_without_a_name(content, arrays):
+    del content["data"]["name"]
+
+
 def forget(part):
     def change(content, arrays):
         del content[part]
@@ -309,6 +353,19 @@ def unknown_likelihood(content, arrays):
         (change_type, "expected torch.float32, found torch.float64"),
         (change_shape, "shared_axes"),
         (shadow_a_method, "attribute 'save'"),
+        (set_argument("n_layers", 60), "n_layers=60, but the weights are of at most"),
+        (set_attribute("registry_", 1), "its attributes are not those of a model: registry_"),
+        (set_attribute("train_indices_", "a"), "'train_indices_' has no positions"),
+        (set_attribute("history_", [1]), r"the attribute 'history_' is [1]"),
+        (set_setup("setup_args", 0.5), "fit together"),
+        (set_setup("field_registries", {}), "observed"),
+        (positions_beyond_the_cells, "'train_indices_' has no positions"),
+        (columns_of_a_list, "a layer or column is named"),
+        (other_state("labels", {"categories": 1}), "fit together"),
+        (other_state("X_rna", {"likelihood": "nb", "column_names": []}), "fit together"),
+        (repeated_array, "found no array 'weights.shared_axes', or found it twice"),
+        (table_of_one_value, "found a table of int"),
+        (data_without_a_name, "its data are not those of a model: name"),
         (unknown_likelihood, "unknown"),
         *((forget(part), part) for part in ("class_name", "attributes", "weights", "versions")),
         (lambda content, arrays: "[]", "cannot be read"),
@@ -364,6 +421,49 @@ def test_data_of_another_model_is_refused(models, copied, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{other.name} does not exist. Pass the data"):
         scvenn.MMVAEpp.load(copied)
     assert same_weights(scvenn.MMVAEpp.load(copied, False), models[1])
+
+
+def test_data_that_is_no_mudata_is_named_with_the_reason(copied):
+    (path,) = copied.glob("*.h5mu")
+    path.write_bytes(b"no HDF5")
+
+    def change(content, arrays):
+        content["data"]["sha256"] = hashlib.sha256(b"no HDF5").hexdigest()
+
+    rewritten(copied, change)
+    with pytest.raises(ValueError, match=rf"{path.name} \(7 bytes\) .* cannot be read as a MuData"):
+        scvenn.MMVAEpp.load(copied)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a\x00", "x" * 5000, "\ud800"])
+def test_data_of_a_name_that_no_file_has_does_not_exist(copied, name):
+    def change(content, arrays):
+        content["data"]["name"] = name
+
+    rewritten(copied, change)
+    with pytest.raises(FileNotFoundError, match="does not exist. Pass the data"):
+        scvenn.MMVAEpp.load(copied)
+
+
+def test_a_registry_that_is_missing_is_damage(copied):
+    rewritten(copied, set_attribute("registry_", None))
+    with pytest.raises(ValueError, match="its attributes are not those of a model: registry_"):
+        scvenn.MMVAEpp.load_registry(copied)
+
+
+def test_numbers_of_a_type_that_numpy_does_not_have_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = {"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}
+    header["__metadata__"] = {
+        "format": "scvenn model",
+        "protocol": "1",
+        "content": "",
+        "sha256": "",
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"0")
+    with pytest.raises(ValueError, match="no complete safetensors file"):
+        scvenn.MMVAEpp.load(tmp_path)
 
 
 def test_a_model_that_is_replaced_leaves_no_data_behind(models, copied):

@@ -22,6 +22,8 @@ _OF_HISTORY = (
     "train_",
     "validation_",
 )
+# The terms of MoPoE-VAE double with each modality.
+_MOST_OF_MOPOE = 10
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,13 @@ def mmvaepp(modalities: Sequence[str]) -> Objective:
 def mopoe(modalities: Sequence[str]) -> Objective:
     """MoPoE-VAE: every subset explains itself and the rest (paper, eq. 4; Sutter et al. 2021)."""
     every = tuple(modalities)
+    if len(every) > _MOST_OF_MOPOE:
+        raise ValueError(
+            f"MoPoE-VAE: found {len(every)} modalities, expected at most {_MOST_OF_MOPOE}: with "
+            f"terms for every subset, its objective would have {2 ** (len(every) + 1) - 3:,}. "
+            "Choose fewer with setup_mudata(modalities=[...]), or train MMVAEpp, which has one "
+            "term for each modality."
+        )
     terms = []
     for size in range(1, len(every) + 1):
         for subset in combinations(every, size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,14 @@ def _column_of(obs: pd.DataFrame, key: str, where: str) -> pd.Series | None:
         raise ValueError(
             f"{where} has {found.shape[1]} columns named {key!r}; expected one. Rename the others."
         )
+    if found is not None and pd.api.types.infer_dtype(found) == "mixed":
+        for cell, value in found.items():
+            if not isinstance(value, Hashable):
+                raise ValueError(
+                    f"{where}[{key!r}] has {value!r:.40} ({type(value).__name__}) in cell "
+                    f"{str(cell)!r}; expected one text or number in each cell. Choose one of the "
+                    "values, or write them as one text."
+                )
     return found
 
 

@@ -4,9 +4,9 @@ In reading order: ``published`` (a docstring and an objective each), ``base`` (t
 and which data is read), ``training`` (the split, what precedes and follows the training of the
 networks), ``runner`` (what is added to scvi-tools' runner), ``messages`` (what a training says),
 ``divergence`` (the message where a loss is not finite), ``encoding``, ``value_file`` and
-``model_file`` (what a saved model is), ``saving``, ``checkpoint`` (a killed training goes on),
-``legacy`` (files of 0.1), ``refused`` (methods of scvi-tools that make no sense here),
-``latent_sizes``.
+``model_file`` (what a saved model is), ``file_checks`` (what it must hold), ``saving``,
+``checkpoint`` (a killed training goes on), ``legacy`` (files of 0.1), ``refused`` (methods of
+scvi-tools that make no sense here), ``latent_sizes``.
 """
 
 from scvenn.models.base import SharedPrivateModel

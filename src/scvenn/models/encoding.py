@@ -100,7 +100,7 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     )
 
 
-def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The value that was encoded.
 
     Parameters
@@ -108,7 +108,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     value
         As :func:`encode` returned it.
     arrays
-        The arrays by name.
+        The arrays by name. Each is taken out where it stands: one that stood in many places could
+        ask for more memory than a file has.
 
     Raises
     ------
@@ -130,12 +131,18 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if tag == "$dict":
         return {inner(key): inner(part) for key, part in content}
     if tag == "$array":
-        return arrays[content]
+        if content not in arrays:
+            raise ValueError(f"found no array {content!r}, or found it twice")
+        return arrays.pop(content)
     if tag == "$texts" and all(isinstance(text, str) for text in content):
         return np.array(content, dtype=object)
     if tag == "$table":
         columns = {inner(key): inner(column) for key, column in content["columns"]}
-        return pd.DataFrame(columns, index=pd.Index(inner(content["index"]), name=content["of"]))
+        index = inner(content["index"])
+        for values in (index, *columns.values()):  # a single value would be repeated in each row
+            if not isinstance(values, np.ndarray) or values.ndim != 1:
+                raise ValueError(f"found a table of {type(values).__name__}")
+        return pd.DataFrame(columns, index=pd.Index(index, name=content["of"]))
     if tag[1:] in _RECORDS:
         _, parts, make = _RECORDS[tag[1:]]
         return make(**{part: inner(content[part]) for part in parts})

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scvenn.models.value_file import read_values, write_values
+from scvenn.models.value_file import damaged, read_values, write_values
 
 FORMAT = "scvenn model"
 # Raised by whatever changes what a file holds; a later version reads every earlier protocol.
@@ -32,6 +32,9 @@ _TYPES = {
     "weights": dict,
     "data": (dict, NoneType),
 }
+# The same of parts of them that every model has.
+_ATTRIBUTES = {"registry_": dict, "init_params_": dict}
+_DATA = {"name": str, "sha256": str}
 
 
 def write_model_file(path: Path, model: ModelFile) -> None:
@@ -46,7 +49,18 @@ def read_model_file(path: Path) -> ModelFile:
     ------
     FileNotFoundError
         If there is no such file.
+    ValueError
+        If it is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No model found: {path} does not exist.")
-    return ModelFile(**read_values(path, format=FORMAT, protocols={1: _TYPES}))
+    found = ModelFile(**read_values(path, format=FORMAT, protocols={1: _TYPES}))
+    for part, kinds in (
+        ("attributes", _ATTRIBUTES),
+        ("weights", dict.fromkeys(found.weights, np.ndarray)),
+        ("data", {} if found.data is None else _DATA),
+    ):
+        values = getattr(found, part) or {}
+        if wrong := [k for k, kind in kinds.items() if not isinstance(values.get(k), kind)]:
+            raise damaged(path, f"its {part} are not those of a model: {', '.join(wrong)}")
+    return found

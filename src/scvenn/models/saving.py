@@ -21,6 +21,12 @@ from scvi.model.base import BaseModelClass
 
 from scvenn._whole_files import draft
 from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
+from scvenn.models.file_checks import (
+    check_attributes,
+    check_registry,
+    check_sizes,
+    check_types,
+)
 from scvenn.models.messages import quiet_libraries
 from scvenn.models.model_file import ModelFile, read_model_file, write_model_file
 from scvenn.models.value_file import damaged
@@ -185,7 +191,7 @@ class SavingMixin(BaseModelClass):
         try:
             with quiet_libraries():
                 model = cls._built(found, penalties or {})
-        except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        except Exception as error:  # what was made up can break anything
             raise damaged(path, f"its parts do not fit together ({error})") from error
         model.to_device(where)
         model.module.eval()
@@ -212,13 +218,14 @@ class SavingMixin(BaseModelClass):
         arguments = dict(attributes.pop("init_params_")["non_kwargs"])
         arguments["objective"] = _with_functions(arguments["objective"], penalties)
         weights = {name: torch.from_numpy(array) for name, array in found.weights.items()}
-        _check_attributes(cls, attributes)
-        _check_sizes(arguments, weights)
+        check_attributes(cls, attributes)
+        check_registry(registry)
+        check_sizes(arguments, weights, len(Registry(registry).modalities))
         with torch.device("meta"):
             without_memory = cls._empty(registry, arguments, attributes).module
             # refuses other names and shapes
             without_memory.load_state_dict({name: w.to("meta") for name, w in weights.items()})
-            _check_types(without_memory, weights)
+            check_types(without_memory, weights)
         model = cls._empty(registry, arguments, attributes)
         model.module.load_state_dict(weights)
         model.versions_ = found.versions
@@ -302,7 +309,7 @@ def _read_data(folder: Path, data: Mapping[str, Any]) -> MuData:
     """The data that was saved with a model, if it is still the same."""
     path = folder / Path(data["name"]).name
     instead = "Pass the data, load(dir_path, mdata), or False to load the model without data."
-    if not path.is_file():
+    if not os.path.isfile(path):  # nor of a name that no file can have
         raise FileNotFoundError(
             f"The model was saved with data, but its file {path} does not exist. {instead}"
         )
@@ -311,7 +318,13 @@ def _read_data(folder: Path, data: Mapping[str, Any]) -> MuData:
             f"{path} ({path.stat().st_size:,} bytes) is not the file that was saved with the "
             f"model: it has another SHA-256. It may be damaged, or was changed. {instead}"
         )
-    return mudata.read_h5mu(path)
+    try:
+        return mudata.read_h5mu(path)
+    except Exception as error:  # HDF5, anndata and mudata raise errors of any kind
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is the file that was saved with the model, "
+            f"but cannot be read as a MuData: {error}. {instead}"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -332,31 +345,6 @@ def _with_functions(objective: Objective | None, functions: Mapping[str, Any]) -
         return None
     given = [replace(p, value=functions.get(p.name, p.value)) for p in penalties]
     return replace(objective, penalties=tuple(given))
-
-
-def _check_attributes(cls: type, attributes: Mapping[str, Any]) -> None:
-    """Refuse names that :meth:`SavingMixin.save` would not have written."""
-    for name in attributes:
-        known = name.endswith("_") and not name.startswith("_")
-        if not known or callable(getattr(cls, name, None)):
-            raise ValueError(f"found the attribute {name!r}")
-
-
-def _check_sizes(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse numbers of units or layers that the weights do not have."""
-    most = max([len(weights), *(n for values in weights.values() for n in values.shape)])
-    for name, value in arguments.items():
-        numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-        for number in numbers:
-            if isinstance(number, int) and number > most:
-                raise ValueError(f"{name}={number}, but no array is larger than {most}")
-
-
-def _check_types(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights of other types than networks have; they would be converted."""
-    for name, expected in module.state_dict().items():
-        if weights[name].dtype != expected.dtype:
-            raise ValueError(f"{name}: expected {expected.dtype}, found {weights[name].dtype}")
 
 
 def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
