@@ -14,11 +14,12 @@ import pytest
 import scipy.sparse as sp
 import scvi
 import torch
+from anndata import AnnData
+from mudata import MuData
 
-import scvenn
 from scvenn.likelihoods import LIKELIHOODS
 from tests.conftest import MODELS, QUIET
-from tests.test_storage import in_another_order, make, trained
+from tests.test_storage import in_another_order, make, trained, values
 
 ALL = [(name, likelihood) for name in MODELS for likelihood in LIKELIHOODS]
 # The least that a result changes if nothing but the order of a sum does, in single precision.
@@ -125,20 +126,22 @@ def test_another_process_gives_the_same_bits(case, digests_of_another_process):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_class", "likelihood"),
-    [*(("MMVAEpp", likelihood) for likelihood in LIKELIHOODS), *((m, "normal") for m in MODELS)],
+    [*(("MMVAEpp", likelihood) for likelihood in LIKELIHOODS), *((m, "nb") for m in MODELS)][:-1],
 )
-@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
-def test_one_and_two_threads_give_the_same_bits(model_class, likelihood, form, monkeypatch):
-    """Of minibatches of more than 16 cells: MKL sums smaller products in another order."""
-    monkeypatch.setattr("tests.test_storage.D", 300)  # wide enough to be shared among threads
+def test_one_and_two_threads_give_the_same_bits(model_class, likelihood):
+    """Of more than 16 rows and columns: MKL may sum smaller products in another order."""
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=640)
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(640)])
+    of_modalities = {m: values(likelihood, rng, factor, holes=False, width=100) for m in ("a", "b")}
     threads, found = torch.get_num_threads(), []
     for n in (1, 2):
         torch.set_num_threads(n)
-        mdata = make([likelihood, likelihood], form, seed=2, missing=False)
-        scvenn.MMVAEpp.setup_mudata(mdata, likelihoods=dict.fromkeys(mdata.mod, likelihood))
+        mdata = MuData({m: AnnData(x.copy(), obs=names) for m, x in of_modalities.items()})
+        MODELS[model_class].setup_mudata(mdata, likelihoods=dict.fromkeys("ab", likelihood))
         scvi.settings.seed = 0
-        model = MODELS[model_class](mdata)  # of the default sizes
-        model.train(1, train_size=0.6, validation_size=0.4, **QUIET)
+        model = MODELS[model_class](mdata)
+        model.train(1, batch_size=256, train_size=0.8, validation_size=0.2, **QUIET)
         found.append(digest(model))
     torch.set_num_threads(threads)
     assert found[0] == found[1]

@@ -46,9 +46,9 @@ def split_entries(csr):
     return sp.csr_matrix((data[order], indices[order], ends), shape=csr.shape)
 
 
-def values(likelihood, rng, factor, *, holes):
-    """Values (N, D), exact in half precision; of which some are missing where they may be."""
-    strength = factor[:, None] * rng.normal(size=D)
+def values(likelihood, rng, factor, *, holes, width=D):
+    """Values (N, width), exact in half precision; some are missing where they may be."""
+    strength = factor[:, None] * rng.normal(size=width)
     x = rng.poisson(np.exp(0.5 + strength)).clip(0, 50).astype(np.float32)
     if likelihood == "bernoulli":
         x = (x > 1).astype(np.float32)
