@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ import click
 from scvenn._mudata import pull_on_update
 
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
+
+# Seconds after which the reading of a file's structure, which takes less than one, is ended.
+PATIENCE = 120
+# What to do with a damaged file.
+AGAIN = "Copy it again from where it came from, or write it again."
 
 H5MU = click.Path(exists=True, dir_okay=False, path_type=Path)
 SAVED = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -80,29 +87,57 @@ def load(folder: Path, mdata: Any = False) -> Any:
 
 
 def read_h5mu(path: Path) -> Any:
-    """Read a MuData; of another file, the error states what it holds."""
+    """Read a MuData; of another file, the error states what it holds.
+
+    Raises
+    ------
+    ValueError
+        If the file is no MuData, or is damaged.
+    """
+    if not path.is_file():  # opening a pipe could wait for ever
+        raise ValueError(f"{path} is a pipe or a device. Expected the file of a MuData (.h5mu).")
+    click.echo(f"reading {path}", err=True)
+    _probe(path)
     import h5py
     import mudata
 
-    try:
-        with h5py.File(path) as file:
-            groups = set(file)
-    except OSError as error:
-        raise ValueError(
-            f"{path} is not an HDF5 file, or was cut off ({error}); expected a MuData (.h5mu)."
-        ) from error
+    with h5py.File(path) as file:
+        groups = {name for name in file if isinstance(file.get(name), h5py.Group)}
     if "mod" not in groups:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(
             f"{path} holds {kind}; expected a MuData with two or more modalities of the same "
             "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu')."
         )
-    click.echo(f"reading {path}", err=True)
     try:
-        return mudata.read_h5mu(path)
-    except ValueError:  # a command keeps columns as they are, with which not every file is read
-        with pull_on_update(None):
+        try:
             return mudata.read_h5mu(path)
+        except ValueError:  # a command keeps columns as they are, with which not all is read
+            with pull_on_update(None):
+                return mudata.read_h5mu(path)
+    except Exception as error:  # of many kinds; mudata checks nothing of a file
+        raise ValueError(
+            f"{path} is an HDF5 file, but what is in it is not a whole MuData "
+            f"({type(error).__name__}: {error}). {AGAIN}"
+        ) from error
+
+
+def _probe(path: Path) -> None:
+    """Have another process read a file first: a damaged one can stop any process that does."""
+    # -P: modules of the working directory are none of Python's
+    command = [sys.executable, "-P", Path(__file__).with_name("probe.py"), path]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+        )
+        problem = done.returncode and (done.stderr.strip() or "HDF5 ended the process that read it")
+    except subprocess.TimeoutExpired:
+        problem = f"HDF5 did not end within {PATIENCE} seconds"
+    if problem:
+        raise ValueError(
+            f"{path} is not an HDF5 file, was cut off or is damaged: {problem}. Expected a MuData "
+            f"(.h5mu). {AGAIN}"
+        )
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:
