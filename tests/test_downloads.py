@@ -281,7 +281,9 @@ def test_nothing_is_kept_of_another_answer_and_the_message_says_what_came(
 def test_the_message_of_a_wrong_digest_has_both_digests_and_the_size(server, cache):
     wrong = CONTENT[:-1] + b"\0"
     message = refused(server.remote(corrupted), cache)
-    assert f"expected the {digest(CONTENT).replace(':', ' ')}, found {digest(wrong)[7:]} " in message
+    assert (
+        f"expected the {digest(CONTENT).replace(':', ' ')}, found {digest(wrong)[7:]} " in message
+    )
     assert "(1,280,000 bytes). It was not kept." in message
 
 

@@ -31,6 +31,9 @@ FLAGS = """
 """
 
 
+# More than any machine has cores; each takes memory.
+MOST_THREADS = 4096
+
 # What ends a command from outside, by the exit code that shells give it.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 ENDED = {INTERRUPTED: "Interrupted", TERMINATED: "Terminated"}
@@ -74,6 +77,7 @@ class Command(click.Command):
         output = given.pop("Output")
         paths = {option: output[option.name] for option in self.outputs if option.name in output}
         ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
+        ctx.obj = list(paths.values())
         debug, written = "debug" in output, list[str]()
         try:
             with terminable():
@@ -128,15 +132,16 @@ class Command(click.Command):
     def _explained(self, error: Exception) -> str:
         """What went wrong, and what to do where scvenn does not say it already."""
         message = str(error) or type(error).__name__
-        if isinstance(error, MemoryError):
-            return f"There is not enough memory: {message}. Use fewer cells or features."
+        # PyTorch's errors of too little memory are of no type of their own
+        if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", message):
+            return f"There is not enough memory for this data and model: {message}"
         # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
         of_lightning = type(error).__name__ == "MisconfigurationException"
         if of_lightning or isinstance(error, ValueError | TypeError | OSError):
             return f"{message}{self._named_options(message)}"
         return (
-            f"{type(error).__name__}: {message}\nThis error was not expected. --debug shows where it "
-            "happened; please report that at https://github.com/scvenn/scvenn/issues."
+            f"{type(error).__name__}: {message}\nThis error was not expected. --debug shows "
+            "where it happened; please report that at https://github.com/scvenn/scvenn/issues."
         )
 
     def _named_options(self, message: str) -> str:
@@ -175,8 +180,10 @@ def terminable() -> Iterator[None]:
 
 def use_threads(number: int) -> None:
     """Compute with so many threads."""
-    if number < 1:
-        raise click.BadParameter(f"--threads: expected a number of at least 1, found {number}.")
+    if not 1 <= number <= MOST_THREADS:
+        raise click.BadParameter(
+            f"expected a number from 1 to {MOST_THREADS}, found {number}.", param_hint="'--threads'"
+        )
     import torch
 
     torch.set_num_threads(number)

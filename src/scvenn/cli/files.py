@@ -9,7 +9,9 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +46,46 @@ class Output(click.Option):
 
 def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
     """Check up front that results can be written and replace neither each other nor a file."""
-    outputs: dict[Path, Output] = {}
+    outputs: dict[str, Output] = {}
     for output, path in paths.items():
-        other = outputs.setdefault(path.resolve(), output)
+        other = outputs.setdefault(os.path.realpath(path), output)
         if output.suffixes and not path.name.endswith(output.suffixes):
             problem = f"{path} does not end with {' or '.join(output.suffixes)}."
-        elif not path.parent.is_dir():
+        elif not os.path.isdir(path.parent):
             problem = f"the folder {path.parent} does not exist. Create it first."
-        elif not os.access(path.parent, os.W_OK):
-            problem = f"no permission to write to the folder {path.parent}."
-        elif path.exists() and not overwrite:
+        elif reason := _why_not_writable(path):
+            problem = f"{path} cannot be written: {reason}."
+        elif os.path.lexists(path) and not overwrite:
             problem = f"{path} already exists. Pass --overwrite to replace it."
         elif other is not output:
             problem = f"{path} is the path of {other.opts[0]}, too. Give each result its own."
         else:
             continue
         raise click.BadParameter(problem, param=output)
+
+
+def _why_not_writable(path: Path) -> str | None:
+    """Why nothing can be written to a path; None if it can, which only a try shows."""
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # an error if the name is too long
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".scvenn-"):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+def check_checkpoint(folder: Path, results: Iterable[Path]) -> None:
+    """Check that the folder of a checkpoint is one, or can be made, and is no result."""
+    if os.path.realpath(folder) in map(os.path.realpath, results):
+        problem = f"{folder} is the path of a result, too. Give each its own."
+    elif os.path.lexists(folder) and not os.path.isdir(folder):
+        problem = f"{folder} is not a folder."
+    elif os.path.isdir(folder.parent) and (why := _why_not_writable(folder)):
+        problem = f"{folder} cannot be made: {why}."
+    else:
+        return
+    raise click.BadParameter(problem, param_hint="'--checkpoint'")
 
 
 def library() -> Any:
