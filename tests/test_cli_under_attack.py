@@ -30,6 +30,7 @@ from tests.files import forks, in_child
 from tests.test_cli import QUICK, levels_of_loggers, refused, run
 
 OUT = ["--out", "out.h5mu"]
+TRAIN = sys.modules["scvenn.cli.train"]  # the command hides it
 
 
 @pytest.fixture(autouse=True)
@@ -307,9 +308,8 @@ def announced(owner, name, patch, announce):
 
 
 def when_training(patch, announce):
-    from scvenn.cli import train
-
-    patch.setattr(train, "progress", lambda: {"callbacks": [Announcing(announce)]})
+    quiet = {"enable_progress_bar": False}
+    patch.setattr(TRAIN, "progress", lambda: quiet | {"callbacks": [Announcing(announce)]})
 
 
 def when_half_written(patch, announce):
@@ -334,7 +334,7 @@ def when(owner, name):
 
 # phase: how it is announced, and what is complete by then
 PHASES = {
-    "importing": (when(files, "library"), ""),
+    "importing": (when(TRAIN, "library"), ""),
     "reading": (when(mudata, "read_h5mu"), ""),
     "setting up": (when(scvenn.MMVAEpp, "setup_mudata"), ""),
     "screening": (when(sys.modules["scvenn.models.training"], "screen_features"), ""),
@@ -398,7 +398,8 @@ def test_a_signal_in_any_phase_ends_the_command_and_leaves_whole_files(data, pha
         announce(patch, once)
 
     child = train_in_child(prepare)
-    os.read(reading, 1)
+    os.close(writing)
+    assert os.read(reading, 1) == b"x", Path("log").read_text()
     os.kill(child, number)
     assert ended(child, number) == complete
 

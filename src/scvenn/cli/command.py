@@ -137,7 +137,7 @@ class Command(click.Command):
             return f"There is not enough memory for this data and model: {message}"
         # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
         of_lightning = type(error).__name__ == "MisconfigurationException"
-        if of_lightning or isinstance(error, ValueError | TypeError | OSError):
+        if of_lightning or isinstance(error, ValueError | TypeError | OSError | ImportError):
             return f"{message}{self._named_options(message)}"
         return (
             f"{type(error).__name__}: {message}\nThis error was not expected. --debug shows "
