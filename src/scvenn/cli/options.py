@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
@@ -36,7 +37,7 @@ def word(text: str) -> str:
 
 
 # What a placeholder stands for, where it is not a word; a VALUE of a column may be empty.
-KINDS = {"INTEGER": integer, "NUMBER": number, "VALUE": str}
+KINDS: dict[str, Callable[[str], Any]] = {"INTEGER": integer, "NUMBER": number, "VALUE": str}
 Arguments = dict[str, Any]  # of a function of the library, by name
 
 
