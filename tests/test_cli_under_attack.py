@@ -230,7 +230,7 @@ def read_in_child(action):
 @forks
 @pytest.mark.parametrize("name", ["in.h5mu", "packed.h5mu"])
 @pytest.mark.parametrize(
-    "cases", [range(30), pytest.param(range(30, 1000), marks=pytest.mark.slow)], ids=str
+    "cases", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.slow)], ids=str
 )
 def test_what_is_read_first_ends_for_any_damaged_file_that_would_stop_the_command(
     good, name, cases, monkeypatch
