@@ -151,7 +151,7 @@ def read_h5mu(path: Path) -> Any:
 def _probe(path: Path) -> None:
     """Have another process read a file first: a damaged one can stop any process that does."""
     # -P: modules of the working directory are none of Python's
-    command = [sys.executable, "-P", Path(__file__).with_name("probe.py"), path]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("probe.py")), str(path)]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
