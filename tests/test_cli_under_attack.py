@@ -199,6 +199,14 @@ def test_a_file_that_lacks_something_is_trained_on_or_refused_in_one_message(
     assert "This error was not expected" not in message
 
 
+@pytest.mark.parametrize("table", ["obs", "var"])
+def test_a_modality_without_names_is_refused_and_not_numbered(data, monkeypatch, table):
+    with h5py.File(data, "r+") as file:
+        del file[f"mod/rna/{table}"]
+    monkeypatch.setattr(files, "_probe", lambda path: None)
+    assert f"[\"modality 'rna' has no {table}\"]" in refused("train", data, *OUT)
+
+
 def damaged(whole, rng):
     """A file with a block of zeros, of flipped bits or of noise, or cut off."""
     start, length = rng.randrange(len(whole)), rng.choice([1, 8, 64, 512, 4096])

@@ -128,7 +128,16 @@ def read_h5mu(path: Path) -> Any:
     import mudata
 
     with h5py.File(path) as file:
-        groups = {name for name in file if isinstance(file.get(name), h5py.Group)}
+        groups = set(file)
+        modalities = file.get("mod", {})
+        lacking = [
+            f"modality {name!r} has no {table}"
+            for name, part in (modalities.items() if isinstance(modalities, h5py.Group) else ())
+            for table in ("obs", "var")
+            if isinstance(part, h5py.Group) and table not in part
+        ]
+    if lacking:  # anndata would number cells and features instead
+        raise ValueError(f"{path} has not the names of all cells and features: {lacking}. {AGAIN}")
     if "mod" not in groups:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(
