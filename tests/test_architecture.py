@@ -12,8 +12,8 @@ SOURCE = Path(scvenn.__file__).parent
 
 # A room is a folder or a single file. It imports from rooms on lower floors only.
 FLOORS = [
-    {"_warnings", "_progress", "_threads", "_mudata"},
-    {"_whole_files", "objective", "metrics", "likelihoods", "screening", "batches"},
+    {"_warnings", "_progress", "_threads", "_mudata", "_whole_files"},
+    {"_downloads", "objective", "metrics", "likelihoods", "screening", "batches"},
     {"data"},
     {"network", "plotting"},
     {"readouts"},
@@ -92,7 +92,7 @@ def test_inside_a_room_no_import_is_circular():
 
 
 def test_datasets_import_no_model():
-    assert {room for room, _ in rooms_imported(SOURCE / "datasets.py")} == {"_mudata"}
+    assert {room for room, _ in rooms_imported(SOURCE / "datasets.py")} == {"_mudata", "_downloads"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

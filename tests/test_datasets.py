@@ -142,10 +142,9 @@ def test_without_a_network_the_error_says_what_to_do(name, monkeypatch, tmp_path
     monkeypatch.delenv("SCVENN_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
 
-    def unreachable(*args, **kwargs):
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(pooch, "retrieve", unreachable)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(ConnectionError) as error:
         LOADERS[name][0]()
     message = str(error.value)
@@ -206,7 +205,7 @@ def test_citeseq_is_read_from_a_file_of_cell_ranger(monkeypatch, tmp_path):
         "Antibody Capture": (proteins, ["CD3", "CD4_TotalSeqC"]),
     }
     write_10x(tmp_path / "1k.h5", counts, ["c0", "c1"])
-    monkeypatch.setattr(datasets, "_fetch", lambda *address: tmp_path / "1k.h5")
+    monkeypatch.setattr(datasets, "_fetch", lambda remote: tmp_path / "1k.h5")
     mdata = datasets.pbmc_citeseq()
     assert list(mdata.mod) == ["rna", "adt"]
     assert list(mdata["rna"].var_names) == ["B", "C"]

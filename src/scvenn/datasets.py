@@ -20,8 +20,8 @@ import pooch
 import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
-from requests.exceptions import RequestException
 
+from scvenn._downloads import Remote, fetch
 from scvenn._mudata import pull_on_update
 
 __all__ = [
@@ -337,7 +337,7 @@ def cll() -> MuData:
     if local := _in_data_folder("cll.h5mu"):
         return mudata.read_h5mu(local)
     with pull_on_update(None):  # its tables of cells have a named index
-        raw = mudata.read_h5mu(_fetch(*_CLL))
+        raw = mudata.read_h5mu(_fetch(_CLL))
     names = {"rna": "mRNA", "meth": "Methylation", "drugs": "Drugs", "mutations": "Mutations"}
     mdata = _mudata({m: raw.mod[old] for m, old in names.items()})
     for column in ("IGHV", "trisomy12"):
@@ -370,7 +370,7 @@ def citeseq_mosaic() -> MuData:
     """
     if local := _in_data_folder("citeseq_mosaic.h5mu"):
         return mudata.read_h5mu(local)
-    raw = mudata.read_h5mu(_fetch(*_MOSAIC))
+    raw = mudata.read_h5mu(_fetch(_MOSAIC))
     mdata = _mudata({"rna": raw.mod["rna"], "adt": raw.mod["adt"]})
     for column in ("celltype", "batch"):
         mdata.obs[column] = raw.obs[column].astype("category")
@@ -399,7 +399,7 @@ def pbmc_citeseq() -> MuData:
     if local := _in_data_folder("citeseq_pbmc1k.h5mu"):
         rna, adt = (mudata.read_h5ad(local, m) for m in ("rna", "adt"))
     else:
-        raw = _read_10x(_fetch(*_CITESEQ))
+        raw = _read_10x(_fetch(_CITESEQ))
         expressed = np.asarray(raw.mod["rna"].X.sum(0)).ravel() > 0
         rna, adt = raw.mod["rna"][:, expressed].copy(), raw.mod["prot"]
     # CD4 is a gene and a protein
@@ -430,39 +430,37 @@ def pbmc_multiome() -> MuData:
     Source: 10x Genomics, pbmc_granulocyte_sorted_10k (CC BY 4.0). The reduced set is from the
     examples of ChromatinHD (Saelens et al. 2025).
     """
-    url, known_hash, _ = _PBMC
-    if local := _in_data_folder(url.rsplit("/")[-1]):
+    if local := _in_data_folder(_PBMC.name):
         return _read_10x(local)
     if local := _in_data_folder("pbmc10k_multiome_small.h5mu"):
         logger.info("pbmc_multiome: reading the reduced set %s", local)
         return mudata.read_h5mu(local)
-    return _read_10x(_fetch(url, known_hash))
+    return _read_10x(_fetch(_PBMC))
 
 
-# address, hash, and the member to take from an archive
-_CLL = (
+_CLL = Remote(
     "https://files.pythonhosted.org/packages/9f/86/"
     "d933ce812750894a63978456a5a4fb15fb00b48bcac6d0f0c180a45437a9/mofaflex-0.1.2.tar.gz",
     "sha256:2518c0d9a519675f113c544587374bc9c36c7be919f8cf94364389a50c764331",
     "mofaflex-0.1.2/tests/data/cll.h5mu",
+    "sha256:1da99d3967f8616adcee2bcea0157c30acf34c46884902343518e9634ec2f7ee",
 )
-_MOSAIC = (
+_MOSAIC = Remote(
     "https://files.pythonhosted.org/packages/01/22/"
     "67a9e8fb44ece3ea8e6eb4a2b2ce83fc26319f59474df2a77cffe2d3a290/scmidas-0.3.0.tar.gz",
     "sha256:ef4da333c81dd8535f67148ae0fae30eb603349bbd79e234c64a53e306c9cab4",
     "scmidas-0.3.0/src/scmidas/data/quickstart_pbmc_mosaic.h5mu",
+    "sha256:ba7e65819b77dca7cae0473043893a471920e25a07ee08bc91b3eb9fcc2e1cdd",
 )
-_CITESEQ = (
+_CITESEQ = Remote(
     "https://raw.githubusercontent.com/parashardhapola/scarf/"
     "20258506ba930a19bdb5cf1abd8bbec41eeefbc4/scarf/tests/datasets/1K_pbmc_citeseq.h5",
     "sha256:e3dd57c5a8c3426dc5a7dc012a78608554facbddf4c6d1d62671089d197b1053",
-    None,
 )
-_PBMC = (
+_PBMC = Remote(
     "https://cf.10xgenomics.com/samples/cell-arc/1.0.0/pbmc_granulocyte_sorted_10k/"
     "pbmc_granulocyte_sorted_10k_filtered_feature_bc_matrix.h5",
-    "md5:920b16bf1e63b6610bf74bf9040ed386",
-    None,
+    "md5:920b16bf1e63b6610bf74bf9040ed386",  # 10x Genomics publishes no SHA-256 of it
 )
 
 
@@ -471,17 +469,24 @@ _REAL = {
     "cll": (("cll.h5mu",), _CLL),
     "citeseq_mosaic": (("citeseq_mosaic.h5mu",), _MOSAIC),
     "pbmc_citeseq": (("citeseq_pbmc1k.h5mu",), _CITESEQ),
-    "pbmc_multiome": ((_PBMC[0].rsplit("/")[-1], "pbmc10k_multiome_small.h5mu"), _PBMC),
+    "pbmc_multiome": ((_PBMC.name, "pbmc10k_multiome_small.h5mu"), _PBMC),
 }
+
+
+def _cache() -> Path:
+    """The folder in which downloads are kept."""
+    return Path(pooch.os_cache("scvenn"))
+
+
+def _fetch(remote: Remote) -> Path:
+    """A file from the cache, or else from the network."""
+    return fetch(remote, _cache())
 
 
 def stored_file(name: str) -> Path | None:
     """The file from which a real set is read, or None if it has to be downloaded first."""
-    own_names, (url, _, member) = _REAL[name]
-    downloaded = Path(pooch.os_cache("scvenn")) / url.rsplit("/")[-1]
-    if member is not None:
-        downloaded = downloaded.with_name(f"{downloaded.name}.untar") / member
-    candidates = [*map(_in_data_folder, own_names), downloaded]
+    own_names, remote = _REAL[name]
+    candidates = [*map(_in_data_folder, own_names), remote.path(_cache())]
     return next((path for path in candidates if path is not None and path.is_file()), None)
 
 
@@ -494,27 +499,6 @@ def _in_data_folder(name: str) -> Path | None:
         raise NotADirectoryError(f"SCVENN_DATA={folder!r} is not a folder.")
     path = Path(folder) / name
     return path if path.is_file() else None
-
-
-def _fetch(url: str, known_hash: str, member: str | None = None) -> Path:
-    """Download a file, or one member of an archive, into the cache; once."""
-    cache = Path(pooch.os_cache("scvenn"))
-    try:
-        fetched = pooch.retrieve(
-            url,
-            known_hash=known_hash,
-            fname=url.rsplit("/")[-1],
-            path=cache,
-            processor=pooch.Untar(members=[member]) if member else None,
-            progressbar=True,
-        )
-    except (RequestException, OSError) as error:
-        raise ConnectionError(
-            f"Could not download {url} ({type(error).__name__}). Without a network, fetch the file "
-            f"elsewhere and put it into {cache}, or set the environment variable SCVENN_DATA to a "
-            "folder that holds the data set."
-        ) from error
-    return Path(fetched[0] if member else fetched)
 
 
 def _read_10x(path: Path) -> MuData:

@@ -43,7 +43,8 @@ Try it on a simulation:
 
 `scvenn COMMAND --help` explains a command. Results go to stdout, progress and messages to
 stderr. Exit codes: 0 done; 1 the data or the model cannot be used, for the reason in the
-message; 2 the command line is wrong; 130 stopped by Ctrl-C. No file is ever left half written.""",
+message; 2 the command line is wrong; 130 stopped by Ctrl-C, 143 by SIGTERM. No file is ever left
+half written.""",
 )
 @click.version_option(
     version("scvenn"),

@@ -31,6 +31,9 @@ FLAGS = """
 """
 
 
+# More than any machine has cores; each takes memory.
+MOST_THREADS = 4096
+
 # What ends a command from outside, by the exit code that shells give it.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 ENDED = {INTERRUPTED: "Interrupted", TERMINATED: "Terminated"}
@@ -73,17 +76,33 @@ class Command(click.Command):
         }
         output = given.pop("Output")
         paths = {option: output[option.name] for option in self.outputs if option.name in output}
-        check_outputs(paths, overwrite="overwrite" in output)
         ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
-        debug = "debug" in output
-        written: list[str] = []
+        ctx.obj = list(paths.values())
+        debug, written = "debug" in output, list[str]()
         try:
-            with (
-                terminable(),
-                redirect_stdout(sys.stderr),
-                warnings.catch_warnings(),
-                pull_on_update(False),
-            ):
+            with terminable():
+                result = self._run(ctx, output, paths, written)
+                self._print(result, paths, as_json="json" in output)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
+            if code not in ENDED:
+                raise
+            kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
+            click.echo(f"{traceback.format_exc() if debug else ''}{ENDED[code]}. {kept}", err=True)
+            ctx.exit(code)
+
+    def _run(
+        self,
+        ctx: click.Context,
+        output: Mapping[str, Any],
+        paths: Mapping[Output, Path],
+        written: list[str],
+    ) -> Result:
+        """Run the command and write its outputs; those that are complete are added to a list."""
+        debug = "debug" in output
+        try:
+            check_outputs(paths, overwrite="overwrite" in output)
+            with redirect_stdout(sys.stderr), warnings.catch_warnings(), pull_on_update(False):
                 show_messages(debug)
                 if "threads" in output:
                     use_threads(output["threads"])
@@ -93,25 +112,37 @@ class Command(click.Command):
                     with draft(path) if option.suffixes else nullcontext(path) as unfinished:
                         result.write[option.name](unfinished)
                     written.append(str(path))
-        except (KeyboardInterrupt, SystemExit) as stop:
-            code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
-            if code not in ENDED:
-                raise
-            kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
-            click.echo(f"{traceback.format_exc() if debug else ''}{ENDED[code]}. {kept}", err=True)
-            ctx.exit(code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except Exception as error:
-            # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
-            of_lightning = type(error).__name__ == "MisconfigurationException"
-            if debug or not (of_lightning or isinstance(error, ValueError | TypeError | OSError)):
+            if debug:
                 raise
-            raise click.ClickException(f"{error}{self._named_options(str(error))}") from error
-        if "json" in output:
+            raise click.ClickException(self._explained(error)) from error
+        return result
+
+    def _print(self, result: Result, paths: Mapping[Output, Path], *, as_json: bool) -> None:
+        """Print a result, with the paths of its outputs."""
+        if as_json:
             data = result.data | {option.name: paths.get(option) for option in self.outputs}
             click.echo(json.dumps(data, indent=2, default=str, allow_nan=False))
         else:
             files = [f"{option.name:6} {path}" for option, path in paths.items()]
             click.echo("\n".join([result.text, *([""] if files else []), *files]))
+
+    def _explained(self, error: Exception) -> str:
+        """What went wrong, and what to do where scvenn does not say it already."""
+        message = str(error) or type(error).__name__
+        # PyTorch's errors of too little memory are of no type of their own
+        if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", message):
+            return f"There is not enough memory for this data and model: {message}"
+        # Lightning's, of an accelerator that the machine lacks; importing it takes seconds
+        of_lightning = type(error).__name__ == "MisconfigurationException"
+        if of_lightning or isinstance(error, ValueError | TypeError | OSError | ImportError):
+            return f"{message}{self._named_options(message)}"
+        return (
+            f"{type(error).__name__}: {message}\nThis error was not expected. --debug shows "
+            "where it happened; please report that at https://github.com/scvenn/scvenn/issues."
+        )
 
     def _named_options(self, message: str) -> str:
         """Options for the arguments that an error message of the library names."""
@@ -149,8 +180,10 @@ def terminable() -> Iterator[None]:
 
 def use_threads(number: int) -> None:
     """Compute with so many threads."""
-    if number < 1:
-        raise click.BadParameter(f"--threads: expected a number of at least 1, found {number}.")
+    if not 1 <= number <= MOST_THREADS:
+        raise click.BadParameter(
+            f"expected a number from 1 to {MOST_THREADS}, found {number}.", param_hint="'--threads'"
+        )
     import torch
 
     torch.set_num_threads(number)

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,11 @@ import click
 from scvenn._mudata import pull_on_update
 
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
+
+# Seconds after which the reading of a file's structure, which takes less than one, is ended.
+PATIENCE = 120
+# What to do with a damaged file.
+AGAIN = "Copy it again from where it came from, or write it again."
 
 H5MU = click.Path(exists=True, dir_okay=False, path_type=Path)
 SAVED = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -37,22 +46,46 @@ class Output(click.Option):
 
 def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
     """Check up front that results can be written and replace neither each other nor a file."""
-    outputs: dict[Path, Output] = {}
+    outputs: dict[str, Output] = {}
     for output, path in paths.items():
-        other = outputs.setdefault(path.resolve(), output)
+        other = outputs.setdefault(os.path.realpath(path), output)
         if output.suffixes and not path.name.endswith(output.suffixes):
             problem = f"{path} does not end with {' or '.join(output.suffixes)}."
-        elif not path.parent.is_dir():
+        elif not os.path.isdir(path.parent):
             problem = f"the folder {path.parent} does not exist. Create it first."
-        elif not os.access(path.parent, os.W_OK):
-            problem = f"no permission to write to the folder {path.parent}."
-        elif path.exists() and not overwrite:
+        elif reason := _why_not_writable(path):
+            problem = f"{path} cannot be written: {reason}."
+        elif os.path.lexists(path) and not overwrite:
             problem = f"{path} already exists. Pass --overwrite to replace it."
         elif other is not output:
             problem = f"{path} is the path of {other.opts[0]}, too. Give each result its own."
         else:
             continue
         raise click.BadParameter(problem, param=output)
+
+
+def _why_not_writable(path: Path) -> str | None:
+    """Why nothing can be written to a path; None if it can, which only a try shows."""
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # an error if the name is too long
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".scvenn-"):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+def check_checkpoint(folder: Path, results: Iterable[Path]) -> None:
+    """Check that the folder of a checkpoint is one, or can be made, and is no result."""
+    if os.path.realpath(folder) in map(os.path.realpath, results):
+        problem = f"{folder} is the path of a result, too. Give each its own."
+    elif os.path.lexists(folder) and not os.path.isdir(folder):
+        problem = f"{folder} is not a folder."
+    elif os.path.isdir(folder.parent) and (why := _why_not_writable(folder)):
+        problem = f"{folder} cannot be made: {why}."
+    else:
+        return
+    raise click.BadParameter(problem, param_hint="'--checkpoint'")
 
 
 def library() -> Any:
@@ -80,29 +113,66 @@ def load(folder: Path, mdata: Any = False) -> Any:
 
 
 def read_h5mu(path: Path) -> Any:
-    """Read a MuData; of another file, the error states what it holds."""
+    """Read a MuData; of another file, the error states what it holds.
+
+    Raises
+    ------
+    ValueError
+        If the file is no MuData, or is damaged.
+    """
+    if not path.is_file():  # opening a pipe could wait for ever
+        raise ValueError(f"{path} is a pipe or a device. Expected the file of a MuData (.h5mu).")
+    click.echo(f"reading {path}", err=True)
+    _probe(path)
     import h5py
     import mudata
 
-    try:
-        with h5py.File(path) as file:
-            groups = set(file)
-    except OSError as error:
-        raise ValueError(
-            f"{path} is not an HDF5 file, or was cut off ({error}); expected a MuData (.h5mu)."
-        ) from error
+    with h5py.File(path) as file:
+        groups = set(file)
+        modalities = file.get("mod", {})
+        lacking = [
+            f"modality {name!r} has no {table}"
+            for name, part in (modalities.items() if isinstance(modalities, h5py.Group) else ())
+            for table in ("obs", "var")
+            if isinstance(part, h5py.Group) and table not in part
+        ]
+    if lacking:  # anndata would number cells and features instead
+        raise ValueError(f"{path} has not the names of all cells and features: {lacking}. {AGAIN}")
     if "mod" not in groups:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(
             f"{path} holds {kind}; expected a MuData with two or more modalities of the same "
             "cells. In Python: mudata.MuData({'rna': rna, 'atac': atac}).write('data.h5mu')."
         )
-    click.echo(f"reading {path}", err=True)
     try:
-        return mudata.read_h5mu(path)
-    except ValueError:  # a command keeps columns as they are, with which not every file is read
-        with pull_on_update(None):
+        try:
             return mudata.read_h5mu(path)
+        except ValueError:  # a command keeps columns as they are, with which not all is read
+            with pull_on_update(None):
+                return mudata.read_h5mu(path)
+    except Exception as error:  # of many kinds; mudata checks nothing of a file
+        raise ValueError(
+            f"{path} is an HDF5 file, but what is in it is not a whole MuData "
+            f"({type(error).__name__}: {error}). {AGAIN}"
+        ) from error
+
+
+def _probe(path: Path) -> None:
+    """Have another process read a file first: a damaged one can stop any process that does."""
+    # -P: modules of the working directory are none of Python's
+    command = [sys.executable, "-P", str(Path(__file__).with_name("probe.py")), str(path)]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE
+        )
+        problem = done.returncode and (done.stderr.strip() or "HDF5 ended the process that read it")
+    except subprocess.TimeoutExpired:
+        problem = f"HDF5 did not end within {PATIENCE} seconds"
+    if problem:
+        raise ValueError(
+            f"{path} is not an HDF5 file, was cut off or is damaged: {problem}. Expected a MuData "
+            f"(.h5mu). {AGAIN}"
+        )
 
 
 def embeddings(mdata: Any, model: Any) -> dict[str, list[int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
@@ -11,7 +13,31 @@ from typing import Any
 import click
 
 ROW = re.compile(r"(--\S+)(?: ([^(]\S*))?(?: \((\w+)\))?: (.+)", flags=re.DOTALL)
-NUMBERS = {"INTEGER": int, "NUMBER": float}
+
+
+def integer(text: str) -> int:
+    """A number that libraries can hold."""
+    if not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError
+    return number
+
+
+def number(text: str) -> float:
+    """A number that is one."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
+
+
+def word(text: str) -> str:
+    """A text that is not empty."""
+    if not text:
+        raise ValueError
+    return text
+
+
+# What a placeholder stands for, where it is not a word; a VALUE of a column may be empty.
+KINDS: dict[str, Callable[[str], Any]] = {"INTEGER": integer, "NUMBER": number, "VALUE": str}
 Arguments = dict[str, Any]  # of a function of the library, by name
 
 
@@ -57,9 +83,9 @@ class Value(click.ParamType):
                 if alternative.startswith("MODALITY="):
                     modality, _, text = value.partition("=")
                     if modality and text:
-                        return modality, NUMBERS.get(alternative.partition("=")[2], str)(text)
-                elif alternative in NUMBERS or len(alternatives) == 1:
-                    return NUMBERS.get(alternative, str)(value)
+                        return modality, KINDS.get(alternative.partition("=")[2], word)(text)
+                elif alternative in KINDS or len(alternatives) == 1:
+                    return KINDS.get(alternative, word)(value)
                 elif alternative.lower() == value.lower():
                     return alternative
         self.fail(f"{value!r}: expected {self.name.replace('|', ' or ')}.", param, ctx)

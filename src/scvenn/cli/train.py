@@ -12,7 +12,15 @@ import click
 from click.core import ParameterSource
 
 from scvenn.cli.command import Command, Result
-from scvenn.cli.files import H5MU, MODELS, Output, embeddings, library, read_h5mu
+from scvenn.cli.files import (
+    H5MU,
+    MODELS,
+    Output,
+    check_checkpoint,
+    embeddings,
+    library,
+    read_h5mu,
+)
 from scvenn.cli.options import Arguments, likelihoods
 
 DATA = f"""
@@ -104,15 +112,21 @@ def train(
     matched by name, and may lack modalities. The result on stdout is how well held-out cells are
     predicted: rna->atac is atac, predicted from the shared latent of rna.
     """
-    asked = click.get_current_context().get_parameter_source("report")
-    if report and asked is ParameterSource.DEFAULT:
+    ctx = click.get_current_context()
+    if report and ctx.get_parameter_source("report") is ParameterSource.DEFAULT:
         raise click.UsageError("--color colours the report. Name its file: --report FILE.")
+    if not 0 <= (seed := training.pop("seed", 0)) < 2**32:
+        raise click.BadParameter(
+            f"expected a number from 0 to {2**32 - 1}, found {seed}.", param_hint="'--seed'"
+        )
+    if "checkpoint" in training:
+        check_checkpoint(Path(training["checkpoint"]), ctx.obj)
     scvenn = library()
     import scvi
 
     from scvenn.data import find_column
 
-    scvi.settings.seed = seed = training.pop("seed", 0)
+    scvi.settings.seed = seed
     mdata = read_h5mu(path)
     for column in report.get("color", []):  # before training, which takes long
         find_column(mdata, column, f"color={column!r}")
