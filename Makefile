@@ -6,6 +6,7 @@
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
 # make fuzz            any MuData, and mutated files of models and data: tests/fuzz.py (hours)
+# make soak            kills, signals, damaged files and an hour of use without growth (hours)
 # make figures         the figures of docs/, and the results of its examples (minutes)
 # make tutorials       execute the notebooks of tutorials/ again (minutes)
 # make lint types      style and type checks
@@ -30,7 +31,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench fuzz figures tutorials lint types docs locks clean
+.PHONY: demo test paper-run paper peers bench fuzz soak figures tutorials lint types docs locks clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -62,6 +63,9 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz data 1000
 	$(BIN)/python -m tests.fuzz models 20
 	$(BIN)/python -m tests.fuzz values 60
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --soak -v --durations=0
 
 figures: $(READY)
 	$(BIN)/python benchmarks/figures.py

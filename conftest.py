@@ -18,6 +18,19 @@ matplotlib.use("Agg")
 scvi.settings.verbosity = logging.WARNING
 
 
+def pytest_addoption(parser):
+    """``--soak`` runs what takes minutes to hours, and nothing else: ``make soak``."""
+    parser.addoption("--soak", action="store_true", help="run the tests marked soak, and no others")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Either the suite or what is marked ``soak``."""
+    soak = config.getoption("--soak")
+    chosen = [item for item in items if bool(item.get_closest_marker("soak")) == soak]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
 def pytest_runtest_setup():
     """One thread for each worker: fastest where they share the cores, and repeatable.
 

@@ -81,7 +81,7 @@ def test_any_mudata_works_or_is_refused_with_a_message(recipe):
     works_or_is_refused(recipe, mdata)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("recipe", [pytest.param(r, id=f"{i}") for i, r in enumerate(strange())])
 def test_a_mudata_with_one_strange_thing_works_or_is_refused_with_a_message(recipe):
     try:

@@ -238,7 +238,7 @@ def read_in_child(action):
 @forks
 @pytest.mark.parametrize("name", ["in.h5mu", "packed.h5mu"])
 @pytest.mark.parametrize(
-    "cases", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.slow)], ids=str
+    "cases", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.soak)], ids=str
 )
 def test_what_is_read_first_ends_for_any_damaged_file_that_would_stop_the_command(
     good, name, cases, monkeypatch
@@ -415,7 +415,7 @@ def test_a_signal_in_any_phase_ends_the_command_and_leaves_whole_files(data, pha
 @forks
 @pytest.mark.parametrize("number", SIGNALS, ids=str)
 @pytest.mark.parametrize(
-    "times", [2, pytest.param(100, marks=pytest.mark.slow)], ids=["few", "many"]
+    "times", [2, pytest.param(100, marks=pytest.mark.soak)], ids=["few", "many"]
 )
 def test_a_signal_at_any_moment_ends_the_command_and_leaves_whole_files(data, number, times):
     def prepare(patch):  # the page takes long, and has tests of its own

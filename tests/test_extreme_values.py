@@ -112,7 +112,7 @@ CASES = [
         likelihood,
         extreme,
         # each pair of two of the three in the quick tests
-        marks=[] if (i + j) % len(MODELS) == k else pytest.mark.slow,
+        marks=[] if (i + j) % len(MODELS) == k else pytest.mark.soak,
     )
     for i, likelihood in enumerate(LIKELIHOODS)
     for j, extreme in enumerate(EXTREMES)
