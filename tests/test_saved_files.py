@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 
@@ -536,6 +537,32 @@ def test_a_full_disk_leaves_the_model_that_was_there(models, copied, limit):
     assert status == 0
     assert same_weights(scvenn.MMVAEpp.load(copied), models[0])
     assert len(list(copied.iterdir())) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 600 kB, where this process may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        make = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+        subprocess.run(make, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a disk of 600 kB cannot be made: {error}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 4096, 32_768])
+def test_a_disk_that_is_full_leaves_the_model_that_was_there(models, small_disk, left):
+    model = small_disk / "model"
+    models[0].save(model, save_anndata=True)
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "others").write_bytes(bytes(max(0, free - left)))
+    with pytest.raises(OSError, match="could not be written: No space left on device; nothing"):
+        models[1].save(model, overwrite=True, save_anndata=True)
+    assert same_weights(scvenn.MMVAEpp.load(model), models[0])
+    assert len(list(model.iterdir())) == 2
 
 
 def test_a_draft_of_a_running_process_is_left_alone(tmp_path):

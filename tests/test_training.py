@@ -230,6 +230,22 @@ def test_training_arguments_out_of_range_are_refused(small, arguments):
         scvenn.MMVAEpp(small).train(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"train_size": 0}, "train_size=0: expected a part of the cells, above 0 to 1"),
+        ({"train_size": 1.5}, "train_size=1.5: expected a part"),
+        ({"train_size": float("nan")}, "train_size=nan: expected a part"),
+        ({"train_size": "half"}, "train_size='half': expected a part"),
+        ({"validation_size": -0.1}, "validation_size=-0.1: expected a part"),
+        ({"validation_size": 0.5}, "1 or less together, found 1.4"),
+    ],
+)
+def test_parts_of_the_cells_that_are_none_are_refused(small, sizes, said):
+    with pytest.raises(ValueError, match=said):
+        scvenn.MMVAEpp(small).train(1, **sizes)
+
+
 # ------------------------------------------------------------------------------- the ends
 
 

@@ -34,6 +34,24 @@ class Splitter(DataSplitter):
         return all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(own, split, strict=True))
 
 
+def check_sizes(train_size: Any, validation_size: Any) -> None:
+    """Raise a ``ValueError`` unless these are parts of the cells, the first above 0."""
+    for name, size, least in (
+        ("train_size", train_size, "above 0"),
+        ("validation_size", validation_size, "from 0"),
+    ):
+        if size is None:
+            continue
+        number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
+        if not number or not 0 <= size <= 1 or (size == 0 and least == "above 0"):
+            raise ValueError(f"{name}={size!r}: expected a part of the cells, {least} to 1.")
+    if validation_size is not None and train_size + validation_size > 1 + 1e-9:
+        raise ValueError(
+            f"train_size={train_size!r} and validation_size={validation_size!r}: expected parts of "
+            f"the cells that are 1 or less together, found {train_size + validation_size:g}."
+        )
+
+
 def listed_split(mdata: MuData, external_indexing: Any) -> list[np.ndarray]:
     """Positions of the training, validation and test cells that a user lists, (n,) each.
 

@@ -168,9 +168,9 @@ def _dropout_rates(rate: Any, screen: bool, found: Registry) -> dict[str, float]
 def _label_weight(weight: Any, most_features: int) -> float:
     if weight == "auto":
         return float(most_features)
-    if not isinstance(weight, int | float) or not weight >= 0:
+    if not _is_weight(weight):
         raise ValueError(
-            f"label_weight={weight!r}: expected 'auto' or a number that is not negative."
+            f"label_weight={weight!r}: expected 'auto' or a finite number that is not negative."
         )
     return float(weight)
 
@@ -178,9 +178,15 @@ def _label_weight(weight: Any, most_features: int) -> float:
 def _kl_weight(weight: Any, screen: bool) -> float:
     if weight is None:
         return 0.1 if screen else 1.0
-    if not weight >= 0:
-        raise ValueError(f"kl_weight_shared={weight!r}: expected a number that is not negative.")
+    if not _is_weight(weight):
+        raise ValueError(
+            f"kl_weight_shared={weight!r}: expected a finite number that is not negative."
+        )
     return float(weight)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 <= value < np.inf
 
 
 def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:
