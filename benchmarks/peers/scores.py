@@ -12,6 +12,7 @@ from anndata import AnnData
 from jobs import JOB, Job
 from methods import FUNCTIONS, Fitted, quietly_on_one_thread
 from problems import Problem, load
+from rivals import FUNCTIONS as RIVAL_FUNCTIONS
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -28,16 +29,15 @@ def perform(job: Job) -> list[dict]:
     start = time.process_time()
     problem = load(job.dataset, job.seed, smoke=job.smoke)
     loaded = time.process_time()
-    fitted = FUNCTIONS[job.method](
-        problem, job.seed, int(job.max_epochs) if job.max_epochs else None
-    )
+    function = (FUNCTIONS | RIVAL_FUNCTIONS)[job.method]
+    fitted = function(problem, job.seed, int(job.max_epochs) if job.max_epochs else None)
+    # before anything is scored; Linux counts in KiB
+    costs = {
+        "fit_seconds": time.process_time() - loaded,
+        "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    } | fitted.costs
     rows = [
-        {"metric": "fit_seconds", "value": time.process_time() - loaded},
-        # before anything is scored; Linux counts in KiB
-        {
-            "metric": "memory_gib",
-            "value": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        },
+        *({"metric": metric, "value": value} for metric, value in costs.items()),
         *_scored(problem, fitted),
     ]
     rows.append({"metric": "seconds", "value": time.process_time() - start})
