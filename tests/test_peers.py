@@ -195,7 +195,7 @@ def test_what_a_rival_wrote_is_scored_as_any_method(peers, tmp_path, monkeypatch
     assert np.isnan(given.without("adt")["adt"][given.test]).all()
     np.testing.assert_array_equal(given.batch, problem.mdata.obs["batch"])
 
-    rna = given.values["rna"].toarray()
+    rna = given.measured["rna"].toarray()
     found = exchange.Found(
         {"joint": rna},
         counts={("adt", "rna"): lambda: 3 * rna[given.test]},

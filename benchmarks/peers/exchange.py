@@ -28,7 +28,7 @@ class Given:
     """Paired cells: values by modality, which cells are for training and for testing."""
 
     # as measured, and log1p of counts at the median depth (what is not counts: as measured)
-    values: dict[str, sp.csr_matrix]
+    measured: dict[str, sp.csr_matrix]
     scaled: dict[str, sp.csr_matrix]
     # modalities whose values are counts
     counts: list[str]
@@ -45,7 +45,7 @@ class Given:
     @property
     def pairs(self) -> list[Pair]:
         """Source and target of the cross-modal predictions."""
-        first, second = self.values
+        first, second = self.measured
         return [(first, second), (second, first)]
 
     def without(self, target: str) -> dict[str, np.ndarray]:
@@ -67,9 +67,9 @@ class Found:
 
 
 def write_given(given: Given, path: Path) -> None:
-    arrays = {"counts": given.counts, "modalities": list(given.values)}
+    arrays = {"counts": given.counts, "modalities": list(given.measured)}
     arrays |= {name: getattr(given, name) for name in ("train", "test", "batch")}
-    for kind in ("values", "scaled"):
+    for kind in ("measured", "scaled"):
         for m, x in getattr(given, kind).items():
             arrays |= {f"{kind}/{m}/{part}": getattr(x, part) for part in _PARTS}
     np.savez(path, **arrays)
@@ -79,7 +79,7 @@ def read_given(path: Path) -> Given:
     with np.load(path) as file:
         matrices = {
             kind: {m: _matrix(file, f"{kind}/{m}") for m in file["modalities"].tolist()}
-            for kind in ("values", "scaled")
+            for kind in ("measured", "scaled")
         }
         of_cells = {name: file[name] for name in ("train", "test", "batch")}
         return Given(**matrices, counts=file["counts"].tolist(), **of_cells)

@@ -43,6 +43,8 @@ class Job:
     method: str
     max_epochs: str = ""
     smoke: bool = False
+    # folder for the embeddings of the test cells, "" for none
+    keep: str = ""
 
     @property
     def key(self) -> tuple:

@@ -84,7 +84,7 @@ def given_of(problem: Problem) -> Given:
     """What a rival reads of a problem: no cell types."""
     modalities, obs = problem.mdata.mod, problem.mdata.obs
     return Given(
-        values={m: sp.csr_matrix(adata.X) for m, adata in modalities.items()},
+        measured={m: sp.csr_matrix(adata.X) for m, adata in modalities.items()},
         scaled={m: sp.csr_matrix(problem.scaled(m, adata.X)) for m, adata in modalities.items()},
         counts=list(problem.depth),
         train=problem.train,
@@ -115,7 +115,8 @@ FUNCTIONS: dict[str, Callable[[Problem, int, int | None], Fitted]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--install", nargs="+", choices=RIVALS, required=True, metavar="NAME")
+    names = [*RIVALS, "multibench"]
+    parser.add_argument("--install", nargs="+", choices=names, required=True, metavar="NAME")
     parser.add_argument("--python", default=sys.executable, help="multigrate needs 3.12 or newer")
     arguments = parser.parse_args()
     for name in arguments.install:

@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def main() -> None:
         "--max-epochs", type=int, help="for all VAEs and rivals; without it, each's own default"
     )
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    parser.add_argument(
+        "--keep", default="", metavar="FOLDER", help="write embeddings of the test cells there"
+    )
     parser.add_argument("--smoke", action="store_true", help="few cells, one epoch: does it run?")
     arguments = parser.parse_args()
     known = {*DATASETS, *(f"{name}/{m}" for name, methods in DATASETS.items() for m in methods)}
@@ -95,7 +99,7 @@ def main() -> None:
     if arguments.only:
         chosen = set(arguments.only)
         jobs = [job for job in jobs if {job.dataset, f"{job.dataset}/{job.method}"} & chosen]
-    jobs = [job for job in jobs if can_run(job, arguments.only)]
+    jobs = [replace(job, keep=arguments.keep) for job in jobs if can_run(job, arguments.only)]
     if failed := run(jobs, arguments.out):
         raise SystemExit(f"{len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
 

@@ -6,6 +6,7 @@ import importlib.util
 import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
@@ -36,6 +37,8 @@ def perform(job: Job) -> list[dict]:
         "fit_seconds": time.process_time() - loaded,
         "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     } | fitted.costs
+    if job.keep:
+        _keep(problem, fitted, Path(job.keep) / f"{job.dataset}_{job.seed}_{job.method}.npz")
     rows = [
         *({"metric": metric, "value": value} for metric, value in costs.items()),
         *_scored(problem, fitted),
@@ -43,6 +46,15 @@ def perform(job: Job) -> list[dict]:
     rows.append({"metric": "seconds", "value": time.process_time() - start})
     described = dict(zip(JOB, job.key, strict=True))
     return [{**described, **row} for row in rows]
+
+
+def _keep(problem: Problem, fitted: Fitted, path: Path) -> None:
+    """Embeddings of the test cells with their types and batches, which scmultibench.py reads."""
+    obs = problem.mdata.obs.iloc[problem.test]
+    batch = {"batch": obs[problem.batch_key].to_numpy(str)} if problem.batch_key else {}
+    embeddings = {f"embedding/{k}": z[problem.test] for k, z in fitted.embeddings.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, celltype=obs["celltype"].to_numpy(str), **batch, **embeddings)
 
 
 def _scored(problem: Problem, fitted: Fitted) -> Iterator[dict]:

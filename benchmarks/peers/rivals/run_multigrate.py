@@ -16,8 +16,8 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
     scvi.settings.seed = seed
-    first, second = given.values
-    values = {m: x.toarray() for m, x in given.values.items()}
+    first, second = given.measured
+    values = {m: x.toarray() for m, x in given.measured.items()}
     scaled = {m: x.toarray() for m, x in given.scaled.items()}
     inputs, losses = scaled, ["mse", "mse"]
     if "rna" in given.counts:

@@ -14,8 +14,8 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
 def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
     scvi.settings.seed = seed
-    rna, other = given.values.values()
-    with_proteins = "adt" in given.values
+    rna, other = given.measured.values()
+    with_proteins = "adt" in given.measured
 
     def readable(rows: object) -> AnnData:
         # genes, then regions

@@ -25,7 +25,7 @@ def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
         del configs[name]  # they are for peaks of known chromosomes
 
     def readable(rows: object) -> MuData:
-        modalities = {m: AnnData(x[rows]) for m, x in given.values.items()}
+        modalities = {m: AnnData(x[rows]) for m, x in given.measured.items()}
         for m, adata in modalities.items():
             adata.obs_names = np.array(given.names)[rows]
             adata.var_names = m + adata.var_names
@@ -42,7 +42,7 @@ def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
 
     def predict(source: str, target: str) -> np.ndarray:
         found = model.predict(translate=True, verbose=False)
-        values = np.empty(given.values[target].shape, np.float32)
+        values = np.empty(given.measured[target].shape, np.float32)
         for name in np.unique(given.batch):
             values[given.batch == name] = found[name]["x_trans"][f"{source}_to_{target}"]
         return values[given.test]

@@ -29,7 +29,7 @@ OF_ATAC = {
 
 
 def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
-    data = {m: readable(given, m) for m in given.values}
+    data = {m: readable(given, m) for m in given.measured}
     order = np.random.default_rng(seed).permutation(given.train)
     held_out, fitted = np.split(order, [len(order) // 10])
 
@@ -71,7 +71,7 @@ def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
 
 def readable(given: Given, modality: str) -> AnnData:
     """Values as the package's own functions prepare them, fitted on the training cells."""
-    adata = AnnData(given.values[modality])
+    adata = AnnData(given.measured[modality])
     adata.obs_names = given.names
     if modality in given.counts:
         preprocessor = PREPROCESSORS[modality]
