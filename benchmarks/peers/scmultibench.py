@@ -1,9 +1,8 @@
-"""Scores of scMultiBench (Nature Methods 2025), by its own package, of embeddings of the test cells.
+"""Scores of scMultiBench (Nature Methods 2025), by its own package, of the test cells' embeddings.
 
     python benchmarks/peers/rivals.py --install multibench
     python benchmarks/peers/run.py --only citeseq --keep FOLDER --out FOLDER/results.csv
-    benchmarks/peers/envs/multibench/bin/python benchmarks/peers/scmultibench.py FOLDER \\
-        --csv benchmarks/peers/scmultibench.csv
+    benchmarks/peers/envs/multibench/bin/python benchmarks/peers/scmultibench.py FOLDER FILE.csv
 
 The package clusters to the number of cell types, by a search of Leiden's resolution, for ARI, NMI,
 ASW, iASW and iF1; with batches, also the scores of their mixing.
@@ -20,7 +19,7 @@ import pandas as pd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="what run.py --keep wrote")
-    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("csv", type=Path, help="where to write the scores")
     arguments = parser.parse_args()
     found = []
     for path in sorted(arguments.folder.glob("*.npz")):
@@ -33,7 +32,7 @@ def scores(path: Path) -> pd.DataFrame:
     dataset, seed, method = path.stem.split("_")
     tables = []
     with np.load(path) as file:
-        batch = file["batch"] if "batch" in file else None
+        batch = file.get("batch")
         for key in file.files:
             kind, _, name = key.partition("/")
             if kind != "embedding":
