@@ -168,7 +168,7 @@ def test_every_rival_has_a_script_and_pinned_packages(peers, name):
     assert (folder / f"run_{name}.py").is_file()
     packages = (folder / f"{name}.txt").read_text().split()
     assert all("==" in package for package in packages)
-    assert any(package.startswith(f"{name}==") for package in packages)
+    assert any(package.lower().startswith(f"{name}==") for package in packages)
 
 
 @pytest.mark.slow
