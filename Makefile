@@ -3,7 +3,8 @@
 # make test            the whole test suite
 # make paper-run       the paper's experiments, those that are not finished yet (hours)
 # make paper           tables and figures of docs/paper.md from their results
-# make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours)
+# make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours),
+#                      and beside the packages that benchmarks/peers/rivals.py has installed
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
 # make fuzz            any MuData, and mutated files of models and data: tests/fuzz.py (hours)
 # make soak            kills, signals, damaged files and an hour of use without growth (hours)

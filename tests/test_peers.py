@@ -20,6 +20,11 @@ APPLICABLE = {
     "citeseq": ["scvenn", "totalVI", "MOFA+", "PCA", "CCA", "ridge", "kNN"],
     "pbmc": ["scvenn", "MOFA+", "PCA", "CCA", "ridge", "kNN"],
 }
+RIVALS = {
+    "snareseq": ["multihive", "multigrate", "scmidas", "univi"],
+    "citeseq": ["multihive", "multigrate", "scmidas", "univi", "mofaflex", "muvi"],
+    "pbmc": ["multigrate", "univi", "mofaflex", "muvi"],
+}
 MODALITIES = {"snareseq": ["rna", "atac"], "citeseq": ["rna", "adt"], "pbmc": ["rna", "atac"]}
 
 
@@ -36,7 +41,7 @@ def peers():
     """The files of benchmarks/peers, which import each other by bare names."""
     sys.path.insert(0, str(PEERS))
     try:
-        names = ("jobs", "problems", "methods", "scores")
+        names = ("jobs", "problems", "methods", "exchange", "rivals", "scores")
         modules = {name: importlib.import_module(name) for name in names}
         yield modules | {name: script(name) for name in ("run", "render")}
     finally:
@@ -66,8 +71,13 @@ def smoke(peers, dataset, method):
 
 
 def test_methods_and_data_sets(peers):
-    assert peers["jobs"].DATASETS == APPLICABLE
-    assert set(peers["methods"].FUNCTIONS) == set(peers["jobs"].METHODS)
+    known = peers["jobs"].DATASETS
+    assert known.keys() == APPLICABLE.keys() == RIVALS.keys()
+    for dataset, methods in known.items():
+        assert [m for m in methods if m not in peers["jobs"].RIVALS] == APPLICABLE[dataset]
+        assert [m for m in methods if m in peers["jobs"].RIVALS] == RIVALS[dataset]
+    functions = peers["methods"].FUNCTIONS | peers["rivals"].FUNCTIONS
+    assert set(functions) == set(peers["jobs"].METHODS)
 
 
 @pytest.mark.slow
@@ -147,6 +157,69 @@ def test_embeddings_are_scored_by_scib_metrics(peers):
     found = peers["scores"]._of_embedding(problem, embedding)
     assert {"scib: Bio conservation", "scib: Batch correction"} <= set(found)
     assert found["scib: Bio conservation"] > 0.5
+
+
+# -------------------------------------------------------------------------------------- rivals
+
+
+@pytest.mark.parametrize("name", sorted({name for names in RIVALS.values() for name in names}))
+def test_every_rival_has_a_script_and_pinned_packages(peers, name):
+    folder = peers["rivals"].SCRIPTS
+    assert (folder / f"run_{name}.py").is_file()
+    packages = (folder / f"{name}.txt").read_text().split()
+    assert all("==" in package for package in packages)
+    assert any(package.lower().startswith(f"{name}==") for package in packages)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_scib")
+@pytest.mark.parametrize(
+    ("dataset", "name"), [(dataset, name) for dataset, names in RIVALS.items() for name in names]
+)
+def test_every_installed_rival_runs(peers, dataset, name):
+    if not peers["rivals"].is_installed(name):
+        pytest.skip(f"needs python benchmarks/peers/rivals.py --install {name}")
+    rows = pd.DataFrame(peers["scores"].perform(smoke(peers, dataset, name)))
+    assert np.isfinite(rows["value"]).all()
+    assert rows.loc[rows["metric"] == "balanced_accuracy", "value"].between(0, 1).all()
+
+
+@pytest.mark.usefixtures("_no_scib")
+def test_what_a_rival_wrote_is_scored_as_any_method(peers, tmp_path, monkeypatch):
+    """It reads what we write; its counts are scaled as others' are, its logarithms are not."""
+    exchange, job = peers["exchange"], smoke(peers, "citeseq", "muvi")
+    problem = peers["problems"].load("citeseq", job.seed, smoke=True)
+    exchange.write_given(peers["rivals"].given_of(problem), tmp_path / "given.npz")
+    given = exchange.read_given(tmp_path / "given.npz")
+    assert given.counts == ["rna", "adt"]
+    assert np.isnan(given.without("adt")["adt"][given.test]).all()
+    np.testing.assert_array_equal(given.batch, problem.mdata.obs["batch"])
+
+    rna = given.measured["rna"].toarray()
+    found = exchange.Found(
+        {"joint": rna},
+        counts={("adt", "rna"): lambda: 3 * rna[given.test]},
+        logs={("rna", "adt"): lambda: given.scaled["adt"].toarray()[given.test]},
+    )
+    costs = {"fit_seconds": 7.0, "memory_gib": 0.5}
+    exchange.write_found(found, costs, tmp_path / "found.npz")
+    fitted = peers["rivals"].fitted_of(problem, tmp_path / "found.npz")
+    monkeypatch.setitem(peers["scores"].RIVAL_FUNCTIONS, "muvi", lambda *problem: fitted)
+    rows = pd.DataFrame(peers["scores"].perform(job)).set_index("metric")["value"]
+    np.testing.assert_allclose(rows["pearson"], 1, atol=1e-5)  # both directions
+    assert rows["dimensions"] == rna.shape[1]
+    assert rows[list(costs)].to_dict() == costs
+
+
+def test_a_rival_without_an_environment_says_how_to_make_one(peers, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCVENN_RIVALS", str(tmp_path))
+    rna = np.ones((8, 2), np.float32)
+    with pytest.raises(FileNotFoundError, match=r"rivals.py --install muvi"):
+        peers["rivals"].fit("muvi", problem_of(peers, rna), 0, None)
+    jobs = {job.method: job for job in peers["jobs"].all_jobs(None, smoke=True)}
+    can_run = peers["run"].can_run
+    assert [can_run(jobs[m], []) for m in ("scvenn", "muvi")] == [True, False]
+    assert can_run(jobs["muvi"], [f"{jobs['muvi'].dataset}/muvi"])
 
 
 # ---------------------------------------------------------------------------------------- data

@@ -11,15 +11,25 @@ import pandas as pd
 HERE = Path(__file__).parent
 JOB = ["dataset", "seed", "method", "max_epochs"]
 COLUMNS = [*JOB, "embedding", "metric", "source", "target", "value"]
+# Packages with an environment of their own, see rivals.py.
+RIVALS = ["multihive", "multigrate", "scmidas", "univi", "mofaflex", "muvi"]
 # The order in which the tables show them.
-METHODS = ["scvenn", "MULTIVI", "totalVI", "MOFA+", "PCA", "CCA", "ridge", "kNN"]
+METHODS = [
+    *("scvenn", "MULTIVI", "totalVI", "multihive", "multigrate", "scmidas", "univi"),
+    *("MOFA+", "mofaflex", "muvi", "PCA", "CCA", "ridge", "kNN"),
+]
 # Those whose epochs ``--max-epochs`` bounds.
-VAES = ["scvenn", "MULTIVI", "totalVI"]
+TRAINED = ["scvenn", "MULTIVI", "totalVI", *RIVALS]
+INAPPLICABLE = {
+    # totalVI needs proteins; the factor models read the 27,411 features as a dense matrix
+    "snareseq": ["totalVI", "mofaflex", "muvi"],
+    "citeseq": ["MULTIVI"],
+    # the RNA of this set is not counts, which these need
+    "pbmc": ["MULTIVI", "totalVI", "multihive", "scmidas"],
+}
 DATASETS = {
-    "snareseq": [method for method in METHODS if method != "totalVI"],
-    "citeseq": [method for method in METHODS if method != "MULTIVI"],
-    # the RNA of this set is not counts, which scvi-tools' models need
-    "pbmc": [method for method in METHODS if method not in ("MULTIVI", "totalVI")],
+    dataset: [method for method in METHODS if method not in without]
+    for dataset, without in INAPPLICABLE.items()
 }
 SEEDS = 3
 
@@ -33,6 +43,8 @@ class Job:
     method: str
     max_epochs: str = ""
     smoke: bool = False
+    # folder for the embeddings of the test cells, "" for none
+    keep: str = ""
 
     @property
     def key(self) -> tuple:
@@ -44,7 +56,7 @@ def all_jobs(max_epochs: int | None, *, smoke: bool) -> list[Job]:
     """Every job; those of one seed behind each other, so that an early stop leaves whole seeds."""
     bound = "" if max_epochs is None else str(max_epochs)
     return [
-        Job(dataset, seed, method, bound if method in VAES else "", smoke)
+        Job(dataset, seed, method, bound if method in TRAINED else "", smoke)
         for seed in range(1 if smoke else SEEDS)
         for dataset, methods in DATASETS.items()
         for method in methods

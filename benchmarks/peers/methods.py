@@ -61,6 +61,8 @@ class Fitted:
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     # of the test cells on the scale of `Problem.scaled`, by source and target
     predictions: dict[tuple[str, str], Callable[[], np.ndarray]] = field(default_factory=dict)
+    # seconds and memory by metric, where another process fitted
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 def scvenn(problem: Problem, seed: int, max_epochs: int | None) -> Fitted:

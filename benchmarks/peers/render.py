@@ -17,7 +17,17 @@ import numpy as np
 import pandas as pd
 from jobs import DATASETS, HERE, METHODS, SEEDS, read_results
 
-NAMES = {"scvenn": "scvenn MMVAE++", "ridge": "ridge on PCs", "kNN": "kNN on PCs"}
+NAMES = {
+    "scvenn": "scvenn MMVAE++",
+    "multihive": "multiHIVE",
+    "multigrate": "Multigrate",
+    "scmidas": "MIDAS",
+    "univi": "UniVI",
+    "mofaflex": "MOFA-FLEX",
+    "muvi": "MuVI",
+    "ridge": "ridge on PCs",
+    "kNN": "kNN on PCs",
+}
 # Heading: metric and digits.
 COLUMNS = {
     "dimensions": ("dimensions", 0),

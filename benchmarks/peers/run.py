@@ -6,7 +6,8 @@
 
 Results go to results.csv, one line for each number, when a job is finished, its time last. An
 interrupted call leaves at most a part of one job behind; the next call drops it and goes on. Jobs
-run one after the other and on one thread, so that their times can be compared.
+run one after the other and on one thread, so that their times can be compared. Rivals that are not
+installed (rivals.py) are left out unless --only names them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import argparse
 import importlib.util
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
-from jobs import COLUMNS, DATASETS, HERE, JOB, Job, all_jobs, read_results, write_results
+from jobs import COLUMNS, DATASETS, HERE, JOB, RIVALS, Job, all_jobs, read_results, write_results
+from rivals import is_installed
 from tqdm.auto import tqdm
 
 # Nothing heavy is imported here: on Linux, a process that is started counts the memory of the one
@@ -62,15 +65,24 @@ def _perform(job: Job) -> list[dict]:
     return perform(job)
 
 
+def can_run(job: Job, only: list[str]) -> bool:
+    """Whether a job is asked for by name, or has what it needs."""
+    named = f"{job.dataset}/{job.method}" in only
+    return named or job.method not in RIVALS or is_installed(job.method)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="DATASET[/METHOD]", help="leave out the others"
     )
     parser.add_argument(
-        "--max-epochs", type=int, help="for all VAEs; without it, each package's own default"
+        "--max-epochs", type=int, help="for all VAEs and rivals; without it, each's own default"
     )
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    parser.add_argument(
+        "--keep", default="", metavar="FOLDER", help="write embeddings of the test cells there"
+    )
     parser.add_argument("--smoke", action="store_true", help="few cells, one epoch: does it run?")
     arguments = parser.parse_args()
     known = {*DATASETS, *(f"{name}/{m}" for name, methods in DATASETS.items() for m in methods)}
@@ -87,6 +99,7 @@ def main() -> None:
     if arguments.only:
         chosen = set(arguments.only)
         jobs = [job for job in jobs if {job.dataset, f"{job.dataset}/{job.method}"} & chosen]
+    jobs = [replace(job, keep=arguments.keep) for job in jobs if can_run(job, arguments.only)]
     if failed := run(jobs, arguments.out):
         raise SystemExit(f"{len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
 

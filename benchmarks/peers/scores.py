@@ -6,12 +6,14 @@ import importlib.util
 import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from anndata import AnnData
 from jobs import JOB, Job
 from methods import FUNCTIONS, Fitted, quietly_on_one_thread
 from problems import Problem, load
+from rivals import FUNCTIONS as RIVAL_FUNCTIONS
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -28,21 +30,31 @@ def perform(job: Job) -> list[dict]:
     start = time.process_time()
     problem = load(job.dataset, job.seed, smoke=job.smoke)
     loaded = time.process_time()
-    fitted = FUNCTIONS[job.method](
-        problem, job.seed, int(job.max_epochs) if job.max_epochs else None
-    )
+    function = (FUNCTIONS | RIVAL_FUNCTIONS)[job.method]
+    fitted = function(problem, job.seed, int(job.max_epochs) if job.max_epochs else None)
+    # before anything is scored; Linux counts in KiB
+    costs = {
+        "fit_seconds": time.process_time() - loaded,
+        "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    } | fitted.costs
+    if job.keep:
+        _keep(problem, fitted, Path(job.keep) / f"{job.dataset}_{job.seed}_{job.method}.npz")
     rows = [
-        {"metric": "fit_seconds", "value": time.process_time() - loaded},
-        # before anything is scored; Linux counts in KiB
-        {
-            "metric": "memory_gib",
-            "value": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        },
+        *({"metric": metric, "value": value} for metric, value in costs.items()),
         *_scored(problem, fitted),
     ]
     rows.append({"metric": "seconds", "value": time.process_time() - start})
     described = dict(zip(JOB, job.key, strict=True))
     return [{**described, **row} for row in rows]
+
+
+def _keep(problem: Problem, fitted: Fitted, path: Path) -> None:
+    """Embeddings of the test cells with their types and batches, which scmultibench.py reads."""
+    obs = problem.mdata.obs.iloc[problem.test]
+    batch = {"batch": obs[problem.batch_key].to_numpy(str)} if problem.batch_key else {}
+    embeddings = {f"embedding/{k}": z[problem.test] for k, z in fitted.embeddings.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, celltype=obs["celltype"].to_numpy(str), **batch, **embeddings)
 
 
 def _scored(problem: Problem, fitted: Fitted) -> Iterator[dict]:
