@@ -25,10 +25,12 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Either the suite or what is marked ``soak``."""
+    kinds: dict[bool, list] = {True: [], False: []}
+    for item in items:
+        kinds[bool(item.get_closest_marker("soak"))].append(item)
     soak = config.getoption("--soak")
-    chosen = [item for item in items if bool(item.get_closest_marker("soak")) == soak]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = chosen
+    config.hook.pytest_deselected(items=kinds[not soak])
+    items[:] = kinds[soak]
 
 
 def pytest_runtest_setup():
