@@ -414,9 +414,8 @@ def test_a_signal_in_any_phase_ends_the_command_and_leaves_whole_files(data, pha
 
 @forks
 @pytest.mark.parametrize("number", SIGNALS, ids=str)
-@pytest.mark.parametrize(
-    "times", [2, pytest.param(100, marks=pytest.mark.soak)], ids=["few", "many"]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("times", [100])
 def test_a_signal_at_any_moment_ends_the_command_and_leaves_whole_files(data, number, times):
     def prepare(patch):  # the page takes long, and has tests of its own
         report = lambda self, path, **_: Path(path).write_text("page")  # noqa: E731

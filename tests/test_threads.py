@@ -89,4 +89,4 @@ def test_no_threads_at_all_are_refused(small, tmp_path):
         main, ["train", f"{tmp_path}/in.h5mu", "--out", f"{tmp_path}/o.h5mu", "--threads", "0"]
     )
     assert result.exit_code == 2
-    assert "threads: expected a number of at least 1, found 0" in result.output
+    assert "'--threads': expected a number from 1 to 4096, found 0" in result.output

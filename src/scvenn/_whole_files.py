@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from uuid import uuid4
 
 try:
     import fcntl
@@ -72,15 +72,22 @@ def _reason(error: Exception) -> str | None:
 @contextmanager
 def _folder_in(parent: Path) -> Iterator[Path]:
     """A temporary folder that is locked, so that others see that its run is alive."""
-    lock = None
-    while lock is None:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_PREFIX))
-        lock = _lock(folder)  # None if another run took the folder for an abandoned one
+    # named before it is made: a signal that comes in between leaves nothing behind
+    folder, lock = parent / f"{_PREFIX}{uuid4().hex[:12]}", None
     try:
+        while lock is None:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            lock = _lock(folder)  # None if another run took the folder for an abandoned one
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _unlock(lock)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:  # a signal that came meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            if lock is not None:
+                _unlock(lock)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -110,7 +111,18 @@ class SavingMixin(BaseModelClass):
         folder = Path(dir_path)
         if folder.exists() and not overwrite:
             raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
-        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write(folder, prefix, save_anndata)
+        except BaseException:  # such as Ctrl-C
+            if is_new:
+                with suppress(OSError):  # not if something is in it
+                    folder.rmdir()
+            raise
+
+    def _write(self, folder: Path, prefix: str | None, save_anndata: bool) -> None:
+        """Write the files of a model, and remove the data of the one that was replaced."""
         data = self._save_data(folder, prefix or "") if save_anndata else None
         # scvi-tools' rule: what is learned or set up has a name that ends with "_"
         attributes = {k: v for k, v in self._get_user_attributes() if k.endswith("_")}
