@@ -186,7 +186,7 @@ def _kl_weight(weight: Any, screen: bool) -> float:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and 0 <= value < np.inf
+    return isinstance(value, int | float | np.number) and bool(0 <= value < np.inf)
 
 
 def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:
