@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 import scvenn
+from scvenn import _whole_files
 from scvenn._whole_files import draft
 from scvenn.models import class_of
 from scvenn.models.encoding import decode, encode
@@ -563,6 +565,38 @@ def test_a_disk_that_is_full_leaves_the_model_that_was_there(models, small_disk,
         models[1].save(model, overwrite=True, save_anndata=True)
     assert same_weights(scvenn.MMVAEpp.load(model), models[0])
     assert len(list(model.iterdir())) == 2
+
+
+@pytest.mark.parametrize("when", ["made", "locked", "removed"])
+def test_a_signal_at_any_step_of_a_draft_leaves_nothing_behind(tmp_path, monkeypatch, when):
+    """Ctrl-C right after the folder was made, when it is locked, or while it is removed."""
+    owner, name = {
+        "made": (Path, "mkdir"),
+        "locked": (_whole_files, "_lock"),
+        "removed": (_whole_files.shutil, "rmtree"),
+    }[when]
+    done = getattr(owner, name)
+
+    def interrupted(*args, **kwargs):
+        if when != "removed":
+            done(*args, **kwargs)
+        monkeypatch.setattr(owner, name, done)  # one signal
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(KeyboardInterrupt), draft(tmp_path / "file") as unfinished:
+        unfinished.write_text("whole")
+    assert not list(tmp_path.glob(".scvenn-draft-*"))
+
+
+def test_an_interrupted_save_leaves_no_empty_folder(models, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scvenn.models.saving.write_model_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        models[0].save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_draft_of_a_running_process_is_left_alone(tmp_path):

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 __version__ = version("scvenn")
 
-# MKL multiplies matrices on most CPUs. It then sums in the same order on any number of threads. It
-# reads this at its first product. Source: oneMKL Developer Guide, "Strict CNR Mode".
+# The same bits on one thread and on several: with this, MKL, by which PyTorch multiplies matrices
+# on most CPUs, sums in one order. It is read at the first product. Source: oneMKL Developer Guide,
+# "Strict CNR Mode".
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __all__ = [

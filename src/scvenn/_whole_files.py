@@ -49,6 +49,17 @@ def draft(path: Path) -> Iterator[Path]:
     _to_disk(path.parent)
 
 
+def why_not_writable(path: Path) -> str | None:
+    """Why nothing can be written to a path; None if it can, which only a try shows."""
+    try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # an error if the name is too long
+        with _folder_in(path.parent):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the list of files in a folder, would outlast a loss of power."""
     is_folder = path.is_dir()

@@ -460,7 +460,7 @@ _CITESEQ = Remote(
 _PBMC = Remote(
     "https://cf.10xgenomics.com/samples/cell-arc/1.0.0/pbmc_granulocyte_sorted_10k/"
     "pbmc_granulocyte_sorted_10k_filtered_feature_bc_matrix.h5",
-    "md5:920b16bf1e63b6610bf74bf9040ed386",  # 10x Genomics publishes no SHA-256 of it
+    "md5:920b16bf1e63b6610bf74bf9040ed386",  # its SHA-256 is not known to us
 )
 
 

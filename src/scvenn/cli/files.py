@@ -9,15 +9,14 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from scvenn._mudata import pull_on_update
+from scvenn._whole_files import why_not_writable
 
 MODELS = ("MMVAEpp", "MMVAE", "MVAE", "MoPoEVAE")
 
@@ -53,7 +52,7 @@ def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
             problem = f"{path} does not end with {' or '.join(output.suffixes)}."
         elif not os.path.isdir(path.parent):
             problem = f"the folder {path.parent} does not exist. Create it first."
-        elif reason := _why_not_writable(path):
+        elif reason := why_not_writable(path):
             problem = f"{path} cannot be written: {reason}."
         elif os.path.lexists(path) and not overwrite:
             problem = f"{path} already exists. Pass --overwrite to replace it."
@@ -64,24 +63,13 @@ def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
         raise click.BadParameter(problem, param=output)
 
 
-def _why_not_writable(path: Path) -> str | None:
-    """Why nothing can be written to a path; None if it can, which only a try shows."""
-    try:
-        with suppress(FileNotFoundError):
-            path.lstat()  # an error if the name is too long
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".scvenn-"):
-            return None
-    except OSError as error:
-        return error.strerror
-
-
 def check_checkpoint(folder: Path, results: Iterable[Path]) -> None:
     """Check that the folder of a checkpoint is one, or can be made, and is no result."""
     if os.path.realpath(folder) in map(os.path.realpath, results):
         problem = f"{folder} is the path of a result, too. Give each its own."
     elif os.path.lexists(folder) and not os.path.isdir(folder):
         problem = f"{folder} is not a folder."
-    elif os.path.isdir(folder.parent) and (why := _why_not_writable(folder)):
+    elif os.path.isdir(folder.parent) and (why := why_not_writable(folder)):
         problem = f"{folder} cannot be made: {why}."
     else:
         return

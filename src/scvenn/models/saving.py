@@ -109,13 +109,13 @@ class SavingMixin(BaseModelClass):
         if save_anndata:
             self._find_cells_by_name()
         folder = Path(dir_path)
-        if folder.exists() and not overwrite:
-            raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
         is_new = not folder.exists()
+        if not (is_new or overwrite):
+            raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, prefix, save_anndata)
-        except BaseException:  # such as Ctrl-C
+        except BaseException:  # Ctrl-C is no Exception
             if is_new:
                 with suppress(OSError):  # not if something is in it
                     folder.rmdir()

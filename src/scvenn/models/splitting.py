@@ -34,22 +34,26 @@ class Splitter(DataSplitter):
         return all(np.array_equal(np.sort(a), np.sort(b)) for a, b in zip(own, split, strict=True))
 
 
-def check_sizes(train_size: Any, validation_size: Any) -> None:
+def check_parts(train_size: Any, validation_size: Any) -> None:
     """Raise a ``ValueError`` unless these are parts of the cells, the first above 0."""
-    for name, size, least in (
-        ("train_size", train_size, "above 0"),
-        ("validation_size", validation_size, "from 0"),
-    ):
-        if size is None:
-            continue
-        number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
-        if not number or not 0 <= size <= 1 or (size == 0 and least == "above 0"):
-            raise ValueError(f"{name}={size!r}: expected a part of the cells, {least} to 1.")
-    if validation_size is not None and train_size + validation_size > 1 + 1e-9:
+    if not _is_part(train_size) or train_size == 0:
+        raise ValueError(f"train_size={train_size!r}: expected a part of the cells, above 0 to 1.")
+    if validation_size is None:
+        return
+    if not _is_part(validation_size):
+        raise ValueError(
+            f"validation_size={validation_size!r}: expected a part of the cells, from 0 to 1."
+        )
+    if train_size + validation_size > 1 + 1e-9:  # .9 + .1 is, in binary
         raise ValueError(
             f"train_size={train_size!r} and validation_size={validation_size!r}: expected parts of "
             f"the cells that are 1 or less together, found {train_size + validation_size:g}."
         )
+
+
+def _is_part(size: Any) -> bool:
+    number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
+    return number and bool(0 <= size <= 1)
 
 
 def listed_split(mdata: MuData, external_indexing: Any) -> list[np.ndarray]:

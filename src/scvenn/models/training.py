@@ -27,7 +27,7 @@ from scvenn.models.runner import (
     single_precision,
     step,
 )
-from scvenn.models.splitting import Splitter, check_sizes, listed_split
+from scvenn.models.splitting import Splitter, check_parts, listed_split
 from scvenn.network import SharedPrivateVAE, check_positive
 from scvenn.readouts import (
     agreement,
@@ -183,7 +183,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             "validation_size": validation_size,
             "shuffle_set_split": shuffle_set_split,
         }
-        check_sizes(split["train_size"], validation_size)
+        check_parts(split["train_size"], validation_size)
         options = {**(datasplitter_kwargs or {})}
         used: dict[str, str] = {}
         if options.get("external_indexing") is not None:
