@@ -29,6 +29,7 @@ CALLS = {
     "get_shared_representation": lambda m, d, **k: m.get_shared_representation(d, **k),
     "get_private_representation": lambda m, d, **k: m.get_private_representation("rna", d, **k),
     "get_latent_representation": lambda m, d, **k: m.get_latent_representation(d, **k),
+    "get_novelty": lambda m, d, **k: m.get_novelty(d, **k),
     "predict": lambda m, d, **k: m.predict("rna", "meth", d, **k),
     "get_normalized_expression": lambda m, d, **k: m.get_normalized_expression("rna", d, **k),
     "write_predictions": write_predictions,

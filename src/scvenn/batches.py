@@ -46,6 +46,8 @@ _PRIOR_CELLS = 10.0
 # Precision of the priors of affine shifts, a constant and slopes, in cells; latents have a total
 # variance of 1 here.
 _PRIOR_CONSTANT, _PRIOR_SLOPES = 0.1, 0.3
+# The same of slopes of a batch that came later: its types need not be among the components.
+_PRIOR_SLOPES_LATER = 3.0
 # Residuals of more than this many medians count less, in as many rounds of reweighting.
 _ROBUST, _REWEIGHTINGS = 2.0, 5
 
@@ -80,6 +82,17 @@ def corrected(
     if not len(found.centres):
         return latent
     return latent - _expected_shift(_members(latent, batch, found), batch, found)
+
+
+def novelty(latent: Float[Tensor, "n D"], found: BatchShifts) -> Float[Tensor, " n"]:
+    """How far latents, corrected, are from the nearest component.
+
+    In units of the root mean square over the cells that components were found in.
+    """
+    nearest = torch.cdist(latent, found.centres, compute_mode="donot_use_mm_for_euclid_dist").amin(
+        1
+    )
+    return nearest * (_VARIANCE / found.variance).sqrt()
 
 
 @contextmanager
@@ -141,15 +154,8 @@ def learn_batch_shifts(
     if not scale > 0:
         return BatchShifts.none(values.shape[1])
     values = (values - mean) / scale
-    wanted = np.clip(round(len(values) / _CELLS_PER_COMPONENT), 1, _MOST_COMPONENTS)
-    n_components = min(int(wanted), len(values.unique(dim=0)))
-    start = KMeans(n_components, n_init=1, random_state=seed).fit(values.numpy())
-    variance = values.new_tensor(max(_VARIANCE * start.inertia_ / len(values), 1e-12))
-    found = BatchShifts(
-        torch.as_tensor(start.cluster_centers_),
-        values.new_zeros(n_components, n_batches, values.shape[1]),
-        variance,
-    )
+    found = _components(values, n_batches, seed)
+    variance = found.variance
     for turn, widened in enumerate(progress(_WIDENED, description=description)):
         found = found._replace(variance=variance * widened)
         member = _members(values, codes, found)
@@ -157,11 +163,87 @@ def learn_batch_shifts(
         centres = member.T @ free / member.sum(0).clamp(min=1e-9).unsqueeze(1)
         shifts = _estimate(values, codes, member, centres, n_batches, turn)
         found = found._replace(centres=centres, shifts=shifts)
+    return _in_units(found._replace(variance=variance), mean, scale)
+
+
+@_one_thread()
+def find_components(latent: np.ndarray, *, seed: int) -> BatchShifts:
+    """The components of a latent of one batch, which shifts nothing: what others shift is found by.
+
+    Parameters
+    ----------
+    latent
+        Finite latents of training cells, (n, D).
+    seed
+        Of the random numbers.
+    """
+    values = torch.as_tensor(latent, dtype=torch.float64)
+    mean, scale = values.mean(0), values.var(0, correction=0).sum().sqrt()
+    if not scale > 0:
+        return BatchShifts.none(values.shape[1])
+    return _in_units(_components((values - mean) / scale, 1, seed), mean, scale)
+
+
+def _components(values: Float[Tensor, "n D"], n_batches: int, seed: int) -> BatchShifts:
+    """Centres of clusters of a latent of variance 1, none of them shifted."""
+    wanted = np.clip(round(len(values) / _CELLS_PER_COMPONENT), 1, _MOST_COMPONENTS)
+    n_components = min(int(wanted), len(values.unique(dim=0)))
+    start = KMeans(n_components, n_init=1, random_state=seed).fit(values.numpy())
+    return BatchShifts(
+        torch.as_tensor(start.cluster_centers_),
+        values.new_zeros(n_components, n_batches, values.shape[1]),
+        values.new_tensor(max(_VARIANCE * start.inertia_ / len(values), 1e-12)),
+    )
+
+
+def _in_units(found: BatchShifts, mean: Tensor, scale: Tensor) -> BatchShifts:
+    """In units of the latent, and in single precision, of what was found with a variance of 1."""
     return BatchShifts(
         (found.centres * scale + mean).float(),
         (found.shifts * scale).float(),
-        (variance * scale.square()).float(),
+        (found.variance * scale.square()).float(),
     )
+
+
+@_one_thread()
+def extend_batch_shifts(
+    found: BatchShifts, latent: np.ndarray, batch: np.ndarray, n_batches: int
+) -> BatchShifts:
+    r"""Shifts of batches that came later, of components that stay where they are.
+
+    As :func:`learn_batch_shifts`, with the positions :math:`\mu_k = c_k` fixed, so that each new
+    batch has a least-squares problem of its own, and nothing of earlier batches changes. Shifts are
+    affine alone, with stronger priors: a type that no earlier batch has is of no component, and
+    would be moved to the nearest one.
+
+    Parameters
+    ----------
+    found
+        Components and shifts of the B batches that were there before.
+    latent
+        Finite latents of cells of new batches, (n, D).
+    batch
+        Position of each cell's batch, B or more, (n,).
+    n_batches
+        Number of batches, the earlier ones and the new ones. One without cells is not shifted.
+    """
+    n_components, n_before, n_dims = found.shifts.shape
+    if not n_components or not len(latent):
+        new = found.shifts.new_zeros(n_components, n_batches - n_before, n_dims)
+        return found._replace(shifts=torch.cat([found.shifts, new], 1))
+    values, codes = torch.as_tensor(latent, dtype=torch.float64), torch.as_tensor(batch).long()
+    before = BatchShifts(*(part.double() for part in found))
+    mean = before.centres.mean(0)
+    # as far from each other as the latents that they were found in, which had a variance of 1
+    scale = (before.centres.var(0, correction=0).sum() + n_dims * before.variance).sqrt()
+    values, centres = (values - mean) / scale, (before.centres - mean) / scale
+    variance = before.variance / scale.square()
+    shifts = values.new_zeros(n_components, n_batches, n_dims)
+    for turn, widened in enumerate(_WIDENED):
+        member = _members(values, codes, BatchShifts(centres, shifts, variance * widened))
+        shifts = _estimate(values, codes, member, centres, n_batches, turn, centres)
+    new = (shifts * scale)[:, n_before:].to(found.shifts)
+    return found._replace(shifts=torch.cat([found.shifts, new], 1))
 
 
 def _estimate(
@@ -171,8 +253,12 @@ def _estimate(
     centres: Float[Tensor, "K D"],
     n_batches: int,
     turn: int,
+    positions: Float[Tensor, "K D"] | None = None,
 ) -> Float[Tensor, "K B D"]:
-    """Shifts given the memberships; ``turn``: the number of the round."""
+    """Shifts given the memberships; ``turn``: the number of the round.
+
+    ``positions``: of the components, where these are known.
+    """
     number = latent.new_zeros(len(centres), n_batches)
     mean = latent.new_zeros(len(centres), n_batches, latent.shape[1])
     for b in batch.unique().tolist():
@@ -184,22 +270,29 @@ def _estimate(
     if turn >= _TRANSLATED:
         basis = torch.cat([basis, centres], 1)  # (K, 1 + D)
     if turn < _AFFINE:
-        return _fit_affine(mean, number, basis)[1]
+        return _fit_affine(mean, number, basis, positions)[1]
     certain = number * _PRIOR_CELLS / (number + _PRIOR_CELLS)
     weight = certain
     for _ in range(_REWEIGHTINGS):
-        middle, affine = _fit_affine(mean, weight, basis)
+        middle, affine = _fit_affine(mean, weight, basis, positions)
         deviation = mean - middle.unsqueeze(1) - affine
         size = deviation.norm(dim=-1)  # (K, B)
         usual = _ROBUST * _weighted_median(size.flatten(), number.flatten()).clamp(min=1e-12)
         weight = certain / (1 + (size / usual).square())
+    if positions is not None:
+        return affine
     return affine + (number / (number + _PRIOR_CELLS)).unsqueeze(-1) * deviation
 
 
 def _fit_affine(
-    mean: Float[Tensor, "K B D"], weight: Float[Tensor, "K B"], basis: Float[Tensor, "K P"]
+    mean: Float[Tensor, "K B D"],
+    weight: Float[Tensor, "K B"],
+    basis: Float[Tensor, "K P"],
+    positions: Float[Tensor, "K D"] | None,
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, "K B D"]]:
     """Least squares of means, by a position of each component and a map of the basis by each batch.
+
+    ``positions``: where these are known.
 
     Returns
     -------
@@ -207,11 +300,16 @@ def _fit_affine(
     """
     n_components, n_batches, _ = mean.shape
     n_terms = basis.shape[1]
-    prior = torch.full_like(basis[0], _PRIOR_SLOPES)
+    slopes = _PRIOR_SLOPES if positions is None else _PRIOR_SLOPES_LATER
+    prior = torch.full_like(basis[0], slopes)
     prior[0] = _PRIOR_CONSTANT
     # normal equations: of the positions, then of the terms of each batch
     by_batch = weight.T.unsqueeze(-1) * basis  # (B, K, P)
     own = by_batch.mT @ basis + torch.diag(prior)  # (B, P, P)
+    if positions is not None:
+        from_positions = mean.transpose(0, 1) - positions  # (B, K, D)
+        maps = torch.linalg.solve(own, by_batch.mT @ from_positions)  # (B, P, D)
+        return positions, torch.einsum("kp,bpd->kbd", basis, maps)
     across = by_batch.transpose(0, 1).flatten(1)  # (K, B * P)
     of_positions = torch.diag(weight.sum(1).clamp(min=1e-9))
     normal = torch.cat(

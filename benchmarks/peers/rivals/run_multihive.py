@@ -34,7 +34,8 @@ def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
         n_regions=0 if with_proteins else other.shape[1],
         n_proteins=other.shape[1] if with_proteins else 0,
     )
-    model.train(max_epochs, **QUIET)
+    # which 0.1.1 switches on where a protein is 0 in all cells of a batch, and then fails
+    model.train(max_epochs, adversarial_classifier=False, **QUIET)
     found = model.get_latent_representation(readable(slice(None)), add_latents_to_adata=False)
     return Found({"joint": found["Z1_multiHIVE"], "joint + private": found["Z_multiHIVE"]})
 

@@ -60,7 +60,11 @@ def fit(given: Given, seed: int, max_epochs: int | None) -> Found:
     ).fit()
 
     def predict(source: str, target: str) -> np.ndarray:
-        return cross_modal_predict(model, data[source][given.test], source, target)
+        found = cross_modal_predict(model, data[source][given.test], source, target)
+        # nothing is predicted of features that its preprocessing leaves out
+        every = np.zeros((len(found), given.measured[target].shape[1]), np.float32)
+        every[:, data[target].var_names.astype(int)] = found
+        return every
 
     fused = encode_fused_adata_pair(model, data, write_to_adatas=False)
     return Found(

@@ -6,6 +6,7 @@ and the command), ``command`` (how results are written and printed, and what bec
 """
 
 import json
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from scvenn.cli.files import (
     shape_lines,
 )
 from scvenn.cli.options import Arguments
-from scvenn.cli.train import REPORT, train
+from scvenn.cli.train import REPORT, set_seed, train
 
 __all__ = ["main"]
 
@@ -79,6 +80,62 @@ def embed(model: Path, path: Path) -> Result:
         "\n".join([f"{name}: embedded {mdata.n_obs} cells", *shape_lines(shapes)]),
         {"model": name, "data": path, "obsm": shapes, "versions": trained.versions_},
         {"out": mdata.write},
+    )
+
+
+MAPPING = """
+--batch COLUMN (batch_key): Column of obs with the batches of the new cells, if the model was
+    trained without --batch. Default: the column that the model was trained with.
+--max-epochs INTEGER: Maximum number of passes through the new cells. Default: about 500 steps, but
+    at most 100 epochs.
+--batch-size INTEGER: Cells per step. Default: 128.
+--accelerator NAME: Where to train: auto, cpu, gpu or mps. Default: auto.
+--seed INTEGER: Seed; the same one gives the same result, bit for bit on CPU. Default: 0.
+"""
+
+
+@main.command(
+    "map",
+    cls=Command,
+    outputs=[
+        Output("--out", "data, embeddings and novelty", ".h5mu", required=True),
+        Output("--save", "the model that knows the new batches"),
+    ],
+    sections={"Mapping": MAPPING},
+    epilog="""\b
+Examples:
+  scvenn map model new.h5mu --out mapped.h5mu
+  scvenn map model new.h5mu --batch sample --out mapped.h5mu --save model2""",
+)
+@click.argument("model", type=SAVED)
+@click.argument("path", type=H5MU, metavar="NEW.h5mu")
+def map_(model: Path, path: Path, mapping: Arguments) -> Result:
+    """Map cells of new batches onto a trained model, which stays as it is.
+
+    Learns what is particular to the new batches alone, and writes X_shared and X_private_MODALITY
+    to .obsm, corrected for them. obs gets scvenn_novelty: how far a cell is from all that the model
+    was trained on, about 1 for a cell like those. The file may lack modalities and features, which
+    then count as not measured.
+    """
+    set_seed(mapping)
+    mdata = read_h5mu(path)
+    trained = load(model)
+    mapped = trained.map_query(mdata, **mapping, enable_progress_bar=sys.stderr.isatty())
+    mapped.embed()
+    mdata.obs["scvenn_novelty"] = mapped.get_novelty()
+    new = list(mapped.batches[len(trained.batches) :])
+    name, shapes = type(mapped).__name__, embeddings(mdata, mapped)
+    text = f"{name}: mapped {mdata.n_obs} cells, of {len(new)} new batches"
+    return Result(
+        "\n".join([text + (f" ({', '.join(new)})" if new else ""), *shape_lines(shapes)]),
+        {
+            "model": name,
+            "data": path,
+            "new_batches": new,
+            "obsm": shapes,
+            "versions": mapped.versions_,
+        },
+        {"save": partial(mapped.save, overwrite=True), "out": mdata.write},
     )
 
 

@@ -115,18 +115,12 @@ def train(
     ctx = click.get_current_context()
     if report and ctx.get_parameter_source("report") is ParameterSource.DEFAULT:
         raise click.UsageError("--color colours the report. Name its file: --report FILE.")
-    if not 0 <= (seed := training.pop("seed", 0)) < 2**32:
-        raise click.BadParameter(
-            f"expected a number from 0 to {2**32 - 1}, found {seed}.", param_hint="'--seed'"
-        )
+    seed = set_seed(training)
     if "checkpoint" in training:
         check_checkpoint(Path(training["checkpoint"]), ctx.obj)
     scvenn = library()
-    import scvi
-
     from scvenn.data import find_column
 
-    scvi.settings.seed = seed
     mdata = read_h5mu(path)
     for column in report.get("color", []):  # before training, which takes long
         find_column(mdata, column, f"color={column!r}")
@@ -166,6 +160,19 @@ def train(
             "out": mdata.write,
         },
     )
+
+
+def set_seed(arguments: Arguments) -> int:
+    """Take the seed out of arguments, and have random numbers depend on it."""
+    if not 0 <= (seed := arguments.pop("seed", 0)) < 2**32:
+        raise click.BadParameter(
+            f"expected a number from 0 to {2**32 - 1}, found {seed}.", param_hint="'--seed'"
+        )
+    library()
+    import scvi
+
+    scvi.settings.seed = seed
+    return seed
 
 
 def log_likelihoods(history: Any, epoch: int) -> Any:

@@ -5,12 +5,14 @@ whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics``
 ``columns`` (of ``obs``), ``missing`` (labels that became text), ``renaming`` (features by other
 names), ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found),
 ``fingerprint`` (was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the
-user asked to be read), ``cells`` (what a read-out gets), ``names`` (cells known by their names).
+user asked to be read), ``extending`` (a set-up for further data), ``cells`` (what a read-out gets),
+``names`` (cells known by their names).
 """
 
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
 from scvenn.data.checks import as_list, check_mudata, choose_modalities, plain, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
+from scvenn.data.extending import REFERENCE, extended_for
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
@@ -21,6 +23,7 @@ from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
 
 __all__ = [
+    "REFERENCE",
     "AlignedManager",
     "Cells",
     "ColumnField",
@@ -35,6 +38,7 @@ __all__ = [
     "check_mudata",
     "choose_modalities",
     "choose_rows",
+    "extended_for",
     "fields_of",
     "find_categories",
     "find_column",

@@ -16,8 +16,9 @@ from scvenn.data.checks import plain, quoted
 from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
-from scvenn.data.matrices import Matrix
+from scvenn.data.matrices import Matrix, row_sums
 from scvenn.data.registry import Registry
+from scvenn.likelihoods import share_of
 
 # What a user may pass for cells: positions, a boolean mask, or names.
 Indices = Any  # Sequence[int | bool | str] | np.ndarray | pd.Series | slice
@@ -82,8 +83,23 @@ class Cells:
         return np.any([observed_cells(self.mdata, m)[self.rows] for m in names], axis=0)
 
     def matrix(self, modality: str) -> Matrix:
-        """Values of the cells, (n, D), CSR or dense; zeros where the modality was not measured."""
+        """Values of the cells, (n, D), CSR or dense; zeros where the modality was not measured.
+
+        Of features that are missing, see :meth:`lacking`, they are zeros as well.
+        """
         return self.manager.get_from_registry(Keys.x(modality))[self.rows]
+
+    def lacking(self, modality: str) -> np.ndarray:
+        """Which of the model's features the data lacks, boolean, (D,)."""
+        none = np.zeros(len(self.found.features(modality)), dtype=bool)
+        return self.manager.lacking().get(Keys.x(modality), none)
+
+    def library(self, modality: str) -> np.ndarray:
+        """Sum of each cell's values, (n, 1); with what missing features have on average."""
+        sums, lacking = row_sums(self.matrix(modality)), self.lacking(modality)
+        if not lacking.any():
+            return sums
+        return sums / share_of(~lacking, self.found.stats(modality).mean)
 
     def column(self, registry_key: str) -> np.ndarray:
         """Values of a column or of ``observed``, (n, columns), by its key in the registry."""

@@ -69,6 +69,10 @@ class Field(BaseAnnDataField):
         """Nothing by default."""
         return {}
 
+    def extended(self, state: dict, mdata: MuData) -> dict:
+        """The state that fits further data as well, of what :meth:`transfer_field` refuses."""
+        return state
+
     def view_state_registry(self, state_registry: dict) -> None:
         """Nothing to show."""
 
@@ -183,22 +187,57 @@ class ModalityField(Field):
         adata = mdata.mod[self.modality]
         was_set_up = "likelihood" in state
         stored = stored_matrix(mdata, self.modality, self.layer, new_data=was_set_up)
-        columns = self.columns(mdata, names)
+        columns = self.columns(mdata, state)
         matrix = canonical(stored, self.modality, self.where)
         return align(matrix, adata.obs_names.get_indexer(mdata.obs_names), columns)
 
-    def columns(self, mdata: MuData, names: np.ndarray) -> np.ndarray:
-        """Positions of the model's features among those of the modality, (D,)."""
+    def extended(self, state: dict, mdata: MuData) -> dict:
+        """The same, of features that the data lacks, if it has any."""
+        if self.modality not in mdata.mod:
+            return state
+        check_names(mdata, self.modality)
+        names = state[Keys.COLUMN_NAMES]
+        found = mdata.mod[self.modality].var_names.astype(str)
+        missing = names[~np.isin(names, found)]
+        if len(missing) == len(names):
+            raise ValueError(
+                f"modality {self.modality!r} has none of the {len(names)} features that the model "
+                f"was trained on, such as {quoted(names, 3)}. "
+                + remedy_for_names(self.modality, names, missing, found)
+            )
+        if not len(missing):
+            return state
+        logger.info(
+            "%s: %d of the %d features of the model are missing and count as not measured: %s",
+            self.modality,
+            len(missing),
+            len(names),
+            quoted(missing, 3),
+        )
+        return {**state, Keys.MAY_LACK: np.union1d(state.get(Keys.MAY_LACK, missing), missing)}
+
+    def columns(self, mdata: MuData, state: dict) -> np.ndarray:
+        """Positions of the model's features among those of the modality, (D,).
+
+        -1 for one that is missing and may be.
+        """
+        names, may_lack = state[Keys.COLUMN_NAMES], state.get(Keys.MAY_LACK, ())
         found = mdata.mod[self.modality].var_names.astype(str)
         columns = found.get_indexer(names)
-        if (columns < 0).any():
-            missing = names[columns < 0]
+        missing = names[columns < 0]
+        if not np.isin(missing, may_lack).all():
             raise ValueError(
                 f"modality {self.modality!r}: {len(missing)} of the {len(names)} features that the "
                 f"model was trained on are missing: {quoted(missing)}. "
                 + remedy_for_names(self.modality, names, missing, found)
             )
         return columns
+
+    def lacking(self, mdata: MuData, state: dict) -> np.ndarray:
+        """Which of the model's features the modality lacks, boolean, (D,)."""
+        if self.modality not in mdata.mod or Keys.MAY_LACK not in state:
+            return np.zeros(len(state[Keys.COLUMN_NAMES]), dtype=bool)
+        return self.columns(mdata, state) < 0
 
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of features."""
@@ -321,6 +360,15 @@ class ColumnField(Field):
         if not self.is_label:
             check_complete(values, self.argument)
 
+    def extended(self, state: dict, mdata: MuData) -> dict:
+        """The same, with categories that are new after those that were there before."""
+        if self.attr_key is None or self.is_label:
+            return state
+        values, known = self.values(mdata), state[Keys.CATEGORIES]
+        self._check(values, known)
+        new = np.array(sorted(set(values) - set(known)), dtype=object)
+        return {**state, Keys.CATEGORIES: np.concatenate([known, new])}
+
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         """Check that other data has no category that the decoders have no parameters for."""
         if self.attr_key is None or self.is_label:
@@ -331,8 +379,9 @@ class ColumnField(Field):
         if unseen := sorted(set(values) - set(known)):
             raise ValueError(
                 f"{self.argument}: the model was trained on {quoted(known)}, the new data has "
-                f"{quoted(unseen)}, for which its decoders have no parameters. Set the column to "
-                "one of the known values, or train with the new cells."
+                f"{quoted(unseen)}, for which its decoders have no parameters. Map the new cells "
+                "with map_query(mdata), set the column to one of the known values, or train with "
+                "the new cells."
             )
         return state_registry
 

@@ -17,7 +17,7 @@ from mudata import MuData
 from scvenn.data.columns import as_text, find_column_or_none, find_numbers
 from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField
 from scvenn.data.keys import Keys
-from scvenn.data.matrices import canonical_rows, stored_matrix
+from scvenn.data.matrices import align, canonical_rows, stored_matrix
 
 # Values of a matrix that are summed.
 _MOST_VALUES = 200_000
@@ -121,7 +121,8 @@ def _modality_differs(
     adata = mdata.mod[field.modality]
     if names and not (old.n_cells == adata.n_obs and old.features.equals(adata.var_names)):
         return True
-    if not set(state[Keys.COLUMN_NAMES]) <= set(adata.var_names.astype(str)):
+    needed = set(state[Keys.COLUMN_NAMES]).difference(state.get(Keys.MAY_LACK, ()))
+    if not needed <= set(adata.var_names.astype(str)):
         return True
     here = adata.obs_names.get_indexer(old.names)
     new, was = _sums(mdata, field, state, here[here >= 0]), old.sums[here >= 0]
@@ -145,7 +146,7 @@ def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarra
     names = state[Keys.COLUMN_NAMES]
     rows = canonical_rows(stored, positions, field.modality, field.where)
     if not np.array_equal(mdata.mod[field.modality].var_names, names):
-        rows = rows[:, field.columns(mdata, names)]
+        rows = align(rows, np.arange(len(positions)), field.columns(mdata, state))
     values = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
     missing = np.isnan(values)
     values[missing] = 0

@@ -15,6 +15,7 @@ class Keys:
 
     # entries of a field's state registry
     COLUMN_NAMES = "column_names"
+    MAY_LACK = "may_lack"
     CATEGORIES = "categories"
     SOURCE = "source"
 

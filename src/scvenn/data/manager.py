@@ -29,12 +29,18 @@ from scvenn.likelihoods import FeatureStats, SparseRows
 class _Dataset(AnnTorchDataset):
     """scvi-tools' dataset, of which spawned workers are sent the values alone.
 
-    Modalities that are read sparse come as such, however they are stored.
+    Modalities that are read sparse come as such, however they are stored; but for those of which
+    features are missing, which are NaN.
     """
 
     def __init__(self, manager: AlignedManager, keys: Any, load_sparse_tensor: bool) -> None:
         super().__init__(manager, keys, load_sparse_tensor)
-        self._sparse = {Keys.x(m) for m in manager.found.modalities if manager.found.is_sparse(m)}
+        self._lacking = manager.lacking()
+        self._sparse = {
+            Keys.x(m)
+            for m in manager.found.modalities
+            if manager.found.is_sparse(m) and Keys.x(m) not in self._lacking
+        }
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, np.ndarray | SparseRows]:
         """Values of some cells, by the names of their fields."""
@@ -46,7 +52,9 @@ class _Dataset(AnnTorchDataset):
                 found[key] = SparseRows.of(sp.csr_matrix(values, dtype=dtype))
             else:
                 dense = values.toarray() if sp.issparse(values) else values
-                found[key] = dense.astype(dtype, copy=False)
+                dense = dense.astype(dtype, copy=False)
+                lacking = self._lacking.get(key)
+                found[key] = dense if lacking is None else np.where(lacking, np.nan, dense)
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,6 +163,15 @@ class AlignedManager(AnnDataManager):
         """The values of all cells, or of some, as PyTorch's loaders read them."""
         dataset = _Dataset(self, data_and_attributes, load_sparse_tensor)
         return dataset if indices is None else Subset(dataset, indices)
+
+    def lacking(self) -> dict[str, np.ndarray]:
+        """Of modalities of which features are missing, which ones, (D,), by registry key."""
+        found = {
+            field.registry_key: field.lacking(self.adata, self.found.state(field.registry_key))
+            for field in self.fields
+            if isinstance(field, ModalityField)
+        }
+        return {key: features for key, features in found.items() if features.any()}
 
     @contextmanager
     def keep_aligned(self) -> Iterator[None]:

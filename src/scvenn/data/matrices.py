@@ -275,7 +275,7 @@ def _check_finite(stored: np.ndarray, values: np.ndarray, modality: str, where: 
 
 
 def align(matrix: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
-    """Rows and columns in a new order; -1 in ``rows`` gives a row of zeros.
+    """Rows and columns in a new order; -1 gives a row or column of zeros.
 
     The matrix itself is returned where nothing changes.
 
@@ -287,6 +287,11 @@ def align(matrix: Matrix, rows: np.ndarray, columns: np.ndarray) -> Matrix:
         Positions of what is to come out, in its order.
     """
     if not np.array_equal(columns, np.arange(matrix.shape[1])):
+        if (columns < 0).any():  # -1 is the column that is added
+            empty = np.zeros((matrix.shape[0], 1), dtype=matrix.dtype)
+            stack = sp.hstack if sp.issparse(matrix) else np.hstack
+            matrix = stack([matrix, empty])
+            matrix = matrix.tocsr() if sp.issparse(matrix) else matrix
         matrix = matrix[:, columns]
         if sp.issparse(matrix):
             matrix.sort_indices()

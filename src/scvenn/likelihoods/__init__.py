@@ -22,6 +22,7 @@ from scvenn.likelihoods.base import (
     Effect,
     FeatureStats,
     Likelihood,
+    share_of,
 )
 from scvenn.likelihoods.baselines import ReadMean
 from scvenn.likelihoods.counts import (
@@ -59,6 +60,7 @@ __all__ = [
     "dense",
     "find_likelihood",
     "inferred_likelihoods",
+    "share_of",
     "some_features",
 ]
 

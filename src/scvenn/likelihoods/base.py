@@ -46,6 +46,20 @@ class FeatureStats:
     library: float
 
 
+def share_of(measured: Any, mean: Any) -> Any:
+    """Part of a cell's counts that is of the measured features, on average over cells, (..., 1).
+
+    Parameters
+    ----------
+    measured
+        Which features were measured, boolean, (..., D).
+    mean
+        Mean of each feature in training, (D,); both arrays or both tensors.
+    """
+    of_measured = (measured * mean).sum(-1)[..., None]
+    return of_measured.clip(min=np.finfo(np.float32).tiny) / mean.sum()
+
+
 def _difference(mean_a: np.ndarray, mean_b: np.ndarray, pseudocounts: float) -> np.ndarray:
     return mean_a - mean_b
 

@@ -23,6 +23,7 @@ from scvenn.data import (
     hashes_of,
     moved,
 )
+from scvenn.models.mapping import MappingMixin
 from scvenn.models.refused import refuses_what_does_not_work
 from scvenn.models.saving import SavingMixin
 from scvenn.models.training import TrainingMixin
@@ -34,7 +35,9 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
 @refuses_what_does_not_work
-class SharedPrivateModel(SetUpMixin, InterpretationMixin, TrainingMixin, VAEMixin, SavingMixin):
+class SharedPrivateModel(
+    SetUpMixin, InterpretationMixin, MappingMixin, TrainingMixin, VAEMixin, SavingMixin
+):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 
     The ready-made objectives have classes of their own: :class:`~scvenn.MVAE`,

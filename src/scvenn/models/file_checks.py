@@ -55,6 +55,7 @@ _ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "is_trained_": lambda value: isinstance(value, bool),
     "n_private_effective_": lambda value: isinstance(value, dict),
     "n_shared_effective_": lambda value: isinstance(value, int),
+    "reference_batches_": lambda value: isinstance(value, list),
     "screening_": _is_screening,
     "shared_agreement_": lambda value: _is_vector(value, "f"),
     "train_params_": lambda value: isinstance(value, dict),
@@ -114,9 +115,10 @@ def check_registry(registry: dict) -> None:
 def _is_of_modality(state: Mapping[str, Any]) -> bool:
     """Whether this is what a set-up found in a modality."""
     find_likelihood(state["likelihood"])
-    names = state[Keys.COLUMN_NAMES]
+    names, may_lack = state[Keys.COLUMN_NAMES], state.get(Keys.MAY_LACK)
     return (
         _is_texts(names)
+        and (may_lack is None or (_is_texts(may_lack) and set(may_lack) < set(names)))
         and len(set(names)) == len(names) > 0
         and all(_is_vector(state[key], "f") for key in ("mean", "scale"))
         and len(names) == len(state["mean"]) == len(state["scale"])

@@ -20,7 +20,7 @@ _INSTEAD = {
     "get_state_registry": "get_var_names(), and model.registry['setup_args']",
     "register_manager": "setup_mudata()",
     "setup_annbatch": "setup_mudata(), with the data in memory",
-    "transfer_fields": "any read-out with new data, such as predict('rna', 'atac', new_mdata)",
+    "transfer_fields": "map_query() for new batches, or any read-out with new data",
     "update_setup_method_args": "setup_mudata()",
     "view_anndata_setup": "print(model) and model.registry['setup_args']",
     "view_registry": "model.registry",

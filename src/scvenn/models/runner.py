@@ -396,7 +396,7 @@ def single_precision(module: Module) -> Iterator[None]:
 
 
 @contextmanager
-def step(name: str, outcome: str) -> Iterator[None]:
+def step(name: str, outcome: str, *, caller: str = "train") -> Iterator[None]:
     """A step before or after the training of the networks; an error in it names the step.
 
     Parameters
@@ -405,6 +405,8 @@ def step(name: str, outcome: str) -> Iterator[None]:
         Of the step.
     outcome
         What the model is if the step fails.
+    caller
+        The method whose step it is.
 
     Raises
     ------
@@ -414,4 +416,4 @@ def step(name: str, outcome: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
-        raise ValueError(f"train() failed while {name}: {error}. {outcome}") from error
+        raise ValueError(f"{caller}() failed while {name}: {error}. {outcome}") from error

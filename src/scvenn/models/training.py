@@ -65,6 +65,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     n_private_effective_: dict[str, int] | None = None
     shared_agreement_: np.ndarray | None = None
     cells_: np.ndarray | None = None
+    # batches of the model that cells were mapped onto; None for a model that was trained
+    reference_batches_: list[str] | None = None
 
     def train(
         self,
@@ -163,6 +165,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if self.adata is None:
             raise ValueError(
                 "This model was loaded without data. Load it with load(dir_path, mdata) to train."
+            )
+        if self.reference_batches_ is not None:
+            raise ValueError(
+                "New cells were mapped onto this model, and what it learned before stays as it is: "
+                "train() would change that. Map further cells with map_query(mdata), or train a "
+                "new model of all cells."
             )
         self._find_cells_by_name(labels=True)
         respect_limits()  # again: compiled functions of other packages raise the number of threads

@@ -4,12 +4,14 @@ In reading order: ``design`` (sizes and kinds), ``minibatch`` (what is read), ``
 (products, mixtures, samples, KL), ``correction`` (what batches shift in a latent), ``layers`` and
 ``branch`` (all that one modality has), ``plan`` (the terms, in the order in which a step uses
 them), ``vae`` (inference, generative, loss), ``records`` (columns of the history), ``penalties``
-(what a penalty gets), ``predictions`` (what trained networks give).
+(what a penalty gets), ``predictions`` (what trained networks give), ``growing`` (networks with more
+categories than those that they learned from).
 """
 
 from scvenn.network.branch import Branch, ScreenedBranch
 from scvenn.network.design import Design, check_positive
 from scvenn.network.gaussians import Gaussian
+from scvenn.network.growing import learned_tensors, take_over
 from scvenn.network.minibatch import Minibatch, View
 from scvenn.network.predictions import (
     Given,
@@ -47,6 +49,7 @@ __all__ = [
     "embed",
     "given_sources",
     "label_probabilities",
+    "learned_tensors",
     "means",
     "normalisers",
     "on_axes",
@@ -54,4 +57,5 @@ __all__ = [
     "read_again",
     "scaled_means",
     "slopes",
+    "take_over",
 ]

@@ -8,6 +8,7 @@ are decoded at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from scvenn.likelihoods import (
     Parts,
     Rows,
     SparseRows,
+    dense,
     some_features,
 )
 from scvenn.network.correction import BatchCorrection
@@ -125,6 +127,20 @@ class Branch(nn.Module):
         seen = covariates if self.encode_covariates else None
         hidden = self._read(self._encoder_input(view.x), seen)  # (B, H)
         return _gaussian(self.shared_head(hidden)), _gaussian(self.private_head(hidden))
+
+    @torch.no_grad()
+    def filled(
+        self,
+        view: View,
+        shared: Float[Tensor, "B K"],
+        private: Float[Tensor, "B P"],
+        covariates: Float[Tensor, "B V"],
+    ) -> View:
+        """The same cells, in place of features that were not measured what latents predict."""
+        raw = self.predict(shared, private, view.observed, covariates)
+        expected = self.likelihood.mean(raw, view.library)
+        missing = view.observed.unsqueeze(-1) & ~view.measured
+        return replace(view, x=torch.where(missing, expected, dense(view.x)))
 
     def _encoder_input(self, x: Rows) -> Rows:
         """Values as the encoder reads them; of sparse ones, 0 is read as 0."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scvenn.data import Keys, Tensors
-from scvenn.likelihoods import Likelihood, Rows, SparseRows, dense
+from scvenn.likelihoods import Likelihood, Rows, SparseRows, dense, share_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class View:
     measured: Bool[Tensor, "B #D"]  # entries that count; (B, 1) where a cell has all or none
     library: Float[Tensor, "B 1"]
     observed: Bool[Tensor, " B"]
+    lacks_features: bool = False  # whether the data lacks some of the model's
 
     @classmethod
     def read(cls, x: Rows, observed: Bool[Tensor, " B"], likelihood: Likelihood) -> View:
@@ -40,16 +41,20 @@ class View:
             return cls(x, observed.unsqueeze(-1), library, observed)
         x = dense(x).float()
         measured = observed.unsqueeze(-1)  # (B, 1)
-        total = x.sum(-1, keepdim=True)  # (B, 1); NaN where an entry is
-        if likelihood.allows_missing and total.isnan().any():
+        total, filler = x.sum(-1, keepdim=True), likelihood.mean_  # (B, 1); NaN where an entry is
+        lacks_features = False
+        if total.isnan().any():
             measured = measured & ~x.isnan()  # (B, D)
+            if likelihood.discrete:  # features that this data lacks
+                total = x.nansum(-1, keepdim=True) / share_of(measured, filler)
+                filler, lacks_features = total * (filler / filler.sum()), True
         if not measured.all():
-            x = torch.where(measured, x, likelihood.mean_)
+            x = torch.where(measured, x, filler)
             if likelihood.reads_sparse:  # then only values above 0 are looked at
                 x = torch.where(observed.unsqueeze(-1), x, 0.0)
         # integer counts: the largest of 1 and the sum changes only cells without any count
         library = torch.where(observed.unsqueeze(-1), total.clamp(min=1), likelihood.library_)
-        return cls(x, measured, library, observed)
+        return cls(x, measured, library, observed, lacks_features)
 
 
 @dataclass(frozen=True)

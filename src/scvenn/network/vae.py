@@ -139,7 +139,7 @@ class SharedPrivateVAE(BaseModuleClass):
     @property
     def corrects_batches(self) -> bool:
         """Whether shifts of batches were learned."""
-        return len(self.shared_correction.found.centres) > 0
+        return bool(self.shared_correction.found.shifts.any())
 
     def set_stats(self, stats: Mapping[str, FeatureStats]) -> None:
         """Start from the statistics of other cells of each modality, before anything is learned."""
@@ -174,7 +174,11 @@ class SharedPrivateVAE(BaseModuleClass):
         """
         shared, private = [], {}
         for m, view in minibatch.views.items():
-            expert, private[m] = self.branch(m).encode(view, minibatch.covariates)
+            branch = self.branch(m)
+            expert, private[m] = branch.encode(view, minibatch.covariates)
+            if view.lacks_features:
+                filled = branch.filled(view, expert.loc, private[m].loc, minibatch.covariates)
+                expert, private[m] = branch.encode(filled, minibatch.covariates)
             shared.append(expert)
         experts = Gaussian(
             torch.stack([expert.loc for expert in shared]),

@@ -8,7 +8,10 @@ features); ``page`` and ``report`` (all on a page); ``cell_methods``, ``feature_
 """
 
 from scvenn.readouts.axes import agreement, learn_axes
-from scvenn.readouts.batch_correction import learn_batch_correction
+from scvenn.readouts.batch_correction import (
+    extend_batch_correction,
+    learn_batch_correction,
+)
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.expert_weights import weigh_experts
 from scvenn.readouts.latent_methods import InterpretationMixin
@@ -24,6 +27,7 @@ __all__ = [
     "InterpretationMixin",
     "ReadoutsMixin",
     "agreement",
+    "extend_batch_correction",
     "groups_of",
     "learn_axes",
     "learn_batch_correction",

@@ -6,7 +6,7 @@ import numpy as np
 import scvi
 
 from scvenn import network
-from scvenn.batches import BatchShifts, learn_batch_shifts
+from scvenn.batches import BatchShifts, extend_batch_shifts, find_components, learn_batch_shifts
 from scvenn.data import Cells, Keys
 from scvenn.readouts.embeddings import embed
 
@@ -17,7 +17,7 @@ _MOST_CELLS, _OF_A_BATCH = 5_000, 100
 def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     """Find what batches shift in ``shared`` and in each private latent, and set it.
 
-    Nothing is done where the set-up knows of one batch alone.
+    Where the set-up knows of one batch alone, only the components are found.
 
     Parameters
     ----------
@@ -28,24 +28,21 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
         100 of a batch, if there are.
     """
     n_batches = net.n_categories[Keys.BATCH]
-    if n_batches < 2:
-        return
-    order = np.random.default_rng(scvi.settings.seed).permutation(len(train))
-    batch = train.column(Keys.BATCH)[:, 0]
-    quota = max(_MOST_CELLS // n_batches, _OF_A_BATCH)
-    chosen = [order[batch[order] == b][:quota] for b in range(n_batches)]
-    cells = train.take(np.sort(np.concatenate(chosen)))
+    cells = _some_of_each_batch(train)
     batch = cells.column(Keys.BATCH)[:, 0]
 
     def shifts_of(latent: np.ndarray, name: str) -> BatchShifts | None:
         known = np.isfinite(latent).all(1)
         if not known.any():
             return None
+        seed = scvi.settings.seed or 0
+        if n_batches < 2:
+            return find_components(latent[known], seed=seed)
         return learn_batch_shifts(
             latent[known],
             batch[known],
             n_batches,
-            seed=scvi.settings.seed or 0,
+            seed=seed,
             description=f"Batch correction of {name}",
         )
 
@@ -55,3 +52,41 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
         shared_shifts=shifts_of(shared, "shared"),
         private_shifts={m: found for m, found in of_private.items() if found is not None},
     )
+
+
+def extend_batch_correction(net: network.SharedPrivateVAE, cells: Cells, n_before: int) -> None:
+    """Find what new batches shift in the latents, of components that stay where they are.
+
+    Parameters
+    ----------
+    net
+        The networks, which know the new batches.
+    cells
+        Cells, of which up to 5,000 of new batches are read, from all of these alike.
+    n_before
+        Number of the batches whose shifts are known.
+    """
+    cells = _some_of_each_batch(cells.take(cells.column(Keys.BATCH)[:, 0] >= n_before))
+    batch, n_batches = cells.column(Keys.BATCH)[:, 0], net.n_categories[Keys.BATCH]
+
+    def extended(found: BatchShifts, latent: np.ndarray) -> BatchShifts:
+        known = np.isfinite(latent).all(1)
+        return extend_batch_shifts(found, latent[known], batch[known], n_batches)
+
+    shared, private = embed(net, cells, net.modalities)
+    net.set_learned_after_training(
+        shared_shifts=extended(net.shared_correction.found, shared),
+        private_shifts={
+            m: extended(net.branch(m).private_correction.found, z) for m, z in private.items()
+        },
+    )
+
+
+def _some_of_each_batch(cells: Cells) -> Cells:
+    """At most 5,000 cells, of all batches alike; no fewer than 100 of a batch, if there are."""
+    order = np.random.default_rng(scvi.settings.seed).permutation(len(cells))
+    batch = cells.column(Keys.BATCH)[:, 0]
+    batches = np.unique(batch)
+    quota = max(_MOST_CELLS // max(1, len(batches)), _OF_A_BATCH)
+    chosen = [order[batch[order] == b][:quota] for b in batches]
+    return cells.take(np.sort(np.concatenate([order[:0], *chosen])))

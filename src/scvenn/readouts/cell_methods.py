@@ -13,6 +13,7 @@ import torch
 from mudata import MuData
 
 from scvenn import network
+from scvenn.batches import novelty
 from scvenn.data import (
     AlignedManager,
     Cells,
@@ -56,6 +57,11 @@ class ReadoutsMixin:
     def modalities(self) -> list[str]:
         """Names of the modalities of the model, in the order in which they were set up."""
         return list(self.module.modalities)
+
+    @property
+    def batches(self) -> list[str]:
+        """Names of the batches that the model knows; none without ``batch_key``."""
+        return self._found.batches
 
     @property
     def _found(self) -> Registry:
@@ -185,6 +191,62 @@ class ReadoutsMixin:
             bar="Latent representation",
         )
         return np.hstack([shared, *private.values()])
+
+    def get_novelty(
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Indices | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        r"""How far each cell is from all that the model was trained on.
+
+        .. math::
+
+            a_i = \min_k |s_i - c_k| \, \big/ \, r
+
+        with the shared latent :math:`s_i` of a cell, corrected for batches, the centres :math:`c_k`
+        of the correction's components, and the root mean square :math:`r` of that distance over the
+        training cells. Cells of a type that the model has never seen are far from all centres.
+
+        Parameters
+        ----------
+        mdata, indices, batch_size
+            As in :meth:`get_shared_representation`.
+
+        Returns
+        -------
+        One number for each cell, (n_cells,): about 1 for a cell like those of the training, above 2
+        for one that few of these were as far away as. NaN where no modality was measured.
+
+        Raises
+        ------
+        ValueError
+            If the model is of scvenn 0.1 or its training was interrupted: it then has no
+            components.
+
+        Examples
+        --------
+        >>> mapped = model.map_query(query)  # doctest: +SKIP
+        >>> query.obs["novelty"] = mapped.get_novelty()  # doctest: +SKIP
+
+        Notes
+        -----
+        A new type that lies within a known one in the shared latent cannot be found in this way:
+        the encoders were not trained to tell the two apart.
+        """
+        cells = self._cells(mdata, indices, batch_size)
+        found = self.module.shared_correction.found
+        if not len(found.centres):
+            raise ValueError(
+                "get_novelty() measures distances to the components that training finds in the "
+                "shared latent, and this model has none: it is of scvenn 0.1, or its training was "
+                "interrupted. Train it anew."
+            )
+        shared, _ = embed(
+            self.module, cells, self.modalities, batch_corrected=True, bar="Shared embedding"
+        )
+        return novelty(torch.as_tensor(shared).to(found.centres), found).cpu().numpy()
 
     def embed(
         self,

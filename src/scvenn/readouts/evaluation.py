@@ -14,7 +14,7 @@ import scvi
 
 from scvenn import metrics
 from scvenn._warnings import warn
-from scvenn.data import Cells, quoted, row_sums
+from scvenn.data import Cells, quoted
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
@@ -117,7 +117,7 @@ def _score_predictions(
         names = cells.found.features(target)
         if within is not None:
             to_scale = partial(
-                net.likelihood(target).regression_scale, library=row_sums(cells.matrix(target))
+                net.likelihood(target).regression_scale, library=cells.library(target)
             )
         for features, truth in _blocks(net, [cells], target):
             for (view, label, _), prediction, other in zip(
@@ -230,7 +230,10 @@ def _blocks(
     n_features = len(parts[0].found.features(modality))
     observed = np.concatenate([cells.observed(modality) for cells in parts])
     matrices = [cells.matrix(modality) for cells in parts]
-    library = np.vstack([row_sums(x) for x in matrices])
+    library = np.vstack([cells.library(modality) for cells in parts])
+    lacking = np.vstack(
+        [np.broadcast_to(cells.lacking(modality), (len(cells), n_features)) for cells in parts]
+    )
     width = max(1, _BLOCK // max(1, len(observed)))
     if width < n_features:  # many slices of columns
         matrices = [x.tocsc() if sp.issparse(x) else x for x in matrices]
@@ -238,7 +241,7 @@ def _blocks(
         features = slice(start, min(start + width, n_features))
         block = [x[:, features] for x in matrices]
         dense = np.vstack([x.toarray() if sp.issparse(x) else x for x in block])
-        dense = np.where(observed[:, None], dense, np.nan)
+        dense = np.where(observed[:, None] & ~lacking[:, features], dense, np.nan)
         if regression_scale:
             dense = net.likelihood(modality).regression_scale(dense, library)
         yield features, dense

@@ -237,10 +237,10 @@ def _sums(
     residuals = {name: np.zeros((n_folds, 3, n_features)) for name in latents}
     values, n_nonzero = np.zeros((n_folds, 3, n_features)), np.zeros(n_features)
     lowest, highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
+    library = cells.library(modality)
     for part, tensors in cells.minibatches([modality], "Predicting"):
         raw = dense(tensors[Keys.x(modality)]).numpy()  # (B, D); NaN where not observed
-        library = raw.sum(1, keepdims=True, dtype=np.float64)
-        x = likelihood.regression_scale(raw, library).astype(np.float64)
+        x = likelihood.regression_scale(raw, library[part]).astype(np.float64)
         for name, of in latents.items():
             _add(residuals[name], x - _decoded(net, modality, tensors, of, part), folds[part])
         _add(values, x, folds[part])

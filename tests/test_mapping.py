@@ -1,0 +1,367 @@
+"""New batches are mapped onto a trained model, which stays as it is."""
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import scvi
+import torch
+from anndata import AnnData
+from click.testing import CliRunner
+from mudata import MuData
+from sklearn.metrics import roc_auc_score
+
+import scvenn
+from scvenn.batches import BatchShifts, extend_batch_shifts
+from scvenn.cli import main
+from scvenn.network import learned_tensors
+from tests.conftest import MODELS, QUIET
+from tests.test_batches import ALL, correct, learned, planted
+
+BATCHES = np.array(["a", "b", "c", "d"])
+
+
+def cells(batches, *, n_obs=240, seed=0):
+    """RNA (nb, some cells lack it) and peaks of some of four batches."""
+    mdata = scvenn.datasets.simulate_counts(n_obs, n_features=30, n_types=3, missing=0.1, seed=seed)
+    mdata.obs["batch"] = BATCHES[np.arange(n_obs) % 4]
+    chosen = mdata[mdata.obs["batch"].isin(list(batches)).to_numpy()].copy()
+    found = MuData({m: AnnData(a.X, a.obs[[]], a.var[[]]) for m, a in chosen.mod.items()})
+    found.obs = chosen.obs[["batch", "cell_type"]].copy()
+    return found
+
+
+def trained(mdata, name="MMVAEpp", batch_key="batch", max_epochs=3, **arguments):
+    scvi.settings.seed = 0
+    MODELS[name].setup_mudata(mdata, batch_key=batch_key)
+    model = MODELS[name](mdata, n_shared=3, n_private=3, n_hidden=16, **arguments)
+    model.train(max_epochs, write_obsm=False, **QUIET)
+    return model
+
+
+def without(mdata, modality, n):
+    """The same without the last features of a modality."""
+    found = mdata.copy()
+    found.mod[modality] = found[modality][:, :-n].copy()
+    found.update()
+    return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained(cells("ab"))
+
+
+@pytest.fixture(scope="module")
+def query():
+    return without(cells("cd"), "rna", 10)
+
+
+@pytest.fixture(scope="module")
+def mapped(model, query):
+    return model.map_query(query, max_epochs=2, **QUIET)
+
+
+def everything(model, mdata):
+    """Bits of what a model gives for cells."""
+    return [
+        model.get_latent_representation(mdata),
+        model.get_latent_representation(mdata, batch_corrected=False),
+        model.predict("rna", "atac", mdata).to_numpy(),
+        model.predict(["rna", "atac"], "rna", mdata).to_numpy(),
+        model.get_novelty(mdata),
+    ]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+# ----------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dispersion", ["feature", "feature-batch"])
+def test_nothing_of_the_reference_moves(name, dispersion):
+    reference = cells("ab")
+    model = trained(reference, name, dispersion=dispersion)
+    before = everything(model, None)
+    mapped = model.map_query(cells("cd"), max_epochs=1, **QUIET)
+    assert same(everything(model, None), before)
+    assert same(everything(mapped, reference), before)
+
+
+def test_a_reference_without_batches_is_a_batch_of_its_own():
+    reference = cells("ab")
+    model = trained(reference, batch_key=None)
+    before = everything(model, None)
+    mapped = model.map_query(cells("cd"), batch_key="batch", max_epochs=1, **QUIET)
+    assert mapped.batches == ["reference", "c", "d"]
+    reference.obs["batch"] = "reference"
+    assert same(everything(mapped, reference), before)
+
+
+def test_only_what_is_of_new_batches_is_learned(model, mapped):
+    known, found = (dict(learned_tensors(m.module)) for m in (model, mapped))
+    grown = {name for name in known if known[name].shape != found[name].shape}
+    assert grown
+    assert all(torch.equal(known[name], found[name]) for name in known if name not in grown)
+    shift = "branches.0.cross_decoder.shift"
+    assert torch.equal(found[shift][:2], known[shift])
+    assert not torch.equal(found[shift][2], known[shift].mean(0))
+    assert not torch.equal(found[shift][2], found[shift][3])
+
+
+def test_nothing_is_learned_of_batches_that_the_model_knows(model):
+    mapped = model.map_query(cells("ab", seed=1), **QUIET)
+    assert mapped.batches == model.batches
+    assert mapped.history_ is None
+    assert same(everything(mapped, model.adata), everything(model, None))
+
+
+def test_new_categories_of_other_covariates_are_learned_as_well():
+    reference, query = cells("ab"), cells("c")
+    for mdata, donors in ((reference, ["x", "y"]), (query, ["z", "x"])):
+        mdata.obs["donor"] = np.resize(donors, mdata.n_obs)
+    scvenn.MMVAEpp.setup_mudata(reference, batch_key="batch", categorical_covariate_keys=["donor"])
+    model = scvenn.MMVAEpp(reference, n_shared=2, n_private=2, n_hidden=8, decoder="linear")
+    model.train(1, **QUIET)
+    before = model.predict("rna", "atac")
+    mapped = model.map_query(query, max_epochs=1, **QUIET)
+    assert mapped.module.n_categories == {"batch": 3, "categorical_donor": 3}
+    pd.testing.assert_frame_equal(mapped.predict("rna", "atac", reference), before)
+
+
+# ----------------------------------------------------------------- the query
+
+
+def test_the_callers_data_is_only_read(model):
+    query = without(cells("cd"), "rna", 10)
+    before = query.copy()
+    model.map_query(query, max_epochs=1, **QUIET)
+    assert query.obs.equals(before.obs)
+    assert len(query.uns) == 0
+    assert set(query.obsm) == set(before.obsm)
+    for m in query.mod:
+        assert (query[m].X != before[m].X).nnz == 0
+        assert len(query[m].obsm) == 0
+
+
+def test_a_seed_gives_the_same_bits(model, query):
+    found = []
+    for _ in range(2):
+        scvi.settings.seed = 1
+        mapped = model.map_query(query, max_epochs=2, **QUIET)
+        found.append(everything(mapped, None))
+    assert same(*found)
+
+
+@pytest.mark.parametrize("kept", ["rna", "atac"])
+def test_a_query_may_have_one_modality(model, kept):
+    part = cells("c")
+    query = MuData({kept: part[kept].copy()})
+    query.obs["batch"] = "c"
+    mapped = model.map_query(query, max_epochs=1, **QUIET)
+    assert np.isfinite(mapped.get_shared_representation()).all()
+    other = {"rna": "atac", "atac": "rna"}[kept]
+    assert np.isfinite(mapped.predict(kept, other)).all(axis=None)
+
+
+def test_a_mapped_model_is_saved_loaded_and_maps_on(model, mapped, query, tmp_path):
+    mapped.save(tmp_path / "model")
+    loaded = scvenn.MMVAEpp.load(tmp_path / "model", query)
+    assert same(everything(loaded, None), everything(mapped, None))
+    assert loaded.reference_batches_ == ["a", "b"]
+    further = cells("a", seed=2)
+    further.obs["batch"] = "e"
+    again = loaded.map_query(further, max_epochs=1, **QUIET)
+    assert again.batches == ["a", "b", "c", "d", "e"]
+    assert same(everything(again, query), everything(mapped, None))
+    assert same(everything(again, model.adata), everything(model, None))
+
+
+def test_held_out_cells_of_the_query_are_evaluated(mapped):
+    table = mapped.evaluate(labels_key="cell_type")
+    lacking = table.query("target == 'rna' and metric == 'r2'")
+    assert (
+        lacking.loc[lacking["feature"].isin([f"rna_{j}" for j in range(20, 30)]), "value"]
+        .isna()
+        .all()
+    )
+    assert table.query("target == 'atac' and metric == 'pearson'")["value"].notna().any()
+    assert len(mapped.history["validation_loss"]) == 2
+
+
+def test_what_a_batch_shifts_is_taken_out_of_the_embedding_of_the_query():
+    """Three times the same simulation, of which each batch has another effect on the genes."""
+    rng = np.random.default_rng(0)
+    clean = scvenn.datasets.simulate_counts(300, n_features=60, n_types=3)
+    effect = np.exp(rng.normal(0, 1, 60))
+    parts = {}
+    for name, power in (("a", 0), ("b", 0.5), ("c", 1)):
+        counts = rng.poisson(clean["rna"].X.toarray() * effect**power).astype(np.float32)
+        parts[name] = {
+            "rna": AnnData(counts, var=clean["rna"].var[[]]),
+            "atac": AnnData(clean["atac"].X),
+        }
+        for adata in parts[name].values():
+            adata.obs_names = [f"{name}{i}" for i in range(300)]
+    reference = MuData({m: anndata.concat([parts[b][m] for b in "ab"]) for m in ("rna", "atac")})
+    query = MuData(parts["c"])
+    for mdata in (reference, query):
+        mdata.obs["batch"] = mdata.obs_names.str[0]
+    model = trained(reference, max_epochs=15)
+    mapped = model.map_query(query, max_epochs=2, **QUIET)
+    middle = model.get_shared_representation().mean(0)
+    corrected, uncorrected = (
+        np.linalg.norm(mapped.get_shared_representation(batch_corrected=c).mean(0) - middle)
+        for c in (True, False)
+    )
+    assert corrected < 0.5 * uncorrected
+
+
+# ----------------------------------------------------------------- features that are missing
+
+
+@pytest.mark.parametrize("convert", [np.array, sp.csr_matrix, sp.csc_matrix])
+def test_missing_features_count_as_not_measured(model, mapped, query, convert):
+    stored = query.copy()
+    stored["rna"].X = convert(stored["rna"].X.toarray())
+    expected = mapped.get_latent_representation()
+    np.testing.assert_array_equal(mapped.get_latent_representation(stored), expected)
+    zeros = cells("cd")
+    zeros["rna"].X[:, -10:] = 0
+    assert np.nanmax(np.abs(mapped.get_latent_representation(zeros) - expected)) > 0.01
+
+
+def test_values_of_missing_features_are_predicted(mapped, query):
+    predicted = mapped.predict(["rna", "atac"], "rna")
+    measured = query.obs_names.isin(query["rna"].obs_names)
+    own = predicted[measured]
+    assert np.isfinite(own).all(axis=None)
+    truth = cells("cd")["rna"][own.index].to_df()
+    gone = truth.columns[-10:]
+    # a cell's library size counts what is missing: not a third less than of all features
+    ratio = own[gone].to_numpy().sum() / truth[gone].to_numpy().sum()
+    assert 0.8 < ratio < 1.25
+
+
+def test_other_features_than_those_of_the_query_may_not_be_missing(mapped, query):
+    fewer = without(query, "rna", 1)
+    with pytest.raises(ValueError, match=r"rna.*11 of the 30 features.*are missing"):
+        mapped.get_shared_representation(fewer)
+
+
+def test_the_features_of_a_query_may_be_in_any_order(mapped, query):
+    turned = query.copy()
+    turned.mod["rna"] = turned["rna"][:, ::-1].copy()
+    np.testing.assert_array_equal(
+        mapped.get_latent_representation(turned), mapped.get_latent_representation()
+    )
+
+
+# ----------------------------------------------------------------- novelty
+
+
+def test_a_type_that_the_reference_lacks_stays_apart_and_is_novel():
+    share = np.array(ALL)
+    share[0, -1] = share[1, -1] = 0  # the last type is of the last batch alone
+    latent, batch, types, _ = planted(share, near=4.0)
+    known = batch < 2
+    found = extend_batch_shifts(
+        learned(latent[known], batch[known], 2), latent[~known], batch[~known], 3
+    )
+    after = correct(latent, batch, found)
+    new = types[~known] == 5
+    score = scvenn.batches.novelty(torch.as_tensor(after[~known]), found).numpy()
+    assert roc_auc_score(new, score) > 0.95
+    of_known = scvenn.batches.novelty(torch.as_tensor(after[known]), found).numpy()
+    assert np.sqrt(np.mean(np.square(of_known))) == pytest.approx(1, abs=0.2)
+
+
+def test_extending_shifts_changes_no_earlier_one():
+    latent, batch, _, _ = planted(ALL)
+    found = learned(latent[batch < 2], batch[batch < 2], 2)
+    more = extend_batch_shifts(found, latent[batch == 2], batch[batch == 2], 3)
+    assert torch.equal(more.shifts[:, :2], found.shifts)
+    assert torch.equal(more.centres, found.centres)
+
+
+def test_a_new_batch_meets_the_others():
+    latent, batch, _, clean = planted(ALL)
+    found = learned(latent[batch < 2], batch[batch < 2], 2)
+    more = extend_batch_shifts(found, latent[batch == 2], batch[batch == 2], 3)
+    after = correct(latent, batch, more)
+    apart = [
+        np.linalg.norm(x[batch == 2].mean(0) - x[batch < 2].mean(0)) for x in (latent, after, clean)
+    ]
+    assert apart[1] < 0.3 * apart[0]
+
+
+def test_a_batch_without_cells_is_not_shifted():
+    latent, batch, _, _ = planted(ALL)
+    found = learned(latent[batch < 2], batch[batch < 2], 2)
+    more = extend_batch_shifts(found, latent[:0], batch[:0], 4)
+    assert more.shifts.shape[1] == 4
+    assert not more.shifts[:, 2:].any()
+
+
+# ----------------------------------------------------------------- refusals
+
+
+def refused(model, query, match, error=ValueError, **arguments):
+    with pytest.raises(error, match=match):
+        model.map_query(query, **arguments, **QUIET)
+
+
+def test_what_cannot_be_mapped_is_refused_by_name(model, mapped):
+    query = cells("cd")
+    refused(scvenn.MMVAEpp(cells("ab")), query, "needs a trained model")
+    refused(model, query["rna"], "MuData", TypeError)
+    refused(model, query[:10], "is a view")
+    refused(model, query, "max_epochs=0", max_epochs=0)
+    refused(model, query, "set up with batch_key='batch'", batch_key="cell_type")
+    other = query.copy()
+    del other.obs["batch"]
+    refused(model, other, "batch_key='batch' not found")
+    renamed = query.copy()
+    renamed["rna"].var_names = [f"x{j}" for j in range(30)]
+    renamed.update()
+    refused(model, renamed, "none of the 30 features")
+    with pytest.raises(ValueError, match="mapped onto this model.*train a new model"):
+        mapped.train(1, **QUIET)
+
+
+def test_a_model_without_components_says_so(query):
+    model = trained(cells("ab"))
+    model.module.shared_correction.found = BatchShifts.none(3)
+    refused(model, query, "scvenn 0.1, or its training was interrupted", max_epochs=1)
+    with pytest.raises(ValueError, match="interrupted"):
+        model.get_novelty()
+
+
+def test_an_unseen_batch_is_refused_with_this_remedy(model, query):
+    with pytest.raises(ValueError, match=r"map_query\(mdata\)"):
+        model.get_shared_representation(cells("cd"))
+
+
+# ----------------------------------------------------------------- the command
+
+
+def test_the_command_maps_as_the_method_does(model, query, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model.save("model")
+    query.write("new.h5mu")
+    arguments = ["map", "model", "new.h5mu", "--out", "out.h5mu", "--save", "mapped"]
+    result = CliRunner().invoke(main, [*arguments, "--max-epochs", "2"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "of 2 new batches (c, d)" in result.stdout
+    written = mudata.read_h5mu("out.h5mu")
+    scvi.settings.seed = 0
+    mapped = scvenn.MMVAEpp.load("model", False).map_query(query, max_epochs=2, **QUIET)
+    np.testing.assert_array_equal(written.obsm["X_shared"], mapped.get_shared_representation())
+    np.testing.assert_array_equal(written.obs["scvenn_novelty"], mapped.get_novelty())
+    loaded = scvenn.MMVAEpp.load("mapped", query)
+    assert same(everything(loaded, None), everything(mapped, None))
