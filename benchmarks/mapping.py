@@ -172,11 +172,13 @@ def correlation(mdata: MuData, target: str, predicted: pd.DataFrame) -> float:
     if truth.max() > 1:
         truth = np.log1p(truth / np.maximum(depth, 1) * 1e4)
         predicted = np.log1p(predicted)
+    varies = truth.std(0) > 0
     with np.errstate(invalid="ignore"):
         values = [
-            np.corrcoef(x, y)[0, 1] for x, y in zip(truth.T, predicted.to_numpy().T, strict=True)
+            np.corrcoef(x, y)[0, 1]
+            for x, y in zip(truth.T[varies], predicted.to_numpy().T[varies], strict=True)
         ]
-    return float(np.nanmean(values))
+    return float(np.nan_to_num(values).mean())  # 0 where a prediction is the same for all cells
 
 
 def scores(

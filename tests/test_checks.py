@@ -378,7 +378,9 @@ def test_names_whose_case_follows_no_rule_are_shown(small):
     with pytest.raises(
         ValueError, match="upper and lower case or blanks, such as 'ACTB' for 'Actb'"
     ):
-        ModalityField("rna", None, None).columns(small, np.array(["Actb", "mt-Co1"]))
+        ModalityField("rna", None, None).columns(
+            small, {"column_names": np.array(["Actb", "mt-Co1"])}
+        )
 
 
 def test_a_query_with_none_of_the_features_is_not_told_to_add_all_of_them(model):
