@@ -1,17 +1,17 @@
 """New batches mapped onto a trained model, beside a model trained anew on all cells.
 
     python benchmarks/mapping.py [--seeds 3] [--only CITE-seq,far] [--csv FILE]
+    python benchmarks/mapping.py --render    # the table of docs/mapping.md, from mapping.csv
 
 One batch after the other is held out as the query (of SNARE-seq: the last three together), and the
 model is trained on the others:
 
-- *balanced* and *far*: simulations of three batches (benchmarks/peers/batches.py). In *far*, the
-  query is the batch that has a type of its own.
+- *balanced*, *far* and *near*: simulations of three batches (benchmarks/peers/batches.py). In *far*
+  and *near*, the query is the batch that has a type of its own, far from all others or near one.
 - *CITE-seq*: four batches, of which one has no proteins and one no RNA.
 - *SNARE-seq*: twelve batches.
 - *PBMC runs*: two runs of 200 cells with panels of 17 and 32 proteins. The query lacks the
-  proteins that its panel does not have, and a third of the others, which are predicted from those
-  that are left and from RNA.
+  proteins that its panel does not have, and a third of the others, which are predicted from RNA.
 
 Ways: *no mapping* (the query's cells are called cells of a known batch; features that are missing
 are filled with zeros), *mapped* (`map_query`), *retrained* (a model of all cells, of the features
@@ -52,8 +52,23 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from batches import PROBLEMS, data, neighbours, proteins, told
 from methods import QUIET, quietly_on_one_thread
 
-NAMES = ["balanced", "far", "CITE-seq", "SNARE-seq", "PBMC runs"]
+NAMES = ["balanced", "far", "near", "CITE-seq", "SNARE-seq", "PBMC runs"]
 FIRST_SEED = 10
+HERE = Path(__file__).parent
+# Scores that the page shows, and where.
+SHOWN = [
+    "batch",
+    "within",
+    "types",
+    "transfer",
+    "lone",
+    "AUC",
+    "RNA → other",
+    "other → RNA",
+    "held-out proteins",
+    "seconds",
+]
+BEGIN, END = "<!-- begin mapping -->", "<!-- end mapping -->"
 NEIGHBOURS = 15
 
 
@@ -78,7 +93,12 @@ def tasks(name: str, seed: int) -> Iterator[Task]:
     mdata = PROBLEMS[name][0](seed).mdata
     of_cells = mdata.obs["batch"].astype(str)
     batches = sorted(of_cells.unique())
-    queries = {"balanced": [["batch2"]], "far": [["batch0"]], "SNARE-seq": [batches[-3:]]}
+    queries = {
+        "balanced": [["batch2"]],
+        "far": [["batch0"]],
+        "near": [["batch0"]],
+        "SNARE-seq": [batches[-3:]],
+    }
     for query in queries.get(name, [[batch] for batch in batches]):
         is_query = of_cells.isin(query).to_numpy()
         yield Task(", ".join(query), part(mdata, ~is_query), part(mdata, is_query), [])
@@ -100,6 +120,7 @@ def panels(seed: int) -> Task:
     genes = proteins(seed).mdata["rna"].var_names  # the most variable ones of both runs
     for run in ("5k", "10k"):
         adata = anndata.read_h5ad(data(f"pbmc_{run}_protein_v3.h5ad"))
+        adata.obs_names = [f"{run}_{name}" for name in adata.obs_names]
         measured = np.asarray(adata.obsm["protein_expression"], np.float32)
         names = pd.DataFrame(index=list(adata.uns["protein_names"]))
         rna = anndata.AnnData(
@@ -233,7 +254,7 @@ def rows(name: str, seed: int) -> Iterator[dict]:
             found = {"seconds": time.process_time() - start}
             found |= scores(known, latent, reference, query)
             if held_out:
-                predicted = model.predict(["rna", "adt"], "adt", given)[held_out]
+                predicted = model.predict("rna", "adt", given)[held_out]
                 found["held-out proteins"] = correlation(query, "adt", predicted)
             else:
                 found |= predictions(model, given)
@@ -298,12 +319,31 @@ def surgery(
     return f"{model_class.__name__}, surgery", of_reference, mapped.get_latent_representation()
 
 
+def render() -> None:
+    """Write the means over seeds and queries, by problem and way, into the page."""
+    table = pd.read_csv(HERE / "mapping.csv")
+    groups = table.groupby(["problem", "way"], sort=False)
+    mean = groups[[score for score in SHOWN if score in table]].mean()
+    mean.insert(0, "runs", groups.size())
+    text = (
+        mean.round(2).astype(object).where(mean.notna(), "–").reset_index().to_markdown(index=False)
+    )
+    page = HERE.parent / "docs" / "mapping.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--render", action="store_true", help="write the table of the page, only")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default=",".join(NAMES), help="problems, with commas between")
     parser.add_argument("--csv", type=Path, help="where to write the scores of every seed")
     arguments = parser.parse_args()
+    if arguments.render:
+        render()
+        return
     quietly_on_one_thread()
     found: list[dict] = []
     names = arguments.only.split(",")
