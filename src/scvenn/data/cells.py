@@ -17,6 +17,7 @@ from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix
+from scvenn.data.names import hashes_of
 from scvenn.data.registry import Registry
 
 # What a user may pass for cells: positions, a boolean mask, or names.
@@ -55,6 +56,15 @@ class Cells:
     def take(self, which: np.ndarray) -> Cells:
         """Some of the cells, by their positions among these, or a mask of these."""
         return Cells(self.manager, self.rows[which], batch_size=self.batch_size)
+
+    def few(self, most: int) -> Cells:
+        """The same cells; of data on disk no more than so many, those that their names choose.
+
+        For what reads all values of the cells at once.
+        """
+        if len(self) <= most or not self.manager.on_disk:
+            return self
+        return self.take(np.sort(np.argsort(hashes_of(self.names), kind="stable")[:most]))
 
     @property
     def mdata(self) -> MuData:
@@ -108,13 +118,15 @@ class Cells:
         """
         matrices = [Keys.x(m) for m in self.found.modalities]
         keys = [key for key in self.found.states if key not in (Keys.LABELS, *matrices)]
+        # an open file cannot be sent to another process
+        n_workers = 0 if self.manager.on_disk else settings.dl_num_workers
         loader = AnnDataLoader(
             self.manager,
             indices=self.rows,
             batch_size=self.batch_size or settings.batch_size,
             data_and_attributes=[*(Keys.x(m) for m in modalities), *keys],
-            num_workers=settings.dl_num_workers,
-            persistent_workers=settings.dl_persistent_workers,
+            num_workers=n_workers,
+            persistent_workers=settings.dl_persistent_workers and n_workers > 0,
         )
         done = 0
         for tensors in progress(loader, description=description):
