@@ -45,6 +45,8 @@ class DiskMatrix:
     ------
     ValueError
         If it is stored as CSC, of which no row can be read without reading all.
+    OSError
+        If the file is not there, or was closed.
     """
 
     dtype = np.dtype(np.float32)
@@ -57,7 +59,7 @@ class DiskMatrix:
         rows: np.ndarray | None = None,
         columns: np.ndarray | None = None,
     ) -> None:
-        self._file = _File(stored)
+        self._file = _File(stored, modality, where)
         if isinstance(stored, CSCDataset):
             raise ValueError(
                 f"modality {modality!r}: {where} is stored in {self._file.name} by columns (CSC), "
@@ -120,10 +122,9 @@ class DiskMatrix:
         except Exception as error:  # each library has its own
             self._file.check(self._modality)
             raise OSError(
-                f"modality {self._modality!r}: cells {start} to {stop} of {self._where} cannot be "
-                f"read from {self._file.name} ({error}). If the file was closed, open it again: "
-                "mudata.read_h5mu(path, backed=True). If it was cut off or is damaged, make or copy "
-                "it again."
+                f"modality {self._modality!r}: rows {start} to {stop} of {self._where} cannot be "
+                f"read from {self._file.name} ({error}). If the file was closed, open it again. If "
+                "it was cut off or is damaged, make or copy it again."
             ) from error
         self._file.check(self._modality)
         return block
@@ -143,10 +144,15 @@ class _File:
     missing in zarr. Time and size tell.
     """
 
-    def __init__(self, stored: Any) -> None:
+    def __init__(self, stored: Any, modality: str, where: str) -> None:
         if isinstance(stored, CSRDataset | CSCDataset):
             stored = stored.group
         if isinstance(stored, h5py.Dataset | h5py.Group):
+            if not stored:  # as h5py says that it was closed
+                raise OSError(
+                    f"modality {modality!r}: the file of {where} was closed. Open it again: "
+                    "mudata.read_h5mu(path, backed=True)."
+                )
             self.name = str(stored.file.filename)
             self._paths = [Path(self.name)]
         else:
