@@ -7,7 +7,7 @@
 
 Counts of 2,000 genes and 50,000 peaks, of which a cell has about 10 % and 0.8 %, are simulated and
 written in blocks of cells; no process ever holds all of them. A process of its own then builds the
-default MMVAE++ on the file, trains it for two epochs on up to 20,000 cells that follow each other
+default MMVAE++ on the file, trains it for two epochs on 9,000 cells that follow each other
 (1,000 more are held out), and embeds all cells. Up to 50,000 cells, another one does the same with
 the data in memory. Speeds are those of the second epoch, and of the processor's time, as other
 programs may run beside; what the processor waited for is in the column of wall time. Results go to
@@ -42,7 +42,7 @@ import matplotlib.pyplot as plt
 RESULTS, PAGE = HERE / "scale.csv", HERE.parent / "docs" / "large_data.md"
 FIGURE = HERE.parent / "docs" / "_static" / "scale.png"
 SIZES = (10_000, 50_000, 200_000, 1_000_000)
-MOST_IN_MEMORY, MOST_TRAINED, HELD_OUT = 50_000, 20_000, 1_000
+MOST_IN_MEMORY, MOST_TRAINED, HELD_OUT = 50_000, 9_000, 1_000
 EPOCHS, BLOCK, N_TYPES = 2, 5_000, 8
 # Features, and counts of a cell, about.
 FEATURES = {"rna": (2_000, 230), "atac": (50_000, 400)}

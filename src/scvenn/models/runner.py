@@ -238,9 +238,10 @@ class KeptEpoch(Callback):
         self.n_finished = trainer.current_epoch
 
     def restore(self, module: Module) -> None:
-        """Put the kept weights back."""
+        """Put the kept weights back, and hold them no longer."""
         if self.weights is not None:
             module.load_state_dict(self.weights)
+            self.weights = None
 
     @property
     def summary(self) -> str:
