@@ -191,12 +191,6 @@ class ModalityField(Field):
             return stored.aligned(rows, columns)
         return align(canonical(stored, self.modality, self.where), rows, columns)
 
-    def is_on_disk(self, mdata: MuData) -> bool:
-        """Whether the matrix stays in its file."""
-        if self.modality not in mdata.mod:
-            return False
-        return isinstance(stored_matrix(mdata, self.modality, self.layer), DiskMatrix)
-
     def columns(self, mdata: MuData, names: np.ndarray) -> np.ndarray:
         """Positions of the model's features among those of the modality, (D,)."""
         found = mdata.mod[self.modality].var_names.astype(str)

@@ -23,6 +23,7 @@ from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.registry import Registry
+from scvenn.data.stored import stays_on_disk
 from scvenn.likelihoods import FeatureStats, SparseRows
 
 
@@ -144,7 +145,8 @@ class AlignedManager(AnnDataManager):
     @property
     def on_disk(self) -> bool:
         """Whether the matrix of a modality stays in its file."""
-        return any(isinstance(f, ModalityField) and f.is_on_disk(self.adata) for f in self.fields)
+        matrices = [(f.modality, f.layer) for f in self.fields if isinstance(f, ModalityField)]
+        return any(stays_on_disk(self.adata, *matrix) for matrix in matrices)
 
     # ----------------------------------------------------------------- reading
 

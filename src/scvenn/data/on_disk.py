@@ -47,7 +47,7 @@ class DiskMatrix:
     ValueError
         If it is stored as CSC, of which no row can be read without reading all.
     OSError
-        If the file is not there, or was closed.
+        If the file was closed.
     """
 
     dtype = np.dtype(np.float32)
@@ -175,7 +175,7 @@ class _File:
                     "mudata.read_h5mu(path, backed=True)."
                 )
             self.name = str(stored.file.filename)
-            self._paths = [Path(self.name)]
+            self._paths = [path for path in (Path(self.name),) if path.is_file()]
         else:
             self.name = str(stored.store_path)
             folder = Path(unquote(urlparse(self.name).path))

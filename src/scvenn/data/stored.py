@@ -18,6 +18,19 @@ def expression(modality: str, layer: str | None) -> str:
     return f"mdata[{modality!r}]" + (".X" if layer is None else f".layers[{layer!r}]")
 
 
+def stays_on_disk(mdata: MuData, modality: str, layer: str | None) -> bool:
+    """Whether the matrix of a modality is in a file; False where there is none."""
+    if modality not in mdata.mod:
+        return False
+    source = _source(mdata.mod[modality])
+    return is_on_disk(source.X if layer is None else source.layers.get(layer))
+
+
+def _source(adata: AnnData) -> AnnData:
+    """What an AnnData is a view of, or itself."""
+    return adata._adata_ref if adata.is_view else adata
+
+
 def stored_matrix(
     mdata: MuData, modality: str, layer: str | None, *, new_data: bool = False
 ) -> Any:
@@ -41,7 +54,7 @@ def stored_matrix(
     adata: AnnData = mdata.mod[modality]
     where = expression(modality, layer)
     # A view would follow the index of what it is of before that was checked, and lose its mask.
-    source = adata._adata_ref if adata.is_view else adata
+    source = _source(adata)
     if layer is not None and layer not in adata.layers:
         raise ValueError(
             f"modality {modality!r}: layer {layer!r} not found; "

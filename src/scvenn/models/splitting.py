@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 from scvi.dataloaders import DataSplitter
+from torch import distributed
 
 from scvenn.data import AlignedManager, BlockLoader, choose_rows, plain
 
@@ -45,6 +46,12 @@ class Splitter(DataSplitter):
         """Loader of the training cells."""
         if not self.in_blocks:
             return super().train_dataloader()
+        in_parallel = distributed.is_available() and distributed.is_initialized()
+        if in_parallel and distributed.get_world_size() > 1:
+            raise ValueError(
+                "shuffle='blocks', as data on disk is read, trains on one device; found "
+                f"{distributed.get_world_size()}. Pass devices=1, or read the data into memory."
+            )
         batch_size = self.data_loader_kwargs["batch_size"]
         return BlockLoader(
             self.adata_manager, self.train_idx, batch_size=batch_size, drop_last=self.drop_last
