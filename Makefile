@@ -6,6 +6,7 @@
 # make peers           scvenn beside MULTIVI, totalVI, MOFA+ and PCA: benchmarks/peers (hours),
 #                      and beside the packages that benchmarks/peers/rivals.py has installed
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
+# make bench-scale     memory and speed of data on disk, up to a million cells: docs/large_data.md (hours)
 # make fuzz            any MuData, and mutated files of models and data: tests/fuzz.py (hours)
 # make soak            kills, signals, damaged files and an hour of use without growth (hours)
 # make figures         the figures of docs/, and the results of its examples (minutes)
@@ -32,7 +33,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench fuzz soak figures tutorials lint types docs locks clean
+.PHONY: demo test paper-run paper peers bench bench-scale fuzz soak figures tutorials lint types docs locks clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -57,6 +58,9 @@ peers: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scaling.py
+
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/scale.py
 
 fuzz: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3'

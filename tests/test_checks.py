@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,17 +216,6 @@ def test_an_anndata_cannot_be_loaded_with(model):
 def test_a_nested_mudata_is_refused(small):
     with pytest.raises(TypeError, match=r"modality 'x' is itself a MuData.*side by side"):
         setup(MuData({"x": small.copy(), "rna": small["rna"].copy()}))
-
-
-def test_one_backed_modality_is_named_with_a_remedy_that_works(small, model):
-    small["rna"].copy().write("rna.h5ad")
-    backed = anndata.read_h5ad("rna.h5ad", backed="r")
-    mdata = MuData({"rna": backed, "atac": small["atac"].copy()})
-    for call in (setup, lambda x: model.predict("atac", "rna", x)):
-        with pytest.raises(ValueError, match=r"modality 'rna' is backed by the file .*rna.h5ad"):
-            call(mdata)
-    mdata.mod["rna"] = mdata["rna"].to_memory()  # what the message says
-    setup(mdata)
 
 
 def test_dask_arrays_are_named_with_a_remedy(small):
@@ -453,15 +441,6 @@ def test_anything_else_is_refused(use, given, message):
 def test_a_view_is_refused_for_training(small):
     with pytest.raises(ValueError, match=r"view.*mdata.copy\(\)"):
         setup(small[:30])
-
-
-def test_a_backed_file_is_refused(small, tmp_path):
-    import mudata
-
-    small.write(tmp_path / "x.h5mu")
-    backed = mudata.read_h5mu(tmp_path / "x.h5mu", backed=True)
-    with pytest.raises(ValueError, match="backed by a file.*without backed=True"):
-        setup(backed)
 
 
 def test_an_axis_of_features_is_refused(small):

@@ -172,6 +172,13 @@ def test_every_supported_python_is_tested():
     assert classifiers == constraints == matrix
 
 
+def test_the_table_of_large_data_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = runpy.run_path(str(ROOT / "benchmarks" / "scale.py"))
+    table = benchmark["table"](pd.read_csv(benchmark["RESULTS"]))
+    assert table in (ROOT / "docs" / "large_data.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["speed", "scaling"])
 def test_the_tables_of_performance_are_those_of_the_results(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

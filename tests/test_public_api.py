@@ -28,6 +28,7 @@ PUBLIC = {
     "paper_setting",
     "pl",
     "pp",
+    "read_lazy",
     "testing",
 }
 CLASSES = ["MVAE", "MMVAE", "MoPoEVAE", "MMVAEpp", "SharedPrivateModel"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mudata import MuData
 
 import scvenn
-from scvenn.data.matrices import canonical, stored_matrix
+from scvenn.data.matrices import canonical
+from scvenn.data.stored import stored_matrix
 from tests.conftest import QUIET
 
 pytestmark = pytest.mark.filterwarnings("ignore:No feature of modality")

@@ -201,7 +201,9 @@ def test_one_argument_hides_every_bar(small, shown, monkeypatch):
         return tqdm(items, disable=True)
 
     monkeypatch.setattr(_progress, "tqdm", bar)
-    scvenn.MMVAEpp(small).train(1, enable_progress_bar=shown)
+    model = scvenn.MMVAEpp(small)
+    disabled.clear()  # those of the set-up
+    model.train(1, enable_progress_bar=shown)
     assert len(disabled) > 3
     assert set(disabled.values()) == {not shown}
     disabled.clear()

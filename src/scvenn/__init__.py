@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scvenn import datasets, metrics, testing
     from scvenn import plotting as pl
     from scvenn import preprocessing as pp
+    from scvenn.data import read_lazy
     from scvenn.models import (
         MMVAE,
         MVAE,
@@ -52,6 +53,7 @@ __all__ = [
     "paper_setting",
     "pl",
     "pp",
+    "read_lazy",
     "testing",
 ]
 
@@ -65,6 +67,7 @@ _MODULES = {
     "testing": "scvenn.testing",
 }
 _HOMES = dict.fromkeys(("Objective", "Penalty", "Term"), "scvenn.objective")
+_HOMES["read_lazy"] = "scvenn.data"
 
 
 def __getattr__(name: str) -> Any:

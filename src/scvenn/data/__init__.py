@@ -1,20 +1,24 @@
 """From a MuData to tensors: one door for data, checks with kind messages, and alignment by name.
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
-whole), ``matrices`` (the door: any matrix becomes CSR or dense), ``statistics`` (means and scales),
-``columns`` (of ``obs``), ``missing`` (labels that became text), ``renaming`` (features by other
-names), ``fields`` (which entry becomes which tensor), ``registry`` (what a set-up found),
-``fingerprint`` (was the data changed?), ``manager`` (all reading goes by it), ``setup`` (what the
-user asked to be read), ``extending`` (a set-up for further data), ``cells`` (what a read-out gets),
-``names`` (cells known by their names).
+whole), ``matrices`` (any matrix becomes CSR or dense), ``on_disk`` (one that stays in its file),
+``lazy`` (a MuData of such), ``stored`` (the door: where the matrix of a modality is),
+``statistics`` (means and scales), ``columns`` (of ``obs``), ``missing`` (labels that became text),
+``renaming`` (features by other names), ``fields`` (which entry becomes which tensor), ``registry``
+(what a set-up found), ``fingerprint`` (was the data changed?), ``manager`` (all reading goes by
+it), ``setup`` (what the user asked to be read), ``extending`` (a set-up for further data),
+``cells`` (what a read-out gets), ``blocks`` (minibatches of shuffled blocks of cells), ``names``
+(cells known by their names).
 """
 
+from scvenn.data.blocks import BlockLoader
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
 from scvenn.data.checks import as_list, check_mudata, choose_modalities, plain, quoted
 from scvenn.data.columns import as_text, find_categories, find_column
 from scvenn.data.extending import REFERENCE, extended_for
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
+from scvenn.data.lazy import read_lazy
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, row_sums
 from scvenn.data.missing import warn_of_spelled_missing
@@ -25,6 +29,7 @@ from scvenn.data.setup import SetUpMixin, fields_of
 __all__ = [
     "REFERENCE",
     "AlignedManager",
+    "BlockLoader",
     "Cells",
     "ColumnField",
     "Indices",
@@ -47,6 +52,7 @@ __all__ = [
     "observed_cells",
     "plain",
     "quoted",
+    "read_lazy",
     "row_sums",
     "warn_of_spelled_missing",
 ]

@@ -16,7 +16,8 @@ from scvenn.data.checks import plain, quoted
 from scvenn.data.fields import observed_cells
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
-from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.matrices import Matrix, sums_of
+from scvenn.data.names import hashes_of
 from scvenn.data.registry import Registry
 from scvenn.likelihoods import share_of
 
@@ -57,6 +58,15 @@ class Cells:
         """Some of the cells, by their positions among these, or a mask of these."""
         return Cells(self.manager, self.rows[which], batch_size=self.batch_size)
 
+    def few(self, most: int) -> Cells:
+        """The same cells; of data on disk no more than so many, those that their names choose.
+
+        For what reads all values of the cells at once.
+        """
+        if len(self) <= most or not self.manager.on_disk:
+            return self
+        return self.take(np.sort(np.argsort(hashes_of(self.names), kind="stable")[:most]))
+
     @property
     def mdata(self) -> MuData:
         """The data that the cells are of."""
@@ -96,10 +106,15 @@ class Cells:
 
     def library(self, modality: str) -> np.ndarray:
         """Sum of each cell's values, (n, 1); with what missing features have on average."""
-        sums, lacking = row_sums(self.matrix(modality)), self.lacking(modality)
+        sums = sums_of(self.manager.get_from_registry(Keys.x(modality)), self.rows)
+        return sums[:, None] / self.share_measured(modality)
+
+    def share_measured(self, modality: str) -> float:
+        """Part of a cell's counts that is of features which the data has, on average."""
+        lacking = self.lacking(modality)
         if not lacking.any():
-            return sums
-        return sums / share_of(~lacking, self.found.stats(modality).mean)
+            return 1.0
+        return float(share_of(~lacking, self.found.stats(modality).mean)[0])
 
     def column(self, registry_key: str) -> np.ndarray:
         """Values of a column or of ``observed``, (n, columns), by its key in the registry."""
@@ -124,13 +139,15 @@ class Cells:
         """
         matrices = [Keys.x(m) for m in self.found.modalities]
         keys = [key for key in self.found.states if key not in (Keys.LABELS, *matrices)]
+        # an open file cannot be sent to another process
+        n_workers = 0 if self.manager.on_disk else settings.dl_num_workers
         loader = AnnDataLoader(
             self.manager,
             indices=self.rows,
             batch_size=self.batch_size or settings.batch_size,
             data_and_attributes=[*(Keys.x(m) for m in modalities), *keys],
-            num_workers=settings.dl_num_workers,
-            persistent_workers=settings.dl_persistent_workers,
+            num_workers=n_workers,
+            persistent_workers=settings.dl_persistent_workers and n_workers > 0,
         )
         done = 0
         for tensors in progress(loader, description=description):

@@ -39,7 +39,7 @@ def as_list(names: Any, argument: str) -> list[Any]:
 
 
 def check_mudata(mdata: object, *, may_be_view: bool) -> None:
-    """Refuse what is not an in-memory MuData with unambiguous names.
+    """Refuse what is not a MuData with unambiguous names.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     TypeError
         If ``mdata`` is not a MuData.
     ValueError
-        If it is a view, backed, not aligned along observations, or has repeated names or names
+        If it is a view, not aligned along observations, or has repeated names or names
         of different types.
     """
     if isinstance(mdata, AnnData):
@@ -80,11 +80,6 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
     if mdata.is_view and not may_be_view:
         raise ValueError(
             "This MuData is a view of another one. Pass a copy instead: mdata = mdata.copy()."
-        )
-    if mdata.isbacked:
-        raise ValueError(
-            "This MuData is backed by a file; its matrices are not in memory. Read it with "
-            "mudata.read_h5mu(path) (without backed=True)."
         )
     if mdata.axis != 0:
         raise ValueError(

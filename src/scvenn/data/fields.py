@@ -39,13 +39,14 @@ from scvenn.data.matrices import (
     check_measured,
     check_sums,
     check_values,
-    expression,
-    stored_matrix,
+    sums_of,
     warn_of_empty_cells,
 )
 from scvenn.data.missing import warn_of_spelled_missing
+from scvenn.data.on_disk import DiskMatrix
 from scvenn.data.renaming import remedy_for_names
-from scvenn.data.statistics import density, feature_stats
+from scvenn.data.statistics import feature_stats
+from scvenn.data.stored import expression, stored_matrix
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
@@ -141,8 +142,8 @@ class ModalityField(Field):
 
     def learn_statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
         """Put into the state what some of the cells that have the modality say of its features."""
-        found = feature_stats(matrix, rows, likelihood=state["likelihood"])
-        state.update(vars(found), density=density(matrix, rows))
+        found, density = feature_stats(matrix, rows, likelihood=state["likelihood"])
+        state.update(vars(found), density=density)
         return found
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
@@ -175,12 +176,13 @@ class ModalityField(Field):
     ) -> None:
         """Refuse cells of too many counts, and warn of those without any value."""
         names, m = mdata.obs_names, self.modality
+        sums = sums_of(matrix, rows)
         if LIKELIHOODS[likelihood].discrete:
-            check_sums(matrix, rows, names=names, modality=m, where=self.where)
-        warn_of_empty_cells(matrix, rows, names=names, modality=m, layer=self.layer)
+            check_sums(sums, names=names[rows], modality=m, where=self.where)
+        warn_of_empty_cells(matrix, rows, sums, names=names, modality=m, layer=self.layer)
 
     def read(self, mdata: MuData, state: dict) -> Matrix:
-        """Values (n_obs, D), CSR or dense; zeros for cells that lack the modality."""
+        """Values (n_obs, D), CSR, dense or on disk; zeros for cells that lack the modality."""
         names = state[Keys.COLUMN_NAMES]
         if self.modality not in mdata.mod:  # as new data may
             return sp.csr_matrix((mdata.n_obs, len(names)), dtype=np.float32)
@@ -188,8 +190,10 @@ class ModalityField(Field):
         was_set_up = "likelihood" in state
         stored = stored_matrix(mdata, self.modality, self.layer, new_data=was_set_up)
         columns = self.columns(mdata, state)
-        matrix = canonical(stored, self.modality, self.where)
-        return align(matrix, adata.obs_names.get_indexer(mdata.obs_names), columns)
+        rows = adata.obs_names.get_indexer(mdata.obs_names)
+        if isinstance(stored, DiskMatrix):
+            return stored.aligned(rows, columns)
+        return align(canonical(stored, self.modality, self.where), rows, columns)
 
     def extended(self, state: dict, mdata: MuData) -> dict:
         """The same, of features that the data lacks, if it has any."""

@@ -17,7 +17,9 @@ from mudata import MuData
 from scvenn.data.columns import as_text, find_column_or_none, find_numbers
 from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField
 from scvenn.data.keys import Keys
-from scvenn.data.matrices import align, canonical_rows, stored_matrix
+from scvenn.data.matrices import align, canonical_rows
+from scvenn.data.on_disk import DiskMatrix
+from scvenn.data.stored import stored_matrix
 
 # Values of a matrix that are summed.
 _MOST_VALUES = 200_000
@@ -144,7 +146,10 @@ def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarra
     """Sums (rows, 4) over the model's features of some rows of a modality."""
     stored = stored_matrix(mdata, field.modality, field.layer, new_data=True)
     names = state[Keys.COLUMN_NAMES]
-    rows = canonical_rows(stored, positions, field.modality, field.where)
+    if isinstance(stored, DiskMatrix):
+        rows = stored[positions]
+    else:
+        rows = canonical_rows(stored, positions, field.modality, field.where)
     if not np.array_equal(mdata.mod[field.modality].var_names, names):
         rows = align(rows, np.arange(len(positions)), field.columns(mdata, state))
     values = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)

@@ -23,6 +23,7 @@ from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.registry import Registry
+from scvenn.data.stored import stays_on_disk
 from scvenn.likelihoods import FeatureStats, SparseRows
 
 
@@ -44,10 +45,17 @@ class _Dataset(AnnTorchDataset):
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, np.ndarray | SparseRows]:
         """Values of some cells, by the names of their fields."""
-        rows = [indexes] if isinstance(indexes, int) else indexes
+        return self.minibatch(self.stored([indexes] if isinstance(indexes, int) else indexes))
+
+    def stored(self, rows: Any) -> dict[str, Any]:
+        """Values of some cells, by the names of their fields: arrays and CSR."""
+        return {key: self.data[key][rows] for key in self.keys_and_dtypes}
+
+    def minibatch(self, stored: dict[str, Any]) -> dict[str, np.ndarray | SparseRows]:
+        """The same in the form that networks read."""
         found: dict[str, np.ndarray | SparseRows] = {}
         for key, dtype in self.keys_and_dtypes.items():
-            values = self.data[key][rows]
+            values = stored[key]
             if key in self._sparse:
                 found[key] = SparseRows.of(sp.csr_matrix(values, dtype=dtype))
             else:
@@ -141,6 +149,12 @@ class AlignedManager(AnnDataManager):
     def found(self) -> Registry:
         """What the set-up found."""
         return Registry(self._registry)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the matrix of a modality stays in its file."""
+        matrices = [(f.modality, f.layer) for f in self.fields if isinstance(f, ModalityField)]
+        return any(stays_on_disk(self.adata, *matrix) for matrix in matrices)
 
     # ----------------------------------------------------------------- reading
 

@@ -1,7 +1,8 @@
 """The one door for matrices: whatever is stored comes out as CSR or as a dense array of float32.
 
 Nothing behind this door asks how data was stored. The user's own matrix is never changed; it is
-passed through where it has one of the two forms already.
+passed through where it has one of the two forms already. A matrix in a file (``on_disk``) gives
+rows in these forms.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata import AnnData
-from mudata import MuData
 
+from scvenn._progress import progress
 from scvenn._warnings import warn
 from scvenn.data.checks import quoted
 from scvenn.likelihoods import LIKELIHOODS, inferred_likelihoods
@@ -35,71 +35,6 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 # --------------------------------------------------------------------------------------------
 # From what is stored to one of two forms
 # --------------------------------------------------------------------------------------------
-
-
-def expression(modality: str, layer: str | None) -> str:
-    """How a user would write the matrix."""
-    return f"mdata[{modality!r}]" + (".X" if layer is None else f".layers[{layer!r}]")
-
-
-def stored_matrix(
-    mdata: MuData, modality: str, layer: str | None, *, new_data: bool = False
-) -> Any:
-    """The matrix of a modality as it is stored.
-
-    Parameters
-    ----------
-    mdata, modality, layer
-        Where it is.
-    new_data
-        Whether a model that was set up is to read it: no other layer can be named any more.
-
-    Raises
-    ------
-    ValueError
-        If the modality is backed by a file, the layer or ``.X`` is not there, or the modality is a
-        view of a sparse matrix whose index is damaged.
-    TypeError
-        If it is a view of a sparse matrix of something else than real numbers.
-    """
-    adata: AnnData = mdata.mod[modality]
-    where = expression(modality, layer)
-    if adata.isbacked:
-        raise ValueError(
-            f"modality {modality!r} is backed by the file {adata.filename}; its matrices are not "
-            f"in memory. Read it: mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
-        )
-    # A view would follow the index of what it is of before that was checked, and lose its mask.
-    source = adata._adata_ref if adata.is_view else adata
-    if layer is not None and layer not in adata.layers:
-        raise ValueError(
-            f"modality {modality!r}: layer {layer!r} not found; "
-            f"{_put_there(source, where, new_data)}."
-        )
-    matrix = source.X if layer is None else source.layers[layer]
-    if matrix is None:
-        raise ValueError(
-            f"modality {modality!r}: {where} is None; {_put_there(source, where, new_data)}."
-        )
-    if source is adata:
-        return matrix
-    if sp.issparse(matrix):
-        _check_numbers(matrix, modality, where)
-        matrix = _sound(matrix, modality, where)
-    elif not isinstance(matrix, np.ndarray):
-        return adata.X if layer is None else adata.layers[layer]
-    return matrix[adata._oidx][:, adata._vidx]
-
-
-def _put_there(adata: AnnData, where: str, new_data: bool) -> str:
-    """What there is instead of a matrix, and what to do."""
-    others = [f".layers[{name!r}]" for name in adata.layers]
-    if adata.X is not None:
-        others.insert(0, ".X")
-    found = f"the modality has {', '.join(others) or 'no matrix'}. Put the values into {where}"
-    if new_data:
-        return f"{found} of the data given, from where the model reads them"
-    return f"{found}, or choose another with setup_mudata(layers=...)" if others else found
 
 
 def canonical(matrix: Any, modality: str, where: str) -> Matrix:
@@ -127,19 +62,14 @@ def canonical(matrix: Any, modality: str, where: str) -> Matrix:
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
     if sp.issparse(matrix):
-        _check_numbers(matrix, modality, where)
+        check_numbers(matrix, modality, where)
         return _canonical_sparse(matrix, modality, where)
     if not isinstance(matrix, np.ndarray):
         remedy = "expected a numpy array or a scipy sparse matrix."
         if hasattr(matrix, "compute"):  # a dask array
             remedy = f"it is not computed yet. Read it into memory: {where} = {where}.compute()."
-        elif hasattr(matrix, "to_memory") or type(matrix).__module__.startswith(("h5py", "zarr")):
-            remedy = (
-                "it is in a file and not in memory. Read it: "
-                f"mdata.mod[{modality!r}] = mdata[{modality!r}].to_memory()."
-            )
         raise TypeError(f"modality {modality!r}: {where} is a {type(matrix).__name__}; {remedy}")
-    _check_numbers(matrix, modality, where)
+    check_numbers(matrix, modality, where)
     if np.ma.isMaskedArray(matrix):
         matrix = np.ma.filled(matrix.astype(np.float64), np.nan)
     with np.errstate(over="ignore"):  # checked below
@@ -149,7 +79,8 @@ def canonical(matrix: Any, modality: str, where: str) -> Matrix:
     return values
 
 
-def _check_numbers(matrix: Any, modality: str, where: str) -> None:
+def check_numbers(matrix: Any, modality: str, where: str) -> None:
+    """Raise a ``TypeError`` unless this is a matrix of real numbers."""
     if matrix.dtype.kind not in "biuf" or matrix.ndim != 2:
         raise TypeError(
             f"modality {modality!r}: {where} is a {type(matrix).__name__} of {matrix.dtype} with "
@@ -206,7 +137,7 @@ def _rows_of_columns(
 
 def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
     """CSR in single precision, with unique entries none of which is zero."""
-    csr = _sound(matrix, modality, where).tocsr()
+    csr = sound(matrix, modality, where).tocsr()
     if not csr.has_canonical_format:
         _check_finite(csr.data, csr.data, modality, where)  # a sum of infinite values may be NaN
         csr = csr.astype(np.float64)  # a copy; sums of repeated entries may exceed a small type
@@ -229,7 +160,7 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
     return result
 
 
-def _sound(matrix: Any, modality: str, where: str) -> Any:
+def sound(matrix: Any, modality: str, where: str) -> Any:
     """CSR or CSC whose index was checked before anything follows it."""
     try:
         return _checked(matrix)
@@ -318,31 +249,53 @@ def row_sums(matrix: Matrix) -> np.ndarray:
     return np.asarray(sums, dtype=np.float64).reshape(-1, 1)
 
 
-def check_sums(
-    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, where: str
-) -> None:
-    """Raise a ``ValueError`` if the counts of a cell are more than single precision holds."""
-    sums = row_sums(matrix)[rows, 0]
+def sums_of(matrix: Matrix, rows: np.ndarray) -> np.ndarray:
+    """Sums of some rows in double precision, (len(rows),), a few rows at a time."""
+    sums = [row_sums(chunk).ravel() for chunk in row_blocks(matrix, rows, "Adding up counts")]
+    return np.concatenate([*sums, np.zeros(0)])
+
+
+def check_sums(sums: np.ndarray, *, names: pd.Index, modality: str, where: str) -> None:
+    """Raise a ``ValueError`` if the counts of a cell are more than single precision holds.
+
+    Parameters
+    ----------
+    sums, names
+        Of the cells, (n,).
+    modality, where
+        For messages.
+    """
     if (far := sums > _LARGEST).any():
         raise ValueError(
             f"modality {modality!r}: the values of {where} add up to {sums[far][0]:g} in cell "
-            f"{quoted(names[rows[far]])}; expected at most {_LARGEST:.3g}, which single precision "
+            f"{quoted(names[far])}; expected at most {_LARGEST:.3g}, which single precision "
             "holds. Counts are not that large: check how the values were made."
         )
 
 
+def rows_at_once(n_columns: int) -> int:
+    """How many rows are looked at in one go."""
+    return max(1, _CHUNK // max(1, n_columns))
+
+
 def row_chunks(n_rows: int, n_columns: int) -> Iterator[slice]:
     """Some rows at a time."""
-    width = max(1, _CHUNK // max(1, n_columns))
+    width = rows_at_once(n_columns)
     for start in range(0, n_rows, width):
         yield slice(start, start + width)
+
+
+def row_blocks(matrix: Matrix, rows: np.ndarray, description: str) -> Iterator[Matrix]:
+    """Values of some rows, a few rows at a time, with a progress bar if they take long."""
+    parts = list(row_chunks(len(rows), matrix.shape[1]))
+    for part in progress(parts, description=description):
+        yield matrix[rows[part]]
 
 
 def check_measured(matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str) -> None:
     """Raise a ``ValueError`` if a feature is NaN in every cell that has the modality."""
     measured = np.zeros(matrix.shape[1], dtype=bool)
-    for part in row_chunks(len(rows), matrix.shape[1]):
-        chunk = matrix[rows[part]]
+    for chunk in row_blocks(matrix, rows, f"Looking at features of {modality}"):
         if sp.issparse(chunk):  # what is not stored was measured
             n_nan = np.bincount(chunk.indices, np.isnan(chunk.data), minlength=chunk.shape[1])
             measured |= n_nan < chunk.shape[0]
@@ -357,12 +310,16 @@ def check_measured(matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modalit
 
 
 def warn_of_empty_cells(
-    matrix: Matrix, rows: np.ndarray, *, names: pd.Index, modality: str, layer: str | None
+    matrix: Matrix,
+    rows: np.ndarray,
+    sums: np.ndarray,
+    *,
+    names: pd.Index,
+    modality: str,
+    layer: str | None,
 ) -> None:
-    """Warn of cells that have the modality and are NaN in every feature."""
-    first = matrix[:, :1]
-    first = first.toarray() if sp.issparse(first) else first
-    suspects, empty = rows[np.isnan(first[rows, 0])], []
+    """Warn of cells that have the modality and are NaN in every feature; ``sums``: of the rows."""
+    suspects, empty = rows[np.isnan(sums)], []
     for part in row_chunks(len(suspects), matrix.shape[1]):
         chunk = matrix[suspects[part]]
         missing = np.isnan(chunk.toarray() if sp.issparse(chunk) else chunk)
@@ -493,8 +450,7 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
 
 def _chunks_of_values(matrix: Matrix, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Values of some rows, a few rows at a time; of the zeros of sparse matrices only one."""
-    for part in row_chunks(len(rows), matrix.shape[1]):
-        chunk = matrix[rows[part]]
+    for chunk in row_blocks(matrix, rows, "Checking values"):
         yield chunk.data if sp.issparse(chunk) else chunk
         if sp.issparse(chunk) and chunk.nnz < np.prod(chunk.shape):
             yield np.zeros(1, dtype=np.float32)

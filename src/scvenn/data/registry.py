@@ -77,6 +77,11 @@ class Registry:
         wide = len(self.features(modality)) >= _WIDE
         return reads_sparse and density < (_LEAST_DENSE_WIDE if wide else _LEAST_DENSE)
 
+    def values_per_cell(self, modality: str) -> float:
+        """How many values of a modality a cell has in a minibatch, on average."""
+        part = self.state(Keys.x(modality))["density"] if self.is_sparse(modality) else 1.0
+        return part * len(self.features(modality))
+
     # ----------------------------------------------------------------- columns of obs
 
     @property

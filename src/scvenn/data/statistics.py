@@ -6,11 +6,16 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.preprocessing import StandardScaler
 
-from scvenn.data.matrices import SMALLEST, Matrix, row_chunks, row_sums
+from scvenn.data.matrices import SMALLEST, Matrix, row_blocks, row_sums
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 
+# What takes the time where there is much data.
+_BAR = "Means and scales"
 
-def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> FeatureStats:
+
+def feature_stats(
+    matrix: Matrix, rows: np.ndarray, *, likelihood: str
+) -> tuple[FeatureStats, float]:
     """Mean and scale of each feature and the median library size, over some of the cells.
 
     How sums are taken follows from the likelihood, so that the same values in any storage give the
@@ -27,40 +32,37 @@ def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Featu
 
     Returns
     -------
-    A feature without any observed value has mean 0 and scale 1.
+    The summary, in which a feature without any observed value has mean 0 and scale 1; and the share
+    of the values that are not 0, or missing.
     """
     gather = _sums_of_discrete if LIKELIHOODS[likelihood].discrete else _sums_of_real
-    n_seen, mean, variance, library = gather(matrix, rows)
+    n_seen, mean, variance, library, n_nonzero = gather(matrix, rows)
     mean, variance = (np.where(n_seen > 0, values, 0.0) for values in (mean, variance))
     # a variance of a few roundings is that of a constant
     constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + SMALLEST**2
     positive = library[np.isfinite(library) & (library > 0)]
-    return FeatureStats(
+    found = FeatureStats(
         mean=mean.astype(np.float32),
         scale=np.where(constant, 1.0, np.sqrt(variance)).astype(np.float32),
         library=float(np.median(positive)) if len(positive) else 1.0,
     )
+    return found, n_nonzero / max(len(rows) * matrix.shape[1], 1)
 
 
-def density(matrix: Matrix, rows: np.ndarray) -> float:
-    """Share of the values of some cells that are not 0, or missing."""
-    n_stored = 0
-    for part in row_chunks(len(rows), matrix.shape[1]):
-        chunk = matrix[rows[part]]
-        n_stored += int(np.count_nonzero(chunk.data if sp.issparse(chunk) else chunk))
-    return n_stored / max(len(rows) * matrix.shape[1], 1)
-
-
-Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
 
 
 def _sums_of_discrete(matrix: Matrix, rows: np.ndarray) -> Sums:
-    """Cells seen, mean and variance of each feature, (D,), and sum of each cell: most are zeros."""
+    """Cells seen, mean and variance of each feature, (D,), and sum of each cell: most are zeros.
+
+    And the number of values that are not.
+    """
     n_features = matrix.shape[1]
     missing, total, squares = (np.zeros(n_features) for _ in range(3))
-    library = []
-    for part in row_chunks(len(rows), n_features):
-        chunk = sp.csr_matrix(matrix[rows[part]])
+    library, n_nonzero = [], 0
+    for stored in row_blocks(matrix, rows, _BAR):
+        chunk = sp.csr_matrix(stored)
+        n_nonzero += int(np.count_nonzero(chunk.data))
         values = chunk.data.astype(np.float64)
         is_nan = np.isnan(values)
         known = np.where(is_nan, 0, values)
@@ -70,18 +72,18 @@ def _sums_of_discrete(matrix: Matrix, rows: np.ndarray) -> Sums:
     n_seen = len(rows) - missing
     mean = total / np.maximum(n_seen, 1)
     variance = np.maximum(squares / np.maximum(n_seen, 1) - np.square(mean), 0)
-    return n_seen, mean, variance, np.concatenate([*library, np.zeros(0)])
+    return n_seen, mean, variance, np.concatenate([*library, np.zeros(0)]), n_nonzero
 
 
 def _sums_of_real(matrix: Matrix, rows: np.ndarray) -> Sums:
     """The same for real values, by scikit-learn's scaler, which streams and leaves out NaN."""
     scaler = StandardScaler()
-    library = []
-    for part in row_chunks(len(rows), matrix.shape[1]):
-        chunk = matrix[rows[part]]
+    library, n_nonzero = [], 0
+    for chunk in row_blocks(matrix, rows, _BAR):
         dense = chunk.toarray() if sp.issparse(chunk) else chunk
+        n_nonzero += int(np.count_nonzero(dense))
         with np.errstate(invalid="ignore"):  # 0 / 0 where no value was seen yet
             scaler.partial_fit(dense.astype(np.float64))
         library.append(row_sums(dense).ravel())
     n_seen = np.broadcast_to(scaler.n_samples_seen_, matrix.shape[1])
-    return n_seen, scaler.mean_, scaler.var_, np.concatenate(library)
+    return n_seen, scaler.mean_, scaler.var_, np.concatenate(library), n_nonzero

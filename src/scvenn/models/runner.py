@@ -238,9 +238,10 @@ class KeptEpoch(Callback):
         self.n_finished = trainer.current_epoch
 
     def restore(self, module: Module) -> None:
-        """Put the kept weights back."""
+        """Put the kept weights back, and hold them no longer."""
         if self.weights is not None:
             module.load_state_dict(self.weights)
+            self.weights = None
 
     @property
     def summary(self) -> str:
@@ -347,6 +348,9 @@ class Runner(TrainRunner):
         """Return to the weights to keep, in evaluation mode, and record what they are of."""
         model, kept, splitter = self.model, self.kept, self.data_splitter
         kept.restore(model.module)
+        # gradients and the optimiser's moments take three times the memory of the weights
+        model.module.zero_grad()
+        self.trainer.optimizers = []
         model.module.eval()
         model.to_device(self.device)
         if kept.n_finished == 0:

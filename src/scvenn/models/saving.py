@@ -100,7 +100,8 @@ class SavingMixin(BaseModelClass):
         FileExistsError
             If the folder exists and ``overwrite`` is False.
         ValueError
-            If the MuData is to be saved as well, and was changed since the model was set up.
+            If the MuData is to be saved as well, and is on disk or was changed since the model was
+            set up.
         TypeError
             If an attribute of a class of your own holds something that is no data.
         OSError
@@ -108,6 +109,11 @@ class SavingMixin(BaseModelClass):
         """
         if save_anndata:
             self._find_cells_by_name()
+            if self.adata_manager.on_disk:
+                raise ValueError(
+                    "save_anndata=True: the data is on disk, and would be written a second time. "
+                    "Save the model alone, and load it with the file: load(dir_path, mdata)."
+                )
         folder = Path(dir_path)
         is_new = not folder.exists()
         if not (is_new or overwrite):

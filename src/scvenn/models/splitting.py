@@ -8,14 +8,54 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 from scvi.dataloaders import DataSplitter
+from torch import distributed
 
-from scvenn.data import choose_rows, plain
+from scvenn.data import AlignedManager, BlockLoader, choose_rows, plain
 
 _PARTS = ("training", "validation", "test")
 
 
 class Splitter(DataSplitter):
-    """scvi-tools' splitter, for which Lightning need not have validation cells."""
+    """scvi-tools' splitter, for which Lightning need not have validation cells.
+
+    Parameters
+    ----------
+    manager
+        Of the data.
+    shuffle
+        Whether training cells are drawn one by one, ``"cells"``, or in ``"blocks"``; in blocks,
+        all cells are in the order of the data, in which others are read.
+    **kwargs
+        As those of :class:`scvi.dataloaders.DataSplitter`.
+    """
+
+    def __init__(self, manager: AlignedManager, *, shuffle: str = "cells", **kwargs: Any) -> None:
+        if manager.on_disk:  # an open file cannot be sent to another process
+            kwargs |= {"num_workers": 0, "persistent_workers": False}
+        super().__init__(manager, **kwargs)
+        self.in_blocks = shuffle == "blocks"
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the cells."""
+        super().setup(stage)
+        if self.in_blocks:
+            for part in ("train_idx", "val_idx", "test_idx"):
+                setattr(self, part, np.sort(getattr(self, part)))
+
+    def train_dataloader(self) -> Any:
+        """Loader of the training cells."""
+        if not self.in_blocks:
+            return super().train_dataloader()
+        in_parallel = distributed.is_available() and distributed.is_initialized()
+        if in_parallel and distributed.get_world_size() > 1:
+            raise ValueError(
+                "shuffle='blocks', as data on disk is read, trains on one device; found "
+                f"{distributed.get_world_size()}. Pass devices=1, or read the data into memory."
+            )
+        batch_size = self.data_loader_kwargs["batch_size"]
+        return BlockLoader(
+            self.adata_manager, self.train_idx, batch_size=batch_size, drop_last=self.drop_last
+        )
 
     def val_dataloader(self) -> Any:
         """Loader of the validation cells; none where there are no such cells."""

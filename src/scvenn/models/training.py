@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mudata import MuData
@@ -78,6 +78,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         batch_size: int = 128,
+        shuffle: Literal["cells", "blocks"] | None = None,
         early_stopping: bool = True,
         write_obsm: bool = True,
         checkpoint: str | os.PathLike | None = None,
@@ -123,6 +124,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             were trained on in either.
         batch_size
             Cells per step.
+        shuffle
+            How training cells are shuffled in each epoch: all ``"cells"``; or in ``"blocks"`` of
+            128 cells that follow each other, which are read in random order, 64 at a time, and
+            whose cells are then mixed. None: cells of data in memory, blocks of data on disk (see
+            :doc:`/large_data`). The same seed and the same shuffling give the same weights,
+            wherever the data is.
         early_stopping
             Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
             and to return to the weights of its best epoch. It is watched once the weight of the
@@ -152,11 +159,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         Raises
         ------
         ValueError
-            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; there is a
-            checkpoint of another training, or the model was trained before; lists of cells
-            overlap or leave cells out; a model that screens is asked for another split than its
-            first; or the loss is not finite. The model then has the weights of the best epoch so
-            far.
+            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; ``shuffle`` is
+            none of its choices; there is a checkpoint of another training, or the model was trained
+            before; lists of cells overlap or leave cells out; a model that screens is asked for
+            another split than its first; the loss is not finite (the model then has the weights of
+            the best epoch so far); or a file that data is read from was changed.
+        OSError
+            If a file that data is read from was removed or cut off.
         KeyboardInterrupt
             After Ctrl-C.
         SystemExit
@@ -175,6 +184,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self._find_cells_by_name(labels=True)
         respect_limits()  # again: compiled functions of other packages raise the number of threads
         check_positive(batch_size=batch_size)
+        if shuffle not in (None, "cells", "blocks"):
+            raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
         precision = trainer_kwargs.get("precision")
         if precision is not None and str(precision) not in _PRECISIONS:
             raise ValueError(
@@ -193,6 +204,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         }
         check_parts(split["train_size"], validation_size)
         options = {**(datasplitter_kwargs or {})}
+        in_blocks = self.adata_manager.on_disk if shuffle is None else shuffle == "blocks"
+        if in_blocks:
+            options["shuffle"] = "blocks"
         used: dict[str, str] = {}
         if options.get("external_indexing") is not None:
             options["external_indexing"] = listed_split(self.adata, options["external_indexing"])
@@ -232,6 +246,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         # as text: callbacks and loggers may not be saved
         arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
         arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
+        if in_blocks:
+            arguments["shuffle"] = "blocks"
         arguments |= {**plan, **trainer_kwargs}
         used = {name: repr(value) for name, value in arguments.items()} | used
         written = None

@@ -237,10 +237,11 @@ def _sums(
     residuals = {name: np.zeros((n_folds, 3, n_features)) for name in latents}
     values, n_nonzero = np.zeros((n_folds, 3, n_features)), np.zeros(n_features)
     lowest, highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
-    library = cells.library(modality)
+    has, share = ~cells.lacking(modality), cells.share_measured(modality)
     for part, tensors in cells.minibatches([modality], "Predicting"):
         raw = dense(tensors[Keys.x(modality)]).numpy()  # (B, D); NaN where not observed
-        x = likelihood.regression_scale(raw, library[part]).astype(np.float64)
+        library = raw[:, has].sum(1, keepdims=True, dtype=np.float64) / share
+        x = likelihood.regression_scale(raw, library).astype(np.float64)
         for name, of in latents.items():
             _add(residuals[name], x - _decoded(net, modality, tensors, of, part), folds[part])
         _add(values, x, folds[part])

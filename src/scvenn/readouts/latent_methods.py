@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.feature_methods import FeaturesMixin
 from scvenn.readouts.report import write_report
 from scvenn.readouts.shared_features import groups_of
+
+logger = logging.getLogger("scvi.scvenn")
+
+# Cells of data on disk that are scored, and on which probes and regressions are fitted.
+_MOST_ON_DISK = 10_000
 
 
 class InterpretationMixin(FeaturesMixin):
@@ -75,7 +81,8 @@ class InterpretationMixin(FeaturesMixin):
         indices
             Positions, boolean mask or names of cells; None for the cells held out by
             :meth:`train` (test cells if there are, else validation cells), or all cells of new
-            data.
+            data. Of data on disk 10,000 of them are scored, and probes and regressions are fitted
+            on 10,000 training cells, which their names choose.
         labels_key
             Column of ``obs`` with labels that the embeddings are probed for; None for no probe.
             Cells whose label is missing or, in the column that the model was set up with, its
@@ -348,8 +355,15 @@ class InterpretationMixin(FeaturesMixin):
         self, cells: Cells, labels_key: str | None, given: str | None = None
     ) -> pd.DataFrame:
         """The table of :meth:`evaluate` for cells of checked data."""
-        train = self._training_cells("evaluate", cells)
-        test = self._to_score(cells, "evaluate")
+        train = self._training_cells("evaluate", cells).few(_MOST_ON_DISK)
+        test = self._to_score(cells, "evaluate").few(_MOST_ON_DISK)
+        if len(test) < len(cells):
+            logger.info(
+                "evaluate(): the data is on disk. Scored are %d of the %d cells, chosen by their "
+                "names; pass indices=... for others.",
+                len(test),
+                len(cells),
+            )
         labels = None
         if labels_key is not None:
             labels = pd.concat(
