@@ -10,15 +10,31 @@ from mudata import MuData
 from scvi.dataloaders import DataSplitter
 
 from scvenn.data import choose_rows, plain
+from scvenn.models.processes import loader_of_part
 
 _PARTS = ("training", "validation", "test")
 
 
 class Splitter(DataSplitter):
-    """scvi-tools' splitter, for which Lightning need not have validation cells."""
+    """scvi-tools' splitter, for which Lightning need not have validation cells.
+
+    In a training of several processes, each reads its part of every minibatch.
+    """
+
+    @property
+    def _several(self) -> bool:
+        return bool(self.data_loader_kwargs.get("distributed_sampler"))
+
+    def train_dataloader(self) -> Any:
+        """Loader of the training cells."""
+        if self._several:
+            return loader_of_part(self, self.train_idx, shuffle=True)
+        return super().train_dataloader()
 
     def val_dataloader(self) -> Any:
         """Loader of the validation cells; none where there are no such cells."""
+        if self._several and len(self.val_idx):
+            return loader_of_part(self, self.val_idx, shuffle=False)
         loader = super().val_dataloader()
         return [] if loader is None else loader
 
