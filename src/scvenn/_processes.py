@@ -38,7 +38,5 @@ def sum_of_all(of_one: Tensor) -> Tensor:
     return of_one
 
 
-# what one process says need not be said by all
-logging.getLogger("scvi.scvenn").addFilter(
-    lambda record: record.levelno >= logging.ERROR or is_first_process()
-)
+for _name in ("scvi.scvenn", "scvi.scvenn.interrupts"):  # what one logs, not all need to
+    logging.getLogger(_name).addFilter(lambda _: is_first_process())
