@@ -126,9 +126,15 @@ def test_the_first_process_alone_writes(folder):
 
 
 @needs_gloo
-def test_a_loss_that_is_not_finite_ends_both(found):
-    assert "Training diverged in epoch" in found[0]["diverged"]
-    assert "Training diverged in epoch" in found[1]["diverged"]
+@pytest.mark.parametrize(
+    ("why", "message"),
+    [
+        ("diverged", "Training diverged in epoch"),
+        ("one validation cell", "1 validation cells for 2 processes; expected at least as many"),
+    ],
+)
+def test_an_error_is_that_of_both(found, why, message):
+    assert [message in of_process[why] for of_process in found] == [True, True]
 
 
 @needs_gloo

@@ -82,7 +82,7 @@ class Parcel(NamedTuple):
 
 @contextmanager
 def alone(seed: int) -> Iterator[None]:
-    """Inside, random numbers start from a seed, computations have one thread, and nothing is logged.
+    """Inside, random numbers start from a seed, computations have one thread, and none is logged.
 
     Results depend on neither what ran before nor what runs beside.
     """

@@ -117,14 +117,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Most passes through the training cells; None for about 4,000 steps in all, but no
             fewer than 20 epochs and no more than 400.
         accelerator, devices
-            Where to train; see :class:`scvi.train.Trainer`.
+            Where to train; see :class:`scvi.train.Trainer`. With several devices, which takes a
+            script, each trains on its part of every minibatch: see *Several devices* on the
+            documentation's page *Performance*.
         train_size, validation_size, shuffle_set_split
             How cells are split; see :class:`scvi.dataloaders.DataSplitter`. Without a
             ``train_size``, 0.9 of the cells are trained on. A model that is trained again keeps
             its split, unless another one is asked for; :meth:`evaluate` then refuses cells that
             were trained on in either.
         batch_size
-            Cells per step.
+            Cells per step, of each device.
         early_stopping
             Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
             and to return to the weights of its best epoch. It is watched once the weight of the
@@ -149,7 +151,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             first tenth of ``max_epochs``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`. ``enable_progress_bar=False`` hides
-            the bars of screening and of what follows the training, too.
+            the bars of screening and of what follows the training, too. ``strategy`` is one of
+            ``"ddp"`` and ``"ddp_find_unused_parameters_true"``, the default of several devices.
 
         Raises
         ------
@@ -157,7 +160,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; there is a
             checkpoint of another training, or the model was trained before; lists of cells
             overlap or leave cells out; a model that screens is asked for another split than its
-            first; or the loss is not finite. The model then has the weights of the best epoch so
+            first; several devices are asked for in a notebook, or by a strategy other than DDP; or
+            the loss is not finite. The model then has the weights of the best epoch so
             far.
         KeyboardInterrupt
             After Ctrl-C.
