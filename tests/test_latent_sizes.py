@@ -175,6 +175,41 @@ def test_tuning_with_ray_says_what_it_needs(small):
         pytest.skip(f"ray {ray.__version__} and hyperopt {hyperopt.__version__} are installed")
 
 
+@pytest.mark.slow
+def test_ray_tunes_by_a_record_of_the_history(small, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("hyperopt")
+    from ray import tune
+    from scvi.autotune import run_autotune
+
+    record = "log_likelihood_cross_view_validation"
+    scvenn.MMVAE.setup_mudata(small)
+    try:
+        experiment = run_autotune(
+            scvenn.MMVAE,
+            small,
+            metrics=record,
+            mode="max",
+            search_space={
+                "model_params": {"n_shared": tune.choice([1, 2, 3]), "n_hidden": 4},
+                "train_params": {"max_epochs": 2},
+            },
+            num_samples=2,
+            scheduler="fifo",
+            seed=0,
+            resources={"cpu": 1},
+            logging_dir=str(tmp_path),
+        )
+        grid = experiment.result_grid
+        assert not grid.errors
+        assert [result.metrics["training_iteration"] for result in grid] == [2, 2]
+        assert np.isfinite([result.metrics[record] for result in grid]).all()
+        best = grid.get_best_result(record, "max").config["model_params"]["n_shared"]
+        assert best in (1, 2, 3)
+    finally:
+        ray.shutdown()
+
+
 # --------------------------------------------------------------------- several at a time
 
 

@@ -120,7 +120,7 @@ def side_by_side(
     for result, error in outcomes:
         if error is not None:
             with warnings.catch_warnings():  # that others were done or under way is no news
-                warnings.filterwarnings("ignore", message=".*tasks have been successfully")
+                warnings.filterwarnings("ignore", message=".*tasks")
                 outcomes.close()
             raise error
         yield result
