@@ -22,13 +22,14 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
+from scvi.model._utils import use_distributed_sampler
 from scvi.train._callbacks import LoudEarlyStopping
 from scvi.train._logger import SimpleLogger
 from torch.utils.data import DataLoader, Sampler
 
 T = TypeVar("T")
 
-# Modalities that no cell of a minibatch has leave parameters without a gradient.
+# Also for objectives that leave parameters without a gradient.
 _DEFAULT = "ddp_find_unused_parameters_true"
 _STRATEGIES = (_DEFAULT, "ddp_find_unused_parameters_false", "ddp")
 # How long processes wait for what the first one computes.
@@ -50,11 +51,12 @@ def in_several_processes(devices: Any, trainer_kwargs: dict[str, Any]) -> bool:
     ValueError
         If they ask for processes that end with the training, or for several in a notebook.
     """
-    strategy = trainer_kwargs.get("strategy", "auto")
+    strategy = trainer_kwargs.get("strategy") or "auto"
     several = devices not in ("auto", 1, "1") and not (
         isinstance(devices, list) and len(devices) < 2
     )
-    if not several and trainer_kwargs.get("num_nodes", 1) == 1 and strategy == "auto":
+    several |= trainer_kwargs.get("num_nodes", 1) > 1
+    if not (several or use_distributed_sampler(strategy)):
         return False
     if isinstance(strategy, DDPStrategy):
         name = f"DDPStrategy(start_method={strategy._start_method!r})"
