@@ -1,11 +1,16 @@
 """Sizes of latents, chosen by cross-validation."""
 
+import warnings
+
+import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 
 import scvenn
 from scvenn.models.latent_sizes import _smallest
+from scvenn.models.side_by_side import Parcel
 
 
 def scored(**scores):
@@ -168,3 +173,99 @@ def test_tuning_with_ray_says_what_it_needs(small):
             run_autotune(scvenn.MMVAEpp, small)
     else:
         pytest.skip(f"ray {ray.__version__} and hyperopt {hyperopt.__version__} are installed")
+
+
+@pytest.mark.slow
+def test_ray_tunes_by_a_record_of_the_history(small, tmp_path):
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("hyperopt")
+    from ray import tune
+    from scvi.autotune import run_autotune
+
+    record = "log_likelihood_cross_view_validation"
+    scvenn.MMVAE.setup_mudata(small)
+    try:
+        experiment = run_autotune(
+            scvenn.MMVAE,
+            small,
+            metrics=record,
+            mode="max",
+            search_space={
+                "model_params": {"n_shared": tune.choice([1, 2, 3]), "n_hidden": 4},
+                "train_params": {"max_epochs": 2},
+            },
+            num_samples=2,
+            scheduler="fifo",
+            seed=0,
+            resources={"cpu": 1},
+            logging_dir=str(tmp_path),
+        )
+        grid = experiment.result_grid
+        assert not grid.errors
+        assert [result.metrics["training_iteration"] for result in grid] == [2, 2]
+        assert np.isfinite([result.metrics[record] for result in grid]).all()
+        best = grid.get_best_result(record, "max").config["model_params"]["n_shared"]
+        assert best in (1, 2, 3)
+    finally:
+        ray.shutdown()
+
+
+# --------------------------------------------------------------------- several at a time
+
+
+def searched(mdata, n_jobs, **kwargs):
+    scvi.settings.seed = 3
+    return scvenn.choose_latent_sizes(
+        mdata, n_shared=(1, 2), n_splits=2, max_epochs=2, n_jobs=n_jobs, **kwargs
+    ).table
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    """Labels, a covariate, a layer, and cells of which some have one modality."""
+    mdata = scvenn.datasets.simulate_counts(80, n_features=20, missing=0.2, n_batches=2)
+    mdata["rna"].layers["counts"], mdata["rna"].X = mdata["rna"].X, None
+    mdata.obsm["never_read"] = np.zeros((mdata.n_obs, 3))
+    scvenn.MMVAEpp.setup_mudata(
+        mdata, layers={"rna": "counts"}, batch_key="batch", labels_key="cell_type"
+    )
+    return mdata
+
+
+def test_two_processes_find_what_one_does_to_the_last_bit(mosaic):
+    before = torch.get_rng_state(), torch.get_num_threads(), scvi.settings.seed
+    one = searched(mosaic, 1)
+    assert torch.get_num_threads() == before[1]
+    pd.testing.assert_frame_equal(one, searched(mosaic, 2), check_exact=True)
+    assert scvi.settings.seed == 3
+    assert one["log_likelihood_cross_view"].nunique() == len(one)
+
+
+def test_a_process_is_sent_what_is_read(mosaic):
+    found = scvenn.MMVAEpp(mosaic).adata_manager.found
+    parcel = Parcel.of(mosaic, found.modalities, found.arguments)
+    assert set(parcel.obs) == {"batch", "cell_type"}
+    assert parcel.modalities["rna"][0] is mosaic["rna"].layers["counts"]
+    again = parcel.unpacked(scvenn.MMVAEpp)
+    assert set(again.obs_names) == set(mosaic.obs_names)
+    assert not {"never_read"} & set(again.obsm)
+    model = scvenn.MMVAEpp(again)
+    assert model.adata_manager.found.arguments == found.arguments
+    assert model.adata_manager.found.n_categories == found.n_categories
+
+
+def test_the_error_of_a_process_is_the_message_alone(mosaic):
+    none = {"n_hidden": 0}
+    with (
+        warnings.catch_warnings(record=True) as shown,
+        pytest.raises(ValueError, match="^n_hidden=0") as caught,
+    ):
+        searched(mosaic, 2, model_kwargs=none)
+    assert not [warning for warning in shown if "tasks" in str(warning.message)]
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "2"])
+def test_a_number_of_jobs_that_makes_no_sense_is_refused(small, n_jobs):
+    with pytest.raises(ValueError, match="n_jobs=.*expected a number of processes"):
+        scvenn.choose_latent_sizes(small, n_jobs=n_jobs, max_epochs=1)

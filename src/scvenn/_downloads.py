@@ -87,7 +87,7 @@ def _kept(remote: Remote, cache: Path, digest: str, make: Callable[[Path], None]
             f"The folder {path.parent} for downloads cannot be made: {error.strerror}. Give "
             f"permission to write there, or {_instead(cache)}"
         ) from error
-    with draft(path) as unfinished:
+    with draft(path, by_all=True) as unfinished:
         make(unfinished)
         if (found := _digest(unfinished, kind)) != expected:
             raise ConnectionError(

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from scvenn._processes import is_first_process
+
 _shown: ContextVar[bool] = ContextVar("shown", default=True)
 
 
@@ -26,7 +28,7 @@ def progress(
     total
         Number of steps, where ``items`` does not tell.
     """
-    hidden = not _shown.get()
+    hidden = not (_shown.get() and is_first_process())
     return tqdm(items, desc=description, total=total, leave=False, delay=2, disable=hidden)
 
 

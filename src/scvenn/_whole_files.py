@@ -10,6 +10,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from scvenn._processes import is_first_process
+
 try:
     import fcntl
 except ImportError:  # on Windows drafts of killed runs stay
@@ -22,10 +24,18 @@ _FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
-def draft(path: Path) -> Iterator[Path]:
+def draft(path: Path, *, by_all: bool = False) -> Iterator[Path]:
     """A temporary name beside a path, renamed to it once all is written and on the disk.
 
     Drafts that killed runs left in the same folder are removed.
+
+    Parameters
+    ----------
+    path
+        What the file or folder will be called.
+    by_all
+        Whether each process of a training on several devices keeps what it writes, and not the
+        first one alone.
 
     Raises
     ------
@@ -38,6 +48,8 @@ def draft(path: Path) -> Iterator[Path]:
         with _folder_in(path.parent) as folder:
             unfinished = folder / path.name
             yield unfinished
+            if not (by_all or is_first_process()):
+                return
             for part in [*unfinished.rglob("*"), unfinished]:
                 _to_disk(part)
             os.replace(unfinished, path)

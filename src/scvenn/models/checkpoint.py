@@ -22,6 +22,7 @@ from torch.nn import Module
 from torch.utils._pytree import tree_map
 
 from scvenn.models.encoding import encode
+from scvenn.models.processes import Together
 from scvenn.models.value_file import read_values, write_values
 from scvenn.screening import Screening
 
@@ -66,6 +67,7 @@ class Checkpoint(Callback):
     """
 
     runner: Any  # of the training, which sets itself
+    together: Together | None = None  # of a training in several processes
 
     def __init__(self, folder: str | os.PathLike, minutes: float, of: Mapping[str, Any]) -> None:
         self.path = Path(folder) / "checkpoint.safetensors"
@@ -99,6 +101,11 @@ class Checkpoint(Callback):
     def screening(self) -> dict[str, Screening] | None:
         """Which features are shared, of the training to go on with."""
         return None if self.found is None else self.found["screening"]
+
+    @property
+    def found_together(self) -> tuple[int, int] | None:
+        """Of a training in several processes to go on with, the state of :class:`Together`."""
+        return None if self.found is None else self.found["state"].get("together")
 
     # ----------------------------------------------------------------- going on
 
@@ -164,6 +171,7 @@ class Checkpoint(Callback):
             "records": {name: vars(self.runner.records)[name] for name in _RECORDS},
             "progress": (trainer.current_epoch, trainer.global_step),
             "seeds": get_seeds(),
+            "together": None if self.together is None else self.together.state,
         }
         values = {
             "of": self.of,

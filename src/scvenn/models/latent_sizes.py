@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 import scvi
+import torch
 from mudata import MuData
 from sklearn.model_selection import KFold
 
 from scvenn._progress import progress
-from scvenn.data import Keys, check_mudata, observed_cells
+from scvenn.data import AlignedManager, Keys, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
+from scvenn.models.side_by_side import Parcel, side_by_side
 
 
 class LatentSizes(NamedTuple):
@@ -42,6 +44,7 @@ def choose_latent_sizes(
     n_private: Sequence[int] = (10,),
     n_splits: int = 5,
     model_kwargs: Mapping[str, Any] | None = None,
+    n_jobs: int | None = None,
     **train_kwargs: Any,
 ) -> LatentSizes:
     r"""Choose the sizes of the latents by how well views predict each other in cells held out.
@@ -76,6 +79,11 @@ def choose_latent_sizes(
         Number of parts that are held out in turn.
     model_kwargs
         Further arguments of the class.
+    n_jobs
+        Trainings at a time, in processes with one thread each, which together hold one copy of the
+        data; -1 for as many as there are cores. None: one after the other, in this process and with
+        all of its threads. With a seed, every number gives the same result to the last bit; None
+        gives another one.
     **train_kwargs
         Further arguments of :meth:`SharedPrivateModel.train`, such as ``max_epochs``.
 
@@ -86,7 +94,7 @@ def choose_latent_sizes(
     Raises
     ------
     ValueError
-        If sizes or ``n_splits`` make no sense, or no cell held out has two modalities.
+        If sizes, ``n_splits`` or ``n_jobs`` make no sense, or no cell held out has two modalities.
 
     Examples
     --------
@@ -112,30 +120,39 @@ def choose_latent_sizes(
         raise ValueError(
             f"n_splits={n_splits!r}: expected a number between 2 and the {mdata.n_obs} cells."
         )
+    if n_jobs is not None and (not isinstance(n_jobs, int) or n_jobs == 0):
+        raise ValueError(
+            f"n_jobs={n_jobs!r}: expected a number of processes, or -1 for as many as cores."
+        )
     parts = KFold(n_splits, shuffle=True, random_state=scvi.settings.seed)
     splits = list(parts.split(np.arange(mdata.n_obs)))
-    trainings = list(product(range(n_splits), n_shared, n_private))
-    rows = []
-    for split, shared, private in progress(trainings, description="Training"):
-        train, held_out = splits[split]
-        candidate = model(mdata, n_shared=shared, n_private=private, **(model_kwargs or {}))
-        measured = [observed_cells(mdata, m)[held_out] for m in candidate.modalities]
+    found = cast(AlignedManager, model._get_most_recent_anndata_manager(mdata)).found
+    for split, (_, held_out) in enumerate(splits):
+        measured = [observed_cells(mdata, m)[held_out] for m in found.modalities]
         if not (np.sum(measured, axis=0) > 1).any():
             raise ValueError(
                 f"No cell held out in split {split} of {n_splits} has two modalities, so that "
                 "nothing says how well one predicts another. Take fewer splits."
             )
-        candidate.train(
-            **{"enable_progress_bar": False, **train_kwargs},
-            write_obsm=False,
-            datasplitter_kwargs={"external_indexing": [train, held_out]},
+    trainings = list(product(range(n_splits), n_shared, n_private))
+    further = ({**(model_kwargs or {})}, {"enable_progress_bar": False, **train_kwargs})
+    scores: Iterator[tuple[int, float, float]]
+    if n_jobs is None:
+        scores = (
+            _scores(mdata, model, splits[split], (shared, private), *further)
+            for split, shared, private in trainings
         )
-        epoch = candidate.best_epoch_
-        cross_view, loss = (
-            float(candidate.history[f"{record}_validation"].iloc[epoch, 0])
-            for record in (Keys.CROSS_VIEW, "elbo")
-        )
-        rows.append((split, shared, private, epoch, cross_view, -loss))
+    else:
+        parcel = Parcel.of(mdata, found.modalities, found.arguments)
+        names = [[mdata.obs_names[rows] for rows in split] for split in splits]
+        seeds = torch.randint(2**32, (len(trainings),)).tolist()
+        tasks = [
+            (parcel, model, names[split], sizes, *further, seed)
+            for (split, *sizes), seed in zip(trainings, seeds, strict=True)
+        ]
+        scores = side_by_side(_scores, tasks, n_jobs)
+    shown = progress(scores, description="Training", total=len(trainings))
+    rows = [(*training, *scored) for training, scored in zip(trainings, shown, strict=True)]
     table = pd.DataFrame(
         rows, columns=["split", "n_shared", "n_private", "epoch", Keys.CROSS_VIEW, "elbo"]
     )
@@ -143,6 +160,29 @@ def choose_latent_sizes(
     of_best = table[table["n_shared"] == best_shared]
     best_private = _smallest(of_best, "n_private", "elbo")
     return LatentSizes({"n_shared": best_shared, "n_private": best_private}, table)
+
+
+def _scores(
+    data: MuData | Parcel,
+    model: type[SharedPrivateModel],
+    split: Sequence[Any],
+    sizes: Sequence[int],
+    model_kwargs: dict[str, Any],
+    train_kwargs: dict[str, Any],
+) -> tuple[int, float, float]:
+    """The best epoch of a training, and its log-likelihood across views and objective there."""
+    mdata = data.unpacked(model) if isinstance(data, Parcel) else data
+    shared, private = sizes
+    candidate = model(mdata, n_shared=shared, n_private=private, **model_kwargs)
+    candidate.train(
+        **train_kwargs, write_obsm=False, datasplitter_kwargs={"external_indexing": split}
+    )
+    epoch = candidate.best_epoch_
+    cross_view, loss = (
+        float(candidate.history[f"{record}_validation"].iloc[epoch, 0])
+        for record in (Keys.CROSS_VIEW, "elbo")
+    )
+    return epoch, cross_view, -loss
 
 
 def _smallest(table: pd.DataFrame, size: str, score: str) -> int:

@@ -184,7 +184,10 @@ class MappingMixin(SavingMixin):
         enable_progress_bar: bool,
     ) -> None:
         """Train what is of new categories; all else is put back as it was."""
-        splitter = Splitter(self.adata_manager, train_size=0.9, batch_size=batch_size)
+        shuffle = "blocks" if self.adata_manager.on_disk else "cells"
+        splitter = Splitter(
+            self.adata_manager, train_size=0.9, batch_size=batch_size, shuffle=shuffle
+        )
         if max_epochs is None:
             steps_per_epoch = -(-splitter.n_train // batch_size)
             max_epochs = int(np.clip(-(-_STEPS // steps_per_epoch), 1, _MOST_EPOCHS))

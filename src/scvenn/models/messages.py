@@ -16,15 +16,19 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Loggers of libraries that report, as information, devices that are not there and the like.
 _CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi.data._download")
-# Of Lightning about its own code, and of PyTorch about networks that read no feature.
-_FOREIGN = r".*LeafSpec|Initializing zero-element tensors"
+# Of Lightning and PyTorch about their own code, of PyTorch about networks that read no feature, and
+# of scvi-tools about early stopping, which works here on several devices.
+_FOREIGN = (
+    r".*LeafSpec|Initializing zero-element tensors|early_stopping was automatically disabled"
+    r"|torch\.distributed\.nn\.functional\.all_gather is deprecated"
+)
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Show no information of Lightning and scvi-tools inside, but all of their warnings.
 
-    Two warnings that no user can act on are left out. A user's own levels and filters stay.
+    Warnings that no user can act on are left out. A user's own levels and filters stay.
     """
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [one.level for one in loggers]
@@ -56,6 +60,8 @@ class LossBar(ProgressBar):
         for k, callback in enumerate(callbacks):
             if type(callback) is ProgressBar:
                 callbacks[k] = cls(callback.refresh_rate)
+                if not trainer.is_global_zero:
+                    callbacks[k].disable()
 
 
 class HowItEnded(Callback):

@@ -26,11 +26,13 @@ from torch.nn import Module
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
+from scvenn._processes import one_step_of_all
 from scvenn.data import Tensors, hashes_of
 from scvenn.models.checkpoint import Checkpoint
 from scvenn.models.divergence import Diverged, broken_parts
 from scvenn.models.history import Records
 from scvenn.models.messages import HowItEnded, LossBar
+from scvenn.models.processes import once, weight_in_step
 
 logger = logging.getLogger("scvi.scvenn")
 # what is kept after Ctrl-C concerns those who go on with the model, and not the command line
@@ -74,7 +76,10 @@ class HistoryPlan(TrainingPlan):
         """Score a minibatch of training cells, whose gradient is to be followed."""
         if "kl_weight" in self.loss_kwargs:
             self.loss_kwargs["kl_weight"] = self.kl_weight
-        return self._counted(batch, self.train_metrics)[1].loss
+        several = self.trainer.world_size > 1
+        with one_step_of_all(several):
+            loss = self._counted(batch, self.train_metrics)[1].loss
+        return loss * weight_in_step(self.trainer, batch_idx) if several else loss
 
     def validation_step(self, batch: Tensors, batch_idx: int) -> None:
         """Score a minibatch of validation cells, and see by how much predictions miss them."""
@@ -85,7 +90,9 @@ class HistoryPlan(TrainingPlan):
     def _counted(self, batch: Tensors, means: _Means) -> tuple[dict[str, Any], LossOutput]:
         """Outputs for a minibatch, after counting its cells; logging waits for the epoch's end."""
         _, generated, output = self.forward(batch, loss_kwargs=self.loss_kwargs)
-        if output.loss.device.type in _CHECKED_IN_EACH_STEP and not output.loss.isfinite():
+        in_each_step = output.loss.device.type in _CHECKED_IN_EACH_STEP
+        # several processes look at the end of an epoch, and stop together
+        if in_each_step and self.trainer.world_size == 1 and not output.loss.isfinite():
             self._stop(batch, output, means)
         with torch.inference_mode():
             (reconstruction,) = output.reconstruction_loss.values()
@@ -112,8 +119,10 @@ class HistoryPlan(TrainingPlan):
         """Raise an error unless all losses of an epoch were finite, and the weights are."""
         if means.batch is None:
             return
-        norm = get_total_norm(self.module.parameters())
-        if not (means.losses + norm).isfinite():
+        losses = means.losses + get_total_norm(self.module.parameters())
+        if self.use_sync_dist:
+            losses = self.all_gather(losses).sum()
+        if not losses.isfinite():
             self._stop(
                 means.batch, self.forward(means.batch, loss_kwargs=self.loss_kwargs)[2], means
             )
@@ -141,7 +150,8 @@ class HistoryPlan(TrainingPlan):
             averages = totals[0] / totals[1]  # NaN for what concerns no cell
             values = dict(zip(means.names, averages, strict=True))
             # the loss is shown by the progress bar, and scvi-tools calls it by its mode first
-            self.log(f"{mode}_loss", values.pop("loss"), prog_bar=mode == "train")
+            loss, shown = values.pop("loss"), mode == "train"
+            self.log(f"{mode}_loss", loss, prog_bar=shown, sync_dist=self.use_sync_dist)
             # The rest goes past Lightning's bookkeeping, which takes longer than a small step.
             self.trainer.callback_metrics.update({f"{k}_{mode}": v for k, v in values.items()})
             numbers = dict(zip(means.names, averages.tolist(), strict=True))
@@ -268,15 +278,16 @@ class BeforeTraining(Callback):
     Parameters
     ----------
     action
-        Takes the positions of the training cells.
+        Takes the positions of the training cells, and the trainer.
     """
 
-    def __init__(self, action: Callable[[np.ndarray], None]) -> None:
+    def __init__(self, action: Callable[[np.ndarray, Trainer], None]) -> None:
         self.action = action
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Do it; the networks may still change their shape."""
-        self.action(np.asarray(cast(DataSplitter, trainer.datamodule).train_idx))  # type: ignore[attr-defined]
+        splitter = cast(DataSplitter, trainer.datamodule)  # type: ignore[attr-defined]
+        self.action(np.asarray(splitter.train_idx), trainer)
 
 
 class Runner(TrainRunner):
@@ -323,6 +334,7 @@ class Runner(TrainRunner):
                 self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path)
             finally:
                 self._end()
+            self.model.history_ = once(self.trainer, lambda: self.model.history_)
             self.ended.say(self.kept.epoch)
         except Diverged as error:
             splitter = self.data_splitter
@@ -352,7 +364,8 @@ class Runner(TrainRunner):
         model.module.zero_grad()
         self.trainer.optimizers = []
         model.module.eval()
-        model.to_device(self.device)
+        several = self.trainer.world_size > 1
+        model.to_device(self.trainer.strategy.root_device if several else self.device)
         if kept.n_finished == 0:
             return
         model.cells_ = hashes_of(model.adata.obs_names)
@@ -371,7 +384,12 @@ class Runner(TrainRunner):
         model._forget_estimates()  # of the networks before
 
     def _update_history(self, n_before: int) -> None:
-        """Add the records of the epochs that finished to those of ``n_before`` earlier ones."""
+        """Add the records of the epochs that finished to those of ``n_before`` earlier ones.
+
+        The first of several processes has them all.
+        """
+        if not self.trainer.is_global_zero:
+            return
         history = getattr(self.trainer.logger, "history", None) or {}
         before = {name: table.index for name, table in (self.model.history_ or {}).items()}
         for name, records in history.items():

@@ -20,6 +20,7 @@ from mudata import MuData
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
+from scvenn._processes import is_first_process
 from scvenn._whole_files import draft
 from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
 from scvenn.models.file_checks import (
@@ -81,6 +82,7 @@ class SavingMixin(BaseModelClass):
         The model is one file, ``model.safetensors``: weights as arrays, all else as JSON in its
         header. The file holds no code, so that a model of a stranger can be loaded. It appears
         whole under its name or not at all, and a model that was there before stays until then.
+        After a training on several devices, the first process saves and the others go on.
 
         Parameters
         ----------
@@ -114,6 +116,8 @@ class SavingMixin(BaseModelClass):
                     "save_anndata=True: the data is on disk, and would be written a second time. "
                     "Save the model alone, and load it with the file: load(dir_path, mdata)."
                 )
+        if not is_first_process():
+            return
         folder = Path(dir_path)
         is_new = not folder.exists()
         if not (is_new or overwrite):

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 from scvi.dataloaders import DataSplitter
-from torch import distributed
 
 from scvenn.data import AlignedManager, BlockLoader, choose_rows, plain
+from scvenn.models.processes import loader_of_part
 
 _PARTS = ("training", "validation", "test")
 
 
 class Splitter(DataSplitter):
     """scvi-tools' splitter, for which Lightning need not have validation cells.
+
+    In a training of several processes, each reads its part of every minibatch.
 
     Parameters
     ----------
@@ -42,16 +44,21 @@ class Splitter(DataSplitter):
             for part in ("train_idx", "val_idx", "test_idx"):
                 setattr(self, part, np.sort(getattr(self, part)))
 
+    @property
+    def _several(self) -> bool:
+        return bool(self.data_loader_kwargs.get("distributed_sampler"))
+
     def train_dataloader(self) -> Any:
         """Loader of the training cells."""
+        if self._several and self.in_blocks:
+            raise ValueError(
+                "shuffle='blocks', as data on disk is read, trains on one device; found several. "
+                "Pass devices=1, or read the data into memory."
+            )
+        if self._several:
+            return loader_of_part(self, self.train_idx, shuffle=True)
         if not self.in_blocks:
             return super().train_dataloader()
-        in_parallel = distributed.is_available() and distributed.is_initialized()
-        if in_parallel and distributed.get_world_size() > 1:
-            raise ValueError(
-                "shuffle='blocks', as data on disk is read, trains on one device; found "
-                f"{distributed.get_world_size()}. Pass devices=1, or read the data into memory."
-            )
         batch_size = self.data_loader_kwargs["batch_size"]
         return BlockLoader(
             self.adata_manager, self.train_idx, batch_size=batch_size, drop_last=self.drop_last
@@ -59,6 +66,8 @@ class Splitter(DataSplitter):
 
     def val_dataloader(self) -> Any:
         """Loader of the validation cells; none where there are no such cells."""
+        if self._several and len(self.val_idx):
+            return loader_of_part(self, self.val_idx, shuffle=False)
         loader = super().val_dataloader()
         return [] if loader is None else loader
 

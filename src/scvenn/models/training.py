@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from lightning.pytorch import Trainer
 from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
@@ -18,6 +19,7 @@ from scvenn.data import AlignedManager, Cells, hashes_of
 from scvenn.models.checkpoint import Checkpoint, describe
 from scvenn.models.duration import Duration
 from scvenn.models.messages import quiet_libraries
+from scvenn.models.processes import Together, in_several_processes, once
 from scvenn.models.runner import (
     BeforeTraining,
     HistoryPlan,
@@ -45,6 +47,8 @@ logger = logging.getLogger("scvi.scvenn")
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 # Times the training cells: of more features than that the log says so.
 _MANY_FEATURES = 10
+# What is learned of the axes after training.
+_ESTIMATES = ("n_shared_effective_", "n_private_effective_", "shared_agreement_")
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):
@@ -116,14 +120,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Most passes through the training cells; None for about 4,000 steps in all, but no
             fewer than 20 epochs and no more than 400.
         accelerator, devices
-            Where to train; see :class:`scvi.train.Trainer`.
+            Where to train; see :class:`scvi.train.Trainer`. With several devices, which takes a
+            script, each trains on its part of every minibatch: see *Several devices* on the
+            documentation's page *Performance*.
         train_size, validation_size, shuffle_set_split
             How cells are split; see :class:`scvi.dataloaders.DataSplitter`. Without a
             ``train_size``, 0.9 of the cells are trained on. A model that is trained again keeps
             its split, unless another one is asked for; :meth:`evaluate` then refuses cells that
             were trained on in either.
         batch_size
-            Cells per step.
+            Cells per step, of each device.
         shuffle
             How training cells are shuffled in each epoch: all ``"cells"``; or in ``"blocks"`` of
             128 cells that follow each other, which are read in random order, 64 at a time, and
@@ -154,7 +160,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             first tenth of ``max_epochs``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`. ``enable_progress_bar=False`` hides
-            the bars of screening and of what follows the training, too.
+            the bars of screening and of what follows the training, too. ``strategy`` is one of
+            ``"ddp"`` and ``"ddp_find_unused_parameters_true"``, the default of several devices.
 
         Raises
         ------
@@ -162,8 +169,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; ``shuffle`` is
             none of its choices; there is a checkpoint of another training, or the model was trained
             before; lists of cells overlap or leave cells out; a model that screens is asked for
-            another split than its first; the loss is not finite (the model then has the weights of
-            the best epoch so far); or a file that data is read from was changed.
+            another split than its first; several devices are asked for in a notebook, or by a
+            strategy other than DDP; the loss is not finite (the model then has the weights of the
+            best epoch so far); or a file that data is read from was changed.
         OSError
             If a file that data is read from was removed or cut off.
         KeyboardInterrupt
@@ -197,6 +205,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 "fast_dev_run would leave a model that is not trained. To try a training, pass "
                 "max_epochs=1."
             )
+        several = in_several_processes(devices, trainer_kwargs)
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
             "validation_size": validation_size,
@@ -260,6 +269,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         others = trainer.get("callbacks") or []
         before = BeforeTraining(partial(self._prepare, screening=screening))
         trainer["callbacks"] = [before, Duration(), *others]
+        if several:
+            together = Together(None if written is None else written.found_together)
+            trainer["callbacks"] = [together, *trainer["callbacks"]]
+            trainer |= together.arguments(trainer, early_stopping=early_stopping)
+            if written is not None:
+                written.together = together
         self.module.train()  # loading and an earlier training leave it in evaluation mode
         hide_bars = not trainer.get("enable_progress_bar", True)
         with single_precision(self.module), no_progress(hide_bars), quiet_libraries():
@@ -342,7 +357,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             )
         return [train, validation, np.concatenate([test, new])]
 
-    def _prepare(self, train: np.ndarray, screening: dict[str, Screening] | None = None) -> None:
+    def _prepare(
+        self, train: np.ndarray, trainer: Trainer, screening: dict[str, Screening] | None = None
+    ) -> None:
         """Start from the training cells: their statistics, and which of their features are shared.
 
         Networks that have learned something keep what they started from.
@@ -351,6 +368,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         ----------
         train
             Positions of the training cells; no other cell is read.
+        trainer
+            Whose processes all go on with what the first one finds.
         screening
             Which features are shared, if a checkpoint has it.
         """
@@ -375,7 +394,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             if self.module.screened:
                 if screening is None:
                     with step("screening the features", outcome):
-                        screening = screen_features(self.module, cells)
+                        screening = once(trainer, lambda: screen_features(self.module, cells))
                 self._restrict(screening)
         except BaseException:
             self.module.load_state_dict(before)
@@ -391,21 +410,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """What follows when the networks no longer change; they are usable without it."""
         outcome = "The networks are trained; embeddings were not written: call model.embed()."
         try:
-            manager = self.adata_manager.snapshot()
-            train, held_out = (
-                Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
-                for rows in (self.train_indices, self.validation_indices)
-            )
             try:
-                if self.screening_ is not None:
-                    with step("weighing the experts", outcome):
-                        weigh_experts(self.module, held_out, train)
-                    with step("estimating weak effects", outcome):
-                        learn_weak_effects(self.module, train, self.screening_)
-                with step("ordering the axes", outcome):
-                    self._order_axes(train, held_out)
-                with step("correcting for batches", outcome):
-                    learn_batch_correction(self.module, train)
+                learned = once(self.trainer, partial(self._learn_after_training, outcome))
+                if not self.trainer.is_global_zero:
+                    self._take_over(learned)
             except BaseException:
                 self._forget_estimates()
                 raise
@@ -415,6 +423,33 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         except KeyboardInterrupt:
             interrupts.warning("Interrupted after training. %s", outcome)
             raise
+
+    def _learn_after_training(self, outcome: str) -> dict[str, Any]:
+        """Estimate what the networks have no gradient for; what other processes take over."""
+        manager = self.adata_manager.snapshot()
+        train, held_out = (
+            Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
+            for rows in (self.train_indices, self.validation_indices)
+        )
+        if self.screening_ is not None:
+            with step("weighing the experts", outcome):
+                weigh_experts(self.module, held_out, train)
+            with step("estimating weak effects", outcome):
+                learn_weak_effects(self.module, train, self.screening_)
+        with step("ordering the axes", outcome):
+            self._order_axes(train, held_out)
+        with step("correcting for batches", outcome):
+            learn_batch_correction(self.module, train)
+        return {
+            "state": {name: value.cpu() for name, value in self.module.state_dict().items()},
+            "attributes": {name: getattr(self, name) for name in _ESTIMATES},
+        }
+
+    def _take_over(self, learned: dict[str, Any]) -> None:
+        """Take over what the first of several processes learned after training."""
+        self.module.load_state_dict(learned["state"])
+        for name, value in learned["attributes"].items():
+            setattr(self, name, value)
 
     def _order_axes(self, train: Cells, held_out: Cells) -> None:
         """Turn the latents to ordered axes, and say which carry something and are agreed on."""

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor, nn
 
+from scvenn._processes import sum_of_all
 from scvenn.batches import BatchShifts
 from scvenn.data import Keys, Tensors
 from scvenn.likelihoods import FeatureStats, Likelihood, dense, find_likelihood
@@ -226,7 +227,7 @@ class SharedPrivateVAE(BaseModuleClass):
         misses = self._cross_view_misses(decoded, minibatch, active)
         if self.training:
             for m, of_modality in misses.items():
-                self.likelihood(m).update_cross_view_noise(of_modality)
+                self.likelihood(m).update_cross_view_noise(sum_of_all(of_modality))
             return {"decoded": decoded, "watched": {}, "misses": misses}
         with torch.no_grad():  # for the history alone, of validation cells
             watched = self._decode(self._plan.watched, *latents, minibatch.covariates)
