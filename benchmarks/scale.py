@@ -7,11 +7,12 @@
 
 Counts of 2,000 genes and 50,000 peaks, of which a cell has about 10 % and 0.8 %, are simulated and
 written in blocks of cells; no process ever holds all of them. A process of its own then builds the
-default MMVAE++ on the file, trains it for two epochs on 9,000 cells that follow each other
-(1,000 more are held out), and embeds all cells. Up to 50,000 cells, another one does the same with
-the data in memory. Speeds are those of the second epoch, per second of the processor's time, as other programs may run
-beside; the columns of wall time have what they took. Results go to scale.csv; those of a size that
-is run again are replaced. Files are removed. Threads are those of OMP_NUM_THREADS.
+default MMVAE++ on the file, trains it for two epochs on 9,000 cells that follow each other (1,000
+more are held out), and embeds all cells. Up to 50,000 cells, another one does the same with the
+data in memory. Speeds are those of the second epoch, per second of the processor's time, as other
+programs may run beside; the columns of wall time have what they took. Results go to scale.csv;
+those of a size that is run again are replaced. Files are removed. Threads are those of
+OMP_NUM_THREADS.
 """
 
 from __future__ import annotations
