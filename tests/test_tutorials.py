@@ -32,6 +32,7 @@ SMALL = {
     "cll": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
     "interpretation": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
     "own_objective": {"N_CELLS": 200, "MAX_EPOCHS": 2},
+    "mapping": {"N_GENES": 200, "MAX_EPOCHS": 2},
     "large_data": {"N_CELLS": 300, "MAX_EPOCHS": 2},
 }
 

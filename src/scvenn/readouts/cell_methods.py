@@ -203,11 +203,12 @@ class ReadoutsMixin:
 
         .. math::
 
-            a_i = \min_k |s_i - c_k| \, \big/ \, r
+            a_i^2 = \operatorname{mean}_l \min_k |z_{il} - c_{lk}|^2 \, \big/ \, r_l^2
 
-        with the shared latent :math:`s_i` of a cell, corrected for batches, the centres :math:`c_k`
-        of the correction's components, and the root mean square :math:`r` of that distance over the
-        training cells. Cells of a type that the model has never seen are far from all centres.
+        over the shared and the private latents :math:`z_{il}` that a cell has, corrected for
+        batches, with the centres :math:`c_{lk}` of the correction's components, and the root mean
+        square :math:`r_l` of that distance over the training cells. Cells of a type that the model
+        has never seen are far from all centres.
 
         Parameters
         ----------
@@ -232,8 +233,8 @@ class ReadoutsMixin:
 
         Notes
         -----
-        A new type that lies within a known one in the shared latent cannot be found in this way:
-        the encoders were not trained to tell the two apart.
+        A new type that lies within a known one in all latents cannot be found in this way: the
+        encoders were not trained to tell the two apart.
         """
         cells = self._cells(mdata, indices, batch_size)
         found = self.module.shared_correction.found
@@ -243,10 +244,17 @@ class ReadoutsMixin:
                 "shared latent, and this model has none: it is of scvenn 0.1, or its training was "
                 "interrupted. Train it anew."
             )
-        shared, _ = embed(
-            self.module, cells, self.modalities, batch_corrected=True, bar="Shared embedding"
+        shared, private = embed(
+            self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
-        return novelty(torch.as_tensor(shared).to(found.centres), found).cpu().numpy()
+        latents = [(shared, found)]
+        latents += [(z, self.module.branch(m).private_correction.found) for m, z in private.items()]
+        squares = [
+            novelty(torch.as_tensor(z).to(of.centres), of).square()
+            for z, of in latents
+            if len(of.centres)
+        ]
+        return torch.stack(squares).nanmean(0).sqrt().cpu().numpy()
 
     def embed(
         self,
