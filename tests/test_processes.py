@@ -247,7 +247,9 @@ def test_several_devices_or_a_strategy_ask_for_several_processes(devices, given,
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp_notebook", "ddp_spawn", "fsdp", DDPStrategy(start_method="spawn")], ids=str
+    "strategy",
+    ["ddp_notebook", "ddp_spawn", "fsdp", DDPStrategy(start_method="spawn")],
+    ids=["ddp_notebook", "ddp_spawn", "fsdp", "an object"],
 )
 def test_processes_that_end_with_the_training_are_refused(strategy, small):
     with pytest.raises(ValueError, match=r"strategy=.*: expected one of \['ddp_find_unused"):
