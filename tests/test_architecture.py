@@ -14,7 +14,7 @@ SOURCE = Path(scvenn.__file__).parent
 FLOORS = [
     {"_warnings", "_processes"},
     {"_progress", "_threads", "_mudata", "_whole_files"},
-    {"_downloads", "objective", "metrics", "likelihoods", "screening", "batches"},
+    {"_downloads", "objective", "metrics", "likelihoods", "screening", "batches", "novelty"},
     {"data"},
     {"network", "plotting"},
     {"readouts"},

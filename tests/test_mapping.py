@@ -17,6 +17,7 @@ import scvenn
 from scvenn.batches import BatchShifts, extend_batch_shifts
 from scvenn.cli import main
 from scvenn.network import learned_tensors
+from scvenn.novelty import novelty
 from tests.conftest import MODELS, QUIET
 from tests.test_batches import ALL, correct, learned, planted
 
@@ -275,10 +276,20 @@ def test_a_type_that_the_reference_lacks_stays_apart_and_is_novel():
     )
     after = correct(latent, batch, found)
     new = types[~known] == 5
-    score = scvenn.batches.novelty(torch.as_tensor(after[~known]), found).numpy()
+    score = novelty(after[~known], after[known])
     assert roc_auc_score(new, score) > 0.95
-    of_known = scvenn.batches.novelty(torch.as_tensor(after[known]), found).numpy()
-    assert np.sqrt(np.mean(np.square(of_known))) == pytest.approx(1, abs=0.2)
+    assert np.median(score[~new]) == pytest.approx(1, abs=0.2)
+
+
+def test_novelty_compares_what_a_cell_has():
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((200, 4)).astype(np.float32)
+    cells = np.float32([[0, 0, 0, 0], [9, 0, 0, 0], [0, 0, np.nan, np.nan], [np.nan] * 4])
+    reference[:100, 2:] = np.nan  # as many cells without the second latent
+    score = novelty(cells, reference)
+    assert score[1] > 3 > 1 > score[0]
+    assert score[2] == novelty(cells[2:3, :2], reference[:, :2])[0]
+    assert np.isnan(score[3])
 
 
 def test_extending_shifts_changes_no_earlier_one():
@@ -338,6 +349,7 @@ def test_a_model_without_components_says_so(query):
     model = trained(cells("ab"))
     model.module.shared_correction.found = BatchShifts.none(3)
     refused(model, query, "scvenn 0.1, or its training was interrupted", max_epochs=1)
+    model.module.reference.latents = model.module.reference.latents[:0]
     with pytest.raises(ValueError, match="interrupted"):
         model.get_novelty()
 

@@ -84,17 +84,6 @@ def corrected(
     return latent - _expected_shift(_members(latent, batch, found), batch, found)
 
 
-def novelty(latent: Float[Tensor, "n D"], found: BatchShifts) -> Float[Tensor, " n"]:
-    """How far latents, corrected, are from the nearest component.
-
-    In units of the root mean square over the cells that components were found in.
-    """
-    nearest = torch.cdist(latent, found.centres, compute_mode="donot_use_mm_for_euclid_dist").amin(
-        1
-    )
-    return nearest * (_VARIANCE / found.variance).sqrt()
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Arrays are small: several threads wait for each other, and add up in another order."""

@@ -146,6 +146,7 @@ def check_sizes(
 
 def check_types(module: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights of other types than networks have; they would be converted."""
-    for name, expected in module.state_dict().items():
-        if weights[name].dtype != expected.dtype:
-            raise ValueError(f"{name}: expected {expected.dtype}, found {weights[name].dtype}")
+    expected = module.state_dict()
+    for name, found in weights.items():
+        if found.dtype != expected[name].dtype:
+            raise ValueError(f"{name}: expected {expected[name].dtype}, found {found.dtype}")

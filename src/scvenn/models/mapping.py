@@ -228,6 +228,7 @@ class MappingMixin(SavingMixin):
         net.set_learned_after_training(
             shared_shifts=known.shared_correction.found,
             private_shifts={m: known.branch(m).private_correction.found for m in net.modalities},
+            reference=known.reference.latents.cpu().numpy(),
         )
         if net.n_categories[Keys.BATCH] <= n_before:
             return

@@ -483,6 +483,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             private_axes={m: np.eye(n) for m, n in net.n_private.items()},
             shared_shifts=BatchShifts.none(net.n_shared),
             private_shifts={m: BatchShifts.none(n) for m, n in net.n_private.items()},
+            reference=net.reference.latents[:0].cpu().numpy(),
         )
         self.n_shared_effective_ = self.n_private_effective_ = None
         self.shared_agreement_ = None

@@ -52,3 +52,26 @@ class BatchCorrection(nn.Module):
         if all(isinstance(value, Tensor) for value in saved):
             self.found = BatchShifts(*(torch.empty_like(value) for value in saved))
         super()._load_from_state_dict(state, prefix, *args)
+
+
+class ReferenceCells(nn.Module):
+    """Latents of some training cells, corrected for batches: what new cells are compared with.
+
+    Parameters
+    ----------
+    n_dims
+        Size D of all latents together.
+    """
+
+    latents: Float[Tensor, "N D"]  # NaN where a cell lacks a modality
+
+    def __init__(self, n_dims: int) -> None:
+        super().__init__()
+        self.register_buffer("latents", torch.zeros(0, n_dims))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
+        """Take on the number of cells that were saved; none in files without them."""
+        saved = state.setdefault(f"{prefix}latents", self.latents[:0])
+        if saved.ndim == 2 and saved.shape[1] == self.latents.shape[1]:  # else it is refused
+            self.latents = self.latents.new_empty(saved.shape)
+        super()._load_from_state_dict(state, prefix, *args)

@@ -71,9 +71,9 @@ def take_over(new: SharedPrivateVAE, old: SharedPrivateVAE) -> dict[str, Tensor]
 
 
 def learned_tensors(network: SharedPrivateVAE) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by their names, but for what batches shift in latents."""
+    """Parameters and buffers by their names, but for what is learned of latents after training."""
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        if "_correction." not in name:
+        if "_correction." not in name and not name.startswith("reference."):
             yield name, tensor
 
 

@@ -23,7 +23,7 @@ from scvenn.data import Keys, Tensors
 from scvenn.likelihoods import FeatureStats, Likelihood, dense, find_likelihood
 from scvenn.network import records
 from scvenn.network.branch import Branch, Decoded, ScreenedBranch
-from scvenn.network.correction import BatchCorrection
+from scvenn.network.correction import BatchCorrection, ReferenceCells
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
@@ -128,6 +128,7 @@ class SharedPrivateVAE(BaseModuleClass):
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
         self.register_buffer("shared_axes", torch.eye(design.n_shared))
         self.shared_correction = BatchCorrection(design.n_shared)  # on these axes
+        self.reference = ReferenceCells(design.n_shared + sum(self.n_private.values()))
 
     def branch(self, modality: str) -> Branch:
         """All that one modality has."""
@@ -408,6 +409,7 @@ class SharedPrivateVAE(BaseModuleClass):
         private_axes: Mapping[str, np.ndarray] | None = None,
         shared_shifts: BatchShifts | None = None,
         private_shifts: Mapping[str, BatchShifts] | None = None,
+        reference: np.ndarray | None = None,
     ) -> None:
         """Set what is learned when ``shared`` no longer changes; saved with the parameters.
 
@@ -426,6 +428,9 @@ class SharedPrivateVAE(BaseModuleClass):
         shared_shifts, private_shifts
             Where batches lie in these latents, on their axes; used in embeddings alone, by
             :func:`~scvenn.network.embed`.
+        reference
+            Corrected latents of some training cells side by side, (N, D), NaN where a cell lacks a
+            modality; what new cells are compared with.
         """
         if expert_weights is not None:
             self.expert_weights.copy_(torch.as_tensor(expert_weights))
@@ -433,6 +438,8 @@ class SharedPrivateVAE(BaseModuleClass):
             self.shared_axes.copy_(torch.as_tensor(shared_axes))
         for m, axes in (private_axes or {}).items():
             self.branch(m).private_axes.copy_(torch.as_tensor(axes))
+        if reference is not None:
+            self.reference.latents = torch.as_tensor(reference).to(self.reference.latents)
         if shared_shifts is not None:
             self.shared_correction.found = shared_shifts
         for m, shifts in (private_shifts or {}).items():

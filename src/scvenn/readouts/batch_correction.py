@@ -12,12 +12,15 @@ from scvenn.readouts.embeddings import embed
 
 # Cells from which shifts are learned, of all batches together, and of one at least.
 _MOST_CELLS, _OF_A_BATCH = 5_000, 100
+# Cells of the reference that new cells are compared with.
+_OF_REFERENCE = 2_000
 
 
 def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     """Find what batches shift in ``shared`` and in each private latent, and set it.
 
-    Where the set-up knows of one batch alone, only the components are found.
+    Where the set-up knows of one batch alone, only the components are found. Latents of up to 2,000
+    of the cells are kept, for the comparison with new cells.
 
     Parameters
     ----------
@@ -52,6 +55,9 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
         shared_shifts=shifts_of(shared, "shared"),
         private_shifts={m: found for m, found in of_private.items() if found is not None},
     )
+    few = cells.take(np.sort(np.random.default_rng(0).permutation(len(cells))[:_OF_REFERENCE]))
+    shared, private = embed(net, few, net.modalities, batch_corrected=True)
+    net.set_learned_after_training(reference=np.hstack([shared, *private.values()]))
 
 
 def extend_batch_correction(net: network.SharedPrivateVAE, cells: Cells, n_before: int) -> None:

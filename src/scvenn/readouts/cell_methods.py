@@ -13,7 +13,6 @@ import torch
 from mudata import MuData
 
 from scvenn import network
-from scvenn.batches import novelty
 from scvenn.data import (
     AlignedManager,
     Cells,
@@ -27,6 +26,7 @@ from scvenn.data import (
     warn_of_spelled_missing,
 )
 from scvenn.network import SharedPrivateVAE
+from scvenn.novelty import novelty
 from scvenn.readouts.embeddings import embed, write_embeddings
 from scvenn.readouts.predictions import Prediction, check_modalities, check_modality
 from scvenn.readouts.sampling import draw_posterior, draw_prior
@@ -199,16 +199,10 @@ class ReadoutsMixin:
         indices: Indices | None = None,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        r"""How far each cell is from all that the model was trained on.
+        """How far each cell is from those that the model was trained on.
 
-        .. math::
-
-            a_i^2 = \operatorname{mean}_l \min_k |z_{il} - c_{lk}|^2 \, \big/ \, r_l^2
-
-        over the shared and the private latents :math:`z_{il}` that a cell has, corrected for
-        batches, with the centres :math:`c_{lk}` of the correction's components, and the root mean
-        square :math:`r_l` of that distance over the training cells. Cells of a type that the model
-        has never seen are far from all centres.
+        That is the mean distance to the 10 nearest of up to 2,000 training cells, in the shared and
+        the private latents that a cell has, corrected for batches.
 
         Parameters
         ----------
@@ -217,14 +211,14 @@ class ReadoutsMixin:
 
         Returns
         -------
-        One number for each cell, (n_cells,): about 1 for a cell like those of the training, above 2
-        for one that few of these were as far away as. NaN where no modality was measured.
+        One number for each cell, (n_cells,), relative to the median of the training cells among
+        themselves: about 1 for a cell like those. NaN where no modality was measured.
 
         Raises
         ------
         ValueError
-            If the model is of scvenn 0.1 or its training was interrupted: it then has no
-            components.
+            If the model is of scvenn 0.1 or its training was interrupted: it then has no cells to
+            compare with.
 
         Examples
         --------
@@ -237,24 +231,17 @@ class ReadoutsMixin:
         encoders were not trained to tell the two apart.
         """
         cells = self._cells(mdata, indices, batch_size)
-        found = self.module.shared_correction.found
-        if not len(found.centres):
+        reference = self.module.reference.latents.cpu().numpy()
+        if not len(reference):
             raise ValueError(
-                "get_novelty() measures distances to the components that training finds in the "
-                "shared latent, and this model has none: it is of scvenn 0.1, or its training was "
-                "interrupted. Train it anew."
+                "get_novelty() compares cells with some of the training cells, and this model has "
+                "none of these: it is of scvenn 0.1, or its training was interrupted. Train it "
+                "anew."
             )
         shared, private = embed(
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
-        latents = [(shared, found)]
-        latents += [(z, self.module.branch(m).private_correction.found) for m, z in private.items()]
-        squares = [
-            novelty(torch.as_tensor(z).to(of.centres), of).square()
-            for z, of in latents
-            if len(of.centres)
-        ]
-        return torch.stack(squares).nanmean(0).sqrt().cpu().numpy()
+        return novelty(np.hstack([shared, *private.values()]), reference)
 
     def embed(
         self,
