@@ -276,19 +276,20 @@ def test_a_type_that_the_reference_lacks_stays_apart_and_is_novel():
     )
     after = correct(latent, batch, found)
     new = types[~known] == 5
-    score = novelty(after[~known], after[known])
+    score = novelty([after[~known]], [after[known]])
     assert roc_auc_score(new, score) > 0.95
     assert np.median(score[~new]) == pytest.approx(1, abs=0.2)
 
 
 def test_novelty_compares_what_a_cell_has():
     rng = np.random.default_rng(0)
-    reference = rng.standard_normal((200, 4)).astype(np.float32)
-    cells = np.float32([[0, 0, 0, 0], [9, 0, 0, 0], [0, 0, np.nan, np.nan], [np.nan] * 4])
-    reference[:100, 2:] = np.nan  # as many cells without the second latent
-    score = novelty(cells, reference)
+    references = [rng.standard_normal((200, 2)).astype(np.float32) for _ in range(2)]
+    references[1][:100] = np.nan  # cells without the second latent
+    one, other = np.float32([[0, 0], [9, 0], [0, 0], [np.nan] * 2]), np.zeros((4, 2), np.float32)
+    other[2:] = np.nan
+    score = novelty([one, other], references)
     assert score[1] > 3 > 1 > score[0]
-    assert score[2] == novelty(cells[2:3, :2], reference[:, :2])[0]
+    assert score[2] == novelty([one[2:3]], references[:1])[0]
     assert np.isnan(score[3])
 
 

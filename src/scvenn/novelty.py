@@ -1,9 +1,11 @@
 """How far cells are from those that a model was trained on.
 
-Shapes: ``n`` cells, ``N`` cells of the reference, ``D`` dimensions of all latents side by side.
+Shapes: ``n`` cells, ``N`` cells of the reference, ``D`` dimensions of a latent.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -12,34 +14,37 @@ from sklearn.neighbors import NearestNeighbors
 _NEIGHBOURS = 10
 
 
-def novelty(latent: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean distance to the 10 nearest cells of a reference, relative to what is usual there.
+def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
+    r"""Distances to the nearest cells of a reference, relative to what is usual there.
 
-    Distances are over the latents that a cell has, from those cells of the reference that have them
-    as well.
+    .. math::
+
+        a_i^2 = \operatorname{mean}_l \, (d_{il} / \tilde d_l)^2
+
+    over the latents l that a cell has, with its mean distance :math:`d_{il}` from the 10 nearest
+    cells of the reference, and the median :math:`\tilde d_l` of that over cells of the reference,
+    from the others.
 
     Parameters
     ----------
-    latent
-        Of cells, (n, D); NaN where one has not all latents.
-    reference
-        Of the cells to compare with, (N, D).
+    latents
+        Of cells, (n, D) each; NaN where one has not the latent.
+    references
+        The same latents of the cells to compare with, (N, D) each.
 
     Returns
     -------
-    Relative to the median, over cells of the reference, of the same distance from the others; NaN
-    without any latent, or where fewer than three cells of the reference have those latents.
+    One number for each cell, (n,); NaN without any latent that three cells of the reference have.
     """
-    found = np.full(len(latent), np.nan, dtype=np.float32)
-    known = np.isfinite(latent)
-    for dims in np.unique(known, axis=0):
-        others = reference[:, dims]
-        others = others[np.isfinite(others).all(1)]
-        if not dims.any() or len(others) < 3:
+    squares = np.full((len(latents), len(latents[0])), np.nan)
+    for found, latent, reference in zip(squares, latents, references, strict=True):
+        others, known = (x[np.isfinite(x).all(1)] for x in (reference, latent))
+        if len(others) < 3 or not len(known):
             continue
-        cells = (known == dims).all(1)
         near = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(others) - 1)).fit(others)
         usual = np.median(near.kneighbors()[0].mean(1))
-        distance = near.kneighbors(latent[cells][:, dims])[0].mean(1)
-        found[cells] = distance / max(usual, np.finfo(np.float32).tiny)
-    return found
+        distance = near.kneighbors(known)[0].mean(1) / max(usual, np.finfo(np.float32).tiny)
+        found[np.isfinite(latent).all(1)] = np.square(distance)
+    number = np.isfinite(squares).sum(0)
+    total = np.nansum(squares, 0)
+    return np.sqrt(np.where(number > 0, total / np.maximum(number, 1), np.nan)).astype(np.float32)

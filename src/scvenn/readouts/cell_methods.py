@@ -201,8 +201,9 @@ class ReadoutsMixin:
     ) -> np.ndarray:
         """How far each cell is from those that the model was trained on.
 
-        That is the mean distance to the 10 nearest of up to 2,000 training cells, in the shared and
-        the private latents that a cell has, corrected for batches.
+        In each latent that a cell has, corrected for batches, its mean distance to the 10 nearest
+        of up to 2,000 training cells is taken relative to the median of these among themselves. The
+        score is the root mean square over the latents.
 
         Parameters
         ----------
@@ -211,8 +212,8 @@ class ReadoutsMixin:
 
         Returns
         -------
-        One number for each cell, (n_cells,), relative to the median of the training cells among
-        themselves: about 1 for a cell like those. NaN where no modality was measured.
+        One number for each cell, (n_cells,): about 1 for a cell like those of the training. NaN
+        where no modality was measured.
 
         Raises
         ------
@@ -241,7 +242,8 @@ class ReadoutsMixin:
         shared, private = embed(
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
-        return novelty(np.hstack([shared, *private.values()]), reference)
+        ends = np.cumsum([self.module.n_shared, *self.module.n_private.values()])
+        return novelty([shared, *private.values()], np.split(reference, ends[:-1], axis=1))
 
     def embed(
         self,
