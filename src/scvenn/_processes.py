@@ -1,14 +1,19 @@
-"""Processes that train one model together, each on a device of its own."""
+"""Processes that train one model together, each on a device of its own.
+
+PyTorch is not imported here, so that ``--help`` does not wait for it.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _in_step: ContextVar[bool] = ContextVar("in_step", default=False)
 
@@ -18,7 +23,10 @@ def is_first_process() -> bool:
 
     All are, but for the others of a training on several devices.
     """
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    dist = sys.modules.get("torch.distributed")
+    if dist is None or not (dist.is_available() and dist.is_initialized()):
+        return True
+    return bool(dist.get_rank() == 0)
 
 
 @contextmanager
@@ -34,7 +42,7 @@ def one_step_of_all(several: bool) -> Iterator[None]:
 def sum_of_all(of_one: Tensor) -> Tensor:
     """The sum over the processes of a step; outside of a step of several, what one has."""
     if _in_step.get():
-        dist.all_reduce(of_one)
+        sys.modules["torch.distributed"].all_reduce(of_one)
     return of_one
 
 
