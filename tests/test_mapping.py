@@ -170,6 +170,17 @@ def test_a_query_may_have_one_modality(model, kept):
     assert np.isfinite(mapped.predict(kept, other)).all(axis=None)
 
 
+def test_a_query_may_stay_on_disk(model, query, tmp_path):
+    query.write(tmp_path / "new.h5mu")
+    on_disk = mudata.read_h5mu(tmp_path / "new.h5mu", backed=True)
+    mapped = model.map_query(on_disk, max_epochs=1, **QUIET)
+    in_memory = model.map_query(query, max_epochs=1, **QUIET)
+    np.testing.assert_array_equal(
+        mapped.get_shared_representation(), in_memory.get_shared_representation()
+    )
+    assert mapped.evaluate()["value"].notna().any()
+
+
 def test_a_mapped_model_is_saved_loaded_and_maps_on(model, mapped, query, tmp_path):
     mapped.save(tmp_path / "model")
     loaded = scvenn.MMVAEpp.load(tmp_path / "model", query)
