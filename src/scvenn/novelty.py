@@ -30,7 +30,8 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
     latents
         Of cells, (n, D) each; NaN where one has not the latent.
     references
-        The same latents of the cells to compare with, (N, D) each.
+        The same latents of the cells to compare with, (N, D) each; not finite where one has not the
+        latent.
 
     Returns
     -------

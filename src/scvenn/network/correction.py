@@ -63,7 +63,7 @@ class ReferenceCells(nn.Module):
         Size D of all latents together.
     """
 
-    latents: Float[Tensor, "N D"]  # NaN where a cell lacks a modality
+    latents: Float[Tensor, "N D"]  # infinite where a cell lacks a modality
 
     def __init__(self, n_dims: int) -> None:
         super().__init__()

@@ -429,8 +429,8 @@ class SharedPrivateVAE(BaseModuleClass):
             Where batches lie in these latents, on their axes; used in embeddings alone, by
             :func:`~scvenn.network.embed`.
         reference
-            Corrected latents of some training cells side by side, (N, D), NaN where a cell lacks a
-            modality; what new cells are compared with.
+            Corrected latents of some training cells side by side, (N, D), infinite where a cell
+            lacks a modality; what new cells are compared with.
         """
         if expert_weights is not None:
             self.expert_weights.copy_(torch.as_tensor(expert_weights))

@@ -57,7 +57,9 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     )
     few = cells.take(np.sort(np.random.default_rng(0).permutation(len(cells))[:_OF_REFERENCE]))
     shared, private = embed(net, few, net.modalities, batch_corrected=True)
-    net.set_learned_after_training(reference=np.hstack([shared, *private.values()]))
+    latents = np.hstack([shared, *private.values()])
+    # infinite and not NaN, which is not equal to itself: weights of two models are compared
+    net.set_learned_after_training(reference=np.where(np.isnan(latents), np.inf, latents))
 
 
 def extend_batch_correction(net: network.SharedPrivateVAE, cells: Cells, n_before: int) -> None:
