@@ -16,9 +16,9 @@ from sklearn.metrics import roc_auc_score
 import scvenn
 from scvenn.batches import BatchShifts, extend_batch_shifts
 from scvenn.cli import main
-from scvenn.network import learned_tensors
+from scvenn.network import Branch, learned_tensors
 from scvenn.novelty import novelty
-from tests.conftest import MODELS, QUIET
+from tests.conftest import MODELS, QUIET, three_modalities
 from tests.test_batches import ALL, correct, learned, planted
 
 BATCHES = np.array(["a", "b", "c", "d"])
@@ -170,6 +170,26 @@ def test_a_query_may_have_one_modality(model, kept):
     assert np.isfinite(mapped.predict(kept, other)).all(axis=None)
 
 
+def test_three_modalities_of_any_kind_are_mapped_with_cells_and_values_missing():
+    """Counts, real values with NaN and peaks, each without some of its features."""
+    mdata = three_modalities(missing=0.2, n_obs=160)
+    is_new = (mdata.obs["batch"] == "batch1").to_numpy()
+    reference, query = mdata[~is_new].copy(), mdata[is_new].copy()
+    for m in query.mod:
+        query = without(query, m, 6)
+    model = trained(reference)
+    before = model.get_latent_representation()
+    mapped = model.map_query(query, max_epochs=1, **QUIET)
+    np.testing.assert_array_equal(mapped.get_latent_representation(reference), before)
+    assert np.isfinite(mapped.get_shared_representation()).all()
+    assert np.isfinite(mapped.get_elbo(return_mean=False)).all()
+    scores = mapped.evaluate().query("metric == 'r2'")
+    lacking = scores["feature"].isin([f"{m}_{j}" for m in query.mod for j in range(14, 20)])
+    assert scores.loc[lacking, "value"].isna().all()
+    assert all(scores[~lacking].groupby("target")["value"].count() > 0)
+    assert mapped.variance_explained()["r2"].notna().all()
+
+
 def test_a_query_may_stay_on_disk(model, query, tmp_path):
     query.write(tmp_path / "new.h5mu")
     on_disk = mudata.read_h5mu(tmp_path / "new.h5mu", backed=True)
@@ -258,6 +278,30 @@ def test_values_of_missing_features_are_predicted(mapped, query):
     # a cell's library size counts what is missing: not a third less than of all features
     ratio = own[gone].to_numpy().sum() / truth[gone].to_numpy().sum()
     assert 0.8 < ratio < 1.25
+
+
+def test_missing_features_alone_are_filled_with_what_latents_predict(mapped, query, monkeypatch):
+    seen, filled = [], Branch.filled
+
+    def recording(self, view, *latents):
+        seen.append((view, filled(self, view, *latents)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(Branch, "filled", recording)
+    mapped.get_shared_representation()
+    (before, after) = seen[0]
+    lacking = np.arange(30) >= 20
+    assert torch.equal(after.x[:, ~lacking], before.x[:, ~lacking])
+    observed = before.observed.numpy()
+    moved = (after.x != before.x).numpy()[observed][:, lacking]
+    assert moved.mean() > 0.9
+    # what is expected of all features adds up to the cell's library size
+    expected = after.x[observed][:, lacking].sum() / before.library[observed].sum()
+    share = (
+        mapped.module.likelihood("rna").mean_[lacking].sum()
+        / mapped.module.likelihood("rna").mean_.sum()
+    )
+    assert expected == pytest.approx(share.item(), rel=0.3)
 
 
 def test_other_features_than_those_of_the_query_may_not_be_missing(mapped, query):

@@ -128,7 +128,8 @@ def learn_batch_shifts(
     batch
         Position of each cell's batch, (n,).
     n_batches
-        Number of batches; one without cells is not shifted.
+        Number of batches; one without cells is not shifted. With one alone nothing is shifted, and
+        the components are what batches that come later are compared with.
     seed
         Of the random numbers.
     description
@@ -144,6 +145,8 @@ def learn_batch_shifts(
         return BatchShifts.none(values.shape[1])
     values = (values - mean) / scale
     found = _components(values, n_batches, seed)
+    if n_batches == 1:
+        return _in_units(found, mean, scale)
     variance = found.variance
     for turn, widened in enumerate(progress(_WIDENED, description=description)):
         found = found._replace(variance=variance * widened)
@@ -153,24 +156,6 @@ def learn_batch_shifts(
         shifts = _estimate(values, codes, member, centres, n_batches, turn)
         found = found._replace(centres=centres, shifts=shifts)
     return _in_units(found._replace(variance=variance), mean, scale)
-
-
-@_one_thread()
-def find_components(latent: np.ndarray, *, seed: int) -> BatchShifts:
-    """The components of a latent of one batch, which shifts nothing: what others shift is found by.
-
-    Parameters
-    ----------
-    latent
-        Finite latents of training cells, (n, D).
-    seed
-        Of the random numbers.
-    """
-    values = torch.as_tensor(latent, dtype=torch.float64)
-    mean, scale = values.mean(0), values.var(0, correction=0).sum().sqrt()
-    if not scale > 0:
-        return BatchShifts.none(values.shape[1])
-    return _in_units(_components((values - mean) / scale, 1, seed), mean, scale)
 
 
 def _components(values: Float[Tensor, "n D"], n_batches: int, seed: int) -> BatchShifts:
@@ -223,7 +208,7 @@ def extend_batch_shifts(
     values, codes = torch.as_tensor(latent, dtype=torch.float64), torch.as_tensor(batch).long()
     before = BatchShifts(*(part.double() for part in found))
     mean = before.centres.mean(0)
-    # as far from each other as the latents that they were found in, which had a variance of 1
+    # in about the units in which they were found, where priors apply: of a total variance of 1
     scale = (before.centres.var(0, correction=0).sum() + n_dims * before.variance).sqrt()
     values, centres = (values - mean) / scale, (before.centres - mean) / scale
     variance = before.variance / scale.square()

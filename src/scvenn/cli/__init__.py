@@ -40,6 +40,7 @@ Try it on a simulation:
   scvenn evaluate model sim.h5mu --labels cell_type
   scvenn report model sim.h5mu --out report.html --labels cell_type
   scvenn embed model sim.h5mu --out new.h5mu
+  scvenn map model sim.h5mu --out mapped.h5mu
   scvenn predict model sim.h5mu --from rna --to atac --out atac.h5ad
 
 `scvenn COMMAND --help` explains a command. Results go to stdout, progress and messages to

@@ -19,7 +19,7 @@ from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, sums_of
 from scvenn.data.names import hashes_of
 from scvenn.data.registry import Registry
-from scvenn.likelihoods import share_of
+from scvenn.likelihoods import find_likelihood, share_of
 
 # What a user may pass for cells: positions, a boolean mask, or names.
 Indices = Any  # Sequence[int | bool | str] | np.ndarray | pd.Series | slice
@@ -112,7 +112,7 @@ class Cells:
     def share_measured(self, modality: str) -> float:
         """Part of a cell's counts that is of features which the data has, on average."""
         lacking = self.lacking(modality)
-        if not lacking.any():
+        if not (lacking.any() and find_likelihood(self.found.likelihood(modality)).discrete):
             return 1.0
         return float(share_of(~lacking, self.found.stats(modality).mean)[0])
 

@@ -89,7 +89,7 @@ def once(trainer: Trainer, compute: Callable[[], T]) -> T:
     if trainer.is_global_zero:
         try:
             outcome[0] = compute()
-        except Exception as error:
+        except Exception as error:  # raised in all processes, whatever it is
             outcome[1] = error
     dist.broadcast_object_list(outcome, src=0, group=_patient_group(dist.group.WORLD))
     if outcome[1] is not None:

@@ -132,5 +132,5 @@ def _attempt(function: Callable[..., T], task: Sequence[Any]) -> tuple[T | None,
     with alone(seed):
         try:
             return function(*arguments), None
-        except Exception as error:
+        except Exception as error:  # raised by the process that waits, whatever it is
             return None, error

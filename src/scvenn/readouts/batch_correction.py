@@ -6,7 +6,7 @@ import numpy as np
 import scvi
 
 from scvenn import network
-from scvenn.batches import BatchShifts, extend_batch_shifts, find_components, learn_batch_shifts
+from scvenn.batches import BatchShifts, extend_batch_shifts, learn_batch_shifts
 from scvenn.data import Cells, Keys
 from scvenn.readouts.embeddings import embed
 
@@ -19,8 +19,7 @@ _OF_REFERENCE = 2_000
 def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     """Find what batches shift in ``shared`` and in each private latent, and set it.
 
-    Where the set-up knows of one batch alone, only the components are found. Latents of up to 2,000
-    of the cells are kept, for the comparison with new cells.
+    Latents of up to 2,000 of the cells are kept, for the comparison with new cells.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
         The training cells, of which up to 5,000 are read, from all batches alike; no fewer than
         100 of a batch, if there are.
     """
-    n_batches = net.n_categories[Keys.BATCH]
+    n_batches = max(1, net.n_categories[Keys.BATCH])  # without a column, all are of one
     cells = _some_of_each_batch(train)
     batch = cells.column(Keys.BATCH)[:, 0]
 
@@ -38,14 +37,11 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
         known = np.isfinite(latent).all(1)
         if not known.any():
             return None
-        seed = scvi.settings.seed or 0
-        if n_batches < 2:
-            return find_components(latent[known], seed=seed)
         return learn_batch_shifts(
             latent[known],
             batch[known],
             n_batches,
-            seed=seed,
+            seed=scvi.settings.seed or 0,
             description=f"Batch correction of {name}",
         )
 
