@@ -94,27 +94,19 @@ def main(folder):
     _, found["with noise"] = trained(
         "MMVAEpp", **two, seed=0, batch_size=54, strategy="ddp", **WHOLE
     )
-    drawn, _ = vae.sample_each, without_noise()
-    model, found["without noise"] = trained(
-        "MMVAEpp",
+    with_checkpoint = {
         **two,
-        seed=0,
-        batch_size=54,
-        strategy="ddp_find_unused_parameters_true",
-        checkpoint="checkpoint",
         **WHOLE,
-    )
+        "seed": 0,
+        "batch_size": 54,
+        "strategy": "ddp_find_unused_parameters_true",
+        "checkpoint": "checkpoint",
+    }
+    drawn, _ = vae.sample_each, without_noise()
+    model, found["without noise"] = trained("MMVAEpp", **with_checkpoint)
     model.save("model", save_anndata=True)
     model.write_predictions("predicted.h5ad", "rna", "meth")
-    _, found["gone on"] = trained(
-        "MMVAEpp",
-        **two,
-        seed=0,
-        batch_size=54,
-        strategy="ddp_find_unused_parameters_true",
-        checkpoint="checkpoint",
-        **WHOLE,
-    )
+    _, found["gone on"] = trained("MMVAEpp", **with_checkpoint)
     vae.sample_each = drawn
     for refused, kwargs in REFUSED.items():
         try:
