@@ -1,6 +1,7 @@
 """What tests and the examples in docstrings have in common."""
 
 import logging
+import signal
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -16,6 +17,15 @@ install_import_hook("scvenn.network", f"{tests.shapes.__name__}.check")
 matplotlib.use("Agg")
 # examples print what they say, and nothing about cells and likelihoods
 scvi.settings.verbosity = logging.WARNING
+
+
+def pytest_configure():
+    """Ctrl-C reaches the processes that tests start, also where a job in the background ignores it.
+
+    A process passes on that it ignores a signal.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

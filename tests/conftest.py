@@ -24,7 +24,8 @@ QUIET = {"enable_progress_bar": False}
 
 @pytest.fixture(autouse=True)
 def _levels_of_logs():
-    """The command line sets levels for its process; other tests of the process have their own."""
+    """The command line and benchmarks set levels for their process, in which other tests run."""
+    logging.getLogger("scvi").setLevel(logging.WARNING)
     loggers = [logging.getLogger(f"scvi.scvenn{name}") for name in ("", ".interrupts")]
     levels = [logger.level for logger in loggers]
     yield

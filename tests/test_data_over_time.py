@@ -564,7 +564,7 @@ def test_nothing_of_a_mudata_is_kept_alive():
     gc.collect()
     before = held()
     alive = []
-    for cycle in range(40):
+    for cycle in range(8):
         mdata = data()
         model = small_model(mdata, **ARGUMENTS)
         new = mdata.copy()

@@ -131,9 +131,9 @@ def test_another_process_gives_the_same_bits(case, digests_of_another_process):
 def test_one_and_two_threads_give_the_same_bits(model_class, likelihood):
     """Of more than 16 rows and columns: MKL may sum smaller products in another order."""
     rng = np.random.default_rng(0)
-    factor = rng.normal(size=640)
-    names = pd.DataFrame(index=[f"cell{i}" for i in range(640)])
-    of_modalities = {m: values(likelihood, rng, factor, holes=False, width=100) for m in ("a", "b")}
+    factor = rng.normal(size=200)
+    names = pd.DataFrame(index=[f"cell{i}" for i in range(200)])
+    of_modalities = {m: values(likelihood, rng, factor, holes=False, width=60) for m in ("a", "b")}
     threads, found = torch.get_num_threads(), []
     for n in (1, 2):
         torch.set_num_threads(n)
@@ -141,7 +141,7 @@ def test_one_and_two_threads_give_the_same_bits(model_class, likelihood):
         MODELS[model_class].setup_mudata(mdata, likelihoods=dict.fromkeys("ab", likelihood))
         scvi.settings.seed = 0
         model = MODELS[model_class](mdata)
-        model.train(1, batch_size=256, train_size=0.8, validation_size=0.2, **QUIET)
+        model.train(1, batch_size=80, train_size=0.8, validation_size=0.2, **QUIET)
         found.append(digest(model))
     torch.set_num_threads(threads)
     assert found[0] == found[1]

@@ -55,8 +55,16 @@ def test_mutated_models_are_loaded_or_refused(model):
 @forks
 @pytest.mark.parametrize("model", ["MMVAEpp"], indirect=True)
 def test_models_with_mutated_data_are_loaded_or_refused(model, tmp_path):
+    n_mutated = 0
     for seed in range(15):
         copied = shutil.copytree(model, tmp_path / f"{seed}" / model.name)
-        mutate_data(copied, Random(seed))
-        child = in_child(lambda folder=copied: read(folder, None))
-        assert os.waitpid(child, 0)[1] == 0, f"seed {seed}"
+        if status_of(lambda folder=copied, seed=seed: mutate_data(folder, Random(seed))):
+            continue  # HDF5 can crash on the way to such a file
+        n_mutated += 1
+        assert status_of(lambda folder=copied: read(folder, None)) == 0, f"seed {seed}"
+    assert n_mutated >= 12
+
+
+def status_of(action):
+    """How a process ends that does something: 0 if all is well."""
+    return os.waitpid(in_child(action), 0)[1]

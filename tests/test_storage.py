@@ -118,7 +118,7 @@ def test_every_storage_gives_the_same_model(storage):
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from(LIKELIHOODS), min_size=2, max_size=4),
     st.sampled_from(list(STORAGE)[1:]),

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
 from scvenn._progress import progress
@@ -84,13 +85,19 @@ def corrected(
     return latent - _expected_shift(_members(latent, batch, found), batch, found)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those that compute in threads; to look for them takes longer than a small fit."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Arrays are small: several threads wait for each other, and add up in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             yield
     finally:
         torch.set_num_threads(before)

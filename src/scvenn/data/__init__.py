@@ -2,13 +2,13 @@
 
 In reading order: ``keys`` (every name that is written or read), ``checks`` (of a MuData as a
 whole), ``matrices`` (any matrix becomes CSR or dense), ``on_disk`` (one that stays in its file),
-``lazy`` (a MuData of such), ``stored`` (the door: where the matrix of a modality is),
-``statistics`` (means and scales), ``columns`` (of ``obs``), ``missing`` (labels that became text),
-``renaming`` (features by other names), ``fields`` (which entry becomes which tensor), ``registry``
-(what a set-up found), ``fingerprint`` (was the data changed?), ``manager`` (all reading goes by
-it), ``setup`` (what the user asked to be read), ``extending`` (a set-up for further data),
-``cells`` (what a read-out gets), ``blocks`` (minibatches of shuffled blocks of cells), ``names``
-(cells known by their names).
+``lazy`` (a MuData of such), ``minified`` (a MuData without any matrix), ``stored`` (the door: where
+the matrix of a modality is), ``statistics`` (means and scales), ``columns`` (of ``obs``),
+``missing`` (labels that became text), ``renaming`` (features by other names), ``fields`` (which
+entry becomes which tensor), ``registry`` (what a set-up found), ``fingerprint`` (was the data
+changed?), ``manager`` (all reading goes by it), ``setup`` (what the user asked to be read),
+``extending`` (a set-up for further data), ``cells`` (what a read-out gets), ``blocks`` (minibatches
+of shuffled blocks of cells), ``names`` (cells known by their names).
 """
 
 from scvenn.data.blocks import BlockLoader
@@ -21,6 +21,7 @@ from scvenn.data.keys import Keys
 from scvenn.data.lazy import read_lazy
 from scvenn.data.manager import AlignedManager
 from scvenn.data.matrices import Matrix, row_sums
+from scvenn.data.minified import minified
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
@@ -48,6 +49,7 @@ __all__ = [
     "find_categories",
     "find_column",
     "hashes_of",
+    "minified",
     "moved",
     "observed_cells",
     "plain",

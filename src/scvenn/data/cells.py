@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from mudata import MuData
 from scvi import settings
 from scvi.dataloaders import AnnDataLoader
@@ -121,7 +122,7 @@ class Cells:
         return self.manager.get_from_registry(registry_key)[self.rows]
 
     def minibatches(
-        self, modalities: Collection[str], description: str
+        self, modalities: Collection[str], description: str, *, values: bool = False
     ) -> Iterator[tuple[slice, Tensors]]:
         """Minibatches of the cells, in their order, with a progress bar if they take long.
 
@@ -132,6 +133,9 @@ class Cells:
             always there.
         description
             Of the progress bar.
+        values
+            Whether the values themselves are needed, which minified data does not have; else what
+            the encoders made of them will do.
 
         Yields
         ------
@@ -139,20 +143,25 @@ class Cells:
         """
         matrices = [Keys.x(m) for m in self.found.modalities]
         keys = [key for key in self.found.states if key not in (Keys.LABELS, *matrices)]
+        found = {} if values else {m: self.manager.posteriors(m) for m in modalities}
+        encoded = {m: posteriors for m, posteriors in found.items() if posteriors is not None}
         # an open file cannot be sent to another process
         n_workers = 0 if self.manager.on_disk else settings.dl_num_workers
         loader = AnnDataLoader(
             self.manager,
             indices=self.rows,
             batch_size=self.batch_size or settings.batch_size,
-            data_and_attributes=[*(Keys.x(m) for m in modalities), *keys],
+            data_and_attributes=[*(Keys.x(m) for m in modalities if m not in encoded), *keys],
             num_workers=n_workers,
             persistent_workers=settings.dl_persistent_workers and n_workers > 0,
         )
         done = 0
         for tensors in progress(loader, description=description):
             n_cells = len(tensors[Keys.OBSERVED])
-            yield slice(done, done + n_cells), tensors
+            part = slice(done, done + n_cells)
+            for m, posteriors in encoded.items():
+                tensors[Keys.posterior(m)] = torch.from_numpy(posteriors[self.rows[part]])
+            yield part, tensors
             done += n_cells
 
 

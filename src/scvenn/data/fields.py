@@ -42,6 +42,7 @@ from scvenn.data.matrices import (
     sums_of,
     warn_of_empty_cells,
 )
+from scvenn.data.minified import check_posteriors, is_minified
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.on_disk import DiskMatrix
 from scvenn.data.renaming import remedy_for_names
@@ -149,7 +150,10 @@ class ModalityField(Field):
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         """Check that other data fits what was registered."""
         mdata, m = adata_target, self.modality
-        if m in mdata.mod:
+        if is_minified(mdata, m):
+            check_names(mdata, m)
+            check_posteriors(mdata, m, state_registry.get(Keys.POSTERIOR_OF))
+        elif m in mdata.mod:
             check_names(mdata, m)
             read = kwargs.get("read") or partial(self.read, mdata, state_registry)
             matrix, rows = read(), np.flatnonzero(observed_cells(mdata, m))

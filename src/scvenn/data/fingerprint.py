@@ -17,7 +17,8 @@ from mudata import MuData
 from scvenn.data.columns import as_text, find_column_or_none, find_numbers
 from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField
 from scvenn.data.keys import Keys
-from scvenn.data.matrices import align, canonical_rows
+from scvenn.data.matrices import Matrix, align, canonical_rows
+from scvenn.data.minified import is_minified
 from scvenn.data.on_disk import DiskMatrix
 from scvenn.data.stored import stored_matrix
 
@@ -144,21 +145,28 @@ def _rows(mdata: MuData, field: ModalityField, state: dict) -> _Rows:
 
 def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> np.ndarray:
     """Sums (rows, 4) over the model's features of some rows of a modality."""
+    rows = _values(mdata, field, state, positions)
+    values = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
+    missing = np.isnan(values)
+    values[missing] = 0
+    weights = np.random.default_rng(0).uniform(0.5, 1.5, values.shape[1])  # of features
+    return np.stack(
+        [values.sum(1), values @ weights, np.abs(values).sum(1), missing.sum(1)], axis=1
+    )
+
+
+def _values(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> Matrix:
+    """What is read of some rows of a modality: the model's features, or what minified data has."""
+    if is_minified(mdata, field.modality):
+        return np.asarray(mdata.mod[field.modality].obsm[Keys.POSTERIOR])[positions]
     stored = stored_matrix(mdata, field.modality, field.layer, new_data=True)
-    names = state[Keys.COLUMN_NAMES]
     if isinstance(stored, DiskMatrix):
         rows = stored[positions]
     else:
         rows = canonical_rows(stored, positions, field.modality, field.where)
-    if not np.array_equal(mdata.mod[field.modality].var_names, names):
-        rows = align(rows, np.arange(len(positions)), field.columns(mdata, state))
-    values = np.asarray(rows.toarray() if sp.issparse(rows) else rows, dtype=np.float64)
-    missing = np.isnan(values)
-    values[missing] = 0
-    weights = np.random.default_rng(0).uniform(0.5, 1.5, len(names))  # of features
-    return np.stack(
-        [values.sum(1), values @ weights, np.abs(values).sum(1), missing.sum(1)], axis=1
-    )
+    if np.array_equal(mdata.mod[field.modality].var_names, state[Keys.COLUMN_NAMES]):
+        return rows
+    return align(rows, np.arange(len(positions)), field.columns(mdata, state))
 
 
 def _has_column(field: Any) -> bool:

@@ -25,6 +25,10 @@ class Keys:
     # mdata.uns: which model wrote the embeddings, with which versions
     UNS = "scvenn"
 
+    # obsm and uns of each modality of minified data: what its encoder gave, and by which model
+    POSTERIOR = "scvenn_posterior"
+    POSTERIOR_OF = "scvenn_posterior_of"
+
     # var of each modality: how well the other modalities predict a feature, and whether it counts
     SHARED = "scvenn_shared"
     SHARED_SCORE = "scvenn_shared_score"
@@ -41,6 +45,11 @@ class Keys:
         Prefixed so that no modality name can clash, and without the dots scvi-tools refuses.
         """
         return "X_" + _without_dots(modality)
+
+    @staticmethod
+    def posterior(modality: str) -> str:
+        """Name of the tensor that minified data has in place of a modality's matrix."""
+        return "posterior_" + _without_dots(modality)
 
     @staticmethod
     def categorical(column: str) -> str:

@@ -22,6 +22,7 @@ from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
+from scvenn.data.minified import is_minified, posteriors_of, refuse_minified
 from scvenn.data.registry import Registry
 from scvenn.data.stored import stays_on_disk
 from scvenn.likelihoods import FeatureStats, SparseRows
@@ -42,6 +43,11 @@ class _Dataset(AnnTorchDataset):
             for m in manager.found.modalities
             if manager.found.is_sparse(m) and Keys.x(m) not in self._lacking
         }
+
+    @property
+    def registered_keys(self) -> Any:
+        """Names of all fields, without the registry that scvi-tools makes of them each time."""
+        return self.adata_manager.found.states.keys()
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, np.ndarray | SparseRows]:
         """Values of some cells, by the names of their fields."""
@@ -186,6 +192,32 @@ class AlignedManager(AnnDataManager):
             if isinstance(field, ModalityField)
         }
         return {key: features for key, features in found.items() if features.any()}
+
+    def posteriors(self, modality: str) -> np.ndarray | None:
+        """What minified data has in place of values, (n_obs, W); None of other data."""
+        return posteriors_of(self.adata, modality) if is_minified(self.adata, modality) else None
+
+    def name_posteriors(self) -> str:
+        """By which name minified data says whose posteriors it has; one until encoders change."""
+        states = [self.found.state(f.registry_key) for f in self.fields if f.mod_key is not None]
+        name = states[0].get(Keys.POSTERIOR_OF) or uuid4().hex
+        for state in states:
+            state[Keys.POSTERIOR_OF] = name
+        return name
+
+    def forget_posteriors(self) -> None:
+        """Let no minified data be read any more: encoders are about to change.
+
+        Raises
+        ------
+        ValueError
+            If the data of the model is minified itself.
+        """
+        for field in self.fields:
+            if isinstance(field, ModalityField):
+                refuse_minified(self.adata, field.modality, field.where)
+        for field in self.fields:
+            self.found.state(field.registry_key).pop(Keys.POSTERIOR_OF, None)
 
     @contextmanager
     def keep_aligned(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from scvenn.data.matrices import check_numbers, sound
+from scvenn.data.minified import refuse_minified
 from scvenn.data.on_disk import DiskMatrix, is_on_disk
 
 
@@ -46,13 +47,14 @@ def stored_matrix(
     Raises
     ------
     ValueError
-        If the layer or ``.X`` is not there, the modality is a view of a sparse matrix whose index
-        is damaged, or a file holds the matrix by columns.
+        If the layer or ``.X`` is not there or was left out of minified data, the modality is a view
+        of a sparse matrix whose index is damaged, or a file holds the matrix by columns.
     TypeError
         If it is a view of a sparse matrix of something else than real numbers.
     """
     adata: AnnData = mdata.mod[modality]
     where = expression(modality, layer)
+    refuse_minified(mdata, modality, where)
     # A view would follow the index of what it is of before that was checked, and lose its mask.
     source = _source(adata)
     if layer is not None and layer not in adata.layers:

@@ -24,6 +24,7 @@ from scvenn.data import (
     moved,
 )
 from scvenn.models.mapping import MappingMixin
+from scvenn.models.minifying import MinifyingMixin
 from scvenn.models.refused import refuses_what_does_not_work
 from scvenn.models.saving import SavingMixin
 from scvenn.models.training import TrainingMixin
@@ -36,7 +37,13 @@ _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 @refuses_what_does_not_work
 class SharedPrivateModel(
-    SetUpMixin, InterpretationMixin, MappingMixin, TrainingMixin, VAEMixin, SavingMixin
+    SetUpMixin,
+    InterpretationMixin,
+    MappingMixin,
+    MinifyingMixin,
+    TrainingMixin,
+    VAEMixin,
+    SavingMixin,
 ):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 

@@ -373,6 +373,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         screening
             Which features are shared, if a checkpoint has it.
         """
+        self.adata_manager.forget_posteriors()  # encoders are about to change
         if self.is_trained_:
             return
         cells = Cells(self.adata_manager, np.sort(train))

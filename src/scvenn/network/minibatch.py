@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,26 @@ from torch import Tensor
 
 from scvenn.data import Keys, Tensors
 from scvenn.likelihoods import Likelihood, Rows, SparseRows, dense, share_of
+from scvenn.network.gaussians import Gaussian
+
+
+class Encoded(NamedTuple):
+    """What the encoder of a modality made of its values: all that minified data has of them."""
+
+    shared: Gaussian  # (B, K)
+    private: Gaussian  # (B, P)
+    library: Float[Tensor, "B 1"]
+
+    def joined(self) -> Float[Tensor, "B W"]:
+        """One array, (B, 2 K + 2 P + 1)."""
+        of_latents = [part for q in (self.shared, self.private) for part in (q.loc, q.var)]
+        return torch.cat([*of_latents, self.library], dim=1)
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "B W"], n_shared: int, n_private: int) -> Encoded:
+        """The parts of such an array."""
+        *parts, library = values.split([n_shared, n_shared, n_private, n_private, 1], dim=1)
+        return cls(Gaussian(*parts[:2]), Gaussian(*parts[2:]), library)
 
 
 @dataclass(frozen=True)
@@ -26,6 +47,17 @@ class View:
     library: Float[Tensor, "B 1"]
     observed: Bool[Tensor, " B"]
     lacks_features: bool = False  # whether the data lacks some of the model's
+    encoded: Encoded | None = None  # of minified data; x then has no columns
+
+    @classmethod
+    def minified(
+        cls, encoded: Encoded, observed: Bool[Tensor, " B"], likelihood: Likelihood
+    ) -> View:
+        """Read what the encoder made of values that are no longer there."""
+        measured = observed.unsqueeze(-1)  # (B, 1)
+        library = torch.where(measured, encoded.library, likelihood.library_)
+        nothing = library.new_empty(len(library), 0)
+        return cls(nothing, measured, library, observed, encoded=encoded)
 
     @classmethod
     def read(cls, x: Rows, observed: Bool[Tensor, " B"], likelihood: Likelihood) -> View:
@@ -79,12 +111,19 @@ class MinibatchReader:
         tensor.
     continuous
         Names of the tensors of continuous covariates.
+    sizes
+        Of the shared and the private latent, for each modality.
     """
 
     def __init__(
-        self, modalities: Sequence[str], n_categories: Mapping[str, int], continuous: Sequence[str]
+        self,
+        modalities: Sequence[str],
+        n_categories: Mapping[str, int],
+        continuous: Sequence[str],
+        sizes: Mapping[str, tuple[int, int]],
     ) -> None:
         self._columns = {m: (i, Keys.x(m)) for i, m in enumerate(modalities)}
+        self._sizes = dict(sizes)
         self._coded = {key: n for key, n in n_categories.items() if n > 1}
         self._continuous = list(continuous)
         self.n_covariates = sum(self._coded.values()) + len(self._continuous)
@@ -95,7 +134,19 @@ class MinibatchReader:
         for m, likelihood in likelihoods.items():
             i, key = self._columns[m]
             observed = tensors[Keys.OBSERVED][:, i].bool()
-            views[m] = View.read(tensors[key], observed, likelihood)
+            posterior = tensors.get(Keys.posterior(m))
+            if posterior is None:
+                views[m] = View.read(tensors[key], observed, likelihood)
+            else:
+                n_shared, n_private = self._sizes[m]
+                if posterior.shape[1] != 2 * (n_shared + n_private) + 1:
+                    raise ValueError(
+                        f"mdata[{m!r}].obsm[{Keys.POSTERIOR!r}] has {posterior.shape[1]} columns, "
+                        f"expected {2 * (n_shared + n_private) + 1}: it was changed since "
+                        "minify_mudata() wrote it. Load the file again."
+                    )
+                encoded = Encoded.of(posterior, n_shared, n_private)
+                views[m] = View.minified(encoded, observed, likelihood)
         batch = tensors[Keys.BATCH].view(-1).long()
         labels = tensors[Keys.LABELS].view(-1).long() if Keys.LABELS in tensors else None
         return Minibatch(views, self.covariates(tensors), batch, labels)

@@ -25,7 +25,7 @@ from scvenn.likelihoods import dense
 from scvenn.network.branch import ScreenedBranch
 from scvenn.network.gaussians import Gaussian, mixture_of_experts, product_of_experts, rsample
 from scvenn.network.layers import LabelHead
-from scvenn.network.minibatch import Minibatch
+from scvenn.network.minibatch import Encoded, Minibatch
 from scvenn.network.vae import SharedPrivateVAE
 
 # By which parameters are moved for a difference of gradients.
@@ -70,6 +70,18 @@ def posteriors(
         weights = network.expert_weights[[network.modalities.index(m) for m in sources]]
         shared = mixture_of_experts(experts, observed, weights)
     return shared, private, minibatch
+
+
+@torch.inference_mode()
+@auto_move_data
+def encoded(network: SharedPrivateVAE, tensors: Tensors, modality: str) -> Float[Tensor, "B W"]:
+    """All that is read of a modality once it was encoded: see :class:`Encoded`."""
+    minibatch = network.read(tensors, [modality])
+    view = minibatch.views[modality]
+    shared, private = network.encode_alone(modality, view, minibatch.covariates)
+    # NaN where values that are no counts are missing, and then nothing depends on it
+    library = view.library.nan_to_num(1.0)
+    return Encoded(shared, private, library).joined()
 
 
 def on_axes(

@@ -27,7 +27,7 @@ from scvenn.network.correction import BatchCorrection, ReferenceCells
 from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian, Sampled, product_of_experts, sample_each
 from scvenn.network.layers import LabelHead
-from scvenn.network.minibatch import Minibatch, MinibatchReader
+from scvenn.network.minibatch import Minibatch, MinibatchReader, View
 from scvenn.network.penalties import latents_of, value_of
 from scvenn.network.plan import Decoding, Plan
 from scvenn.network.records import Scored
@@ -100,7 +100,12 @@ class SharedPrivateVAE(BaseModuleClass):
         self.label_weight = design.label_weight
         self.kl_weight_shared = design.kl_weight_shared
         self.modality_weights = dict(design.modality_weights)
-        self._reader = MinibatchReader(self.modalities, self.n_categories, self.continuous)
+        self._reader = MinibatchReader(
+            self.modalities,
+            self.n_categories,
+            self.continuous,
+            {m: (self.n_shared, n) for m, n in self.n_private.items()},
+        )
         self._plan = Plan.of(objective, self.modalities)
         for name, part in (
             ("of_terms", self._plan.subset_of_term),
@@ -167,6 +172,22 @@ class SharedPrivateVAE(BaseModuleClass):
     ) -> dict[str, Any]:
         return {"minibatch": self.read(tensors)}
 
+    def encode_alone(
+        self, modality: str, view: View, covariates: Float[Tensor, "B V"]
+    ) -> tuple[Gaussian, Gaussian]:
+        """Posteriors of shared and private, (B, K) each, as the encoder of a modality gives them.
+
+        Of minified data, those that it gave when the values were there.
+        """
+        if view.encoded is not None:
+            return view.encoded.shared, view.encoded.private
+        branch = self.branch(modality)
+        shared, private = branch.encode(view, covariates)
+        if view.lacks_features:
+            filled = branch.filled(view, shared.loc, private.loc, covariates)
+            shared, private = branch.encode(filled, covariates)
+        return shared, private
+
     def encode(
         self, minibatch: Minibatch
     ) -> tuple[Gaussian, Bool[Tensor, "E B"], dict[str, Gaussian]]:
@@ -176,11 +197,7 @@ class SharedPrivateVAE(BaseModuleClass):
         """
         shared, private = [], {}
         for m, view in minibatch.views.items():
-            branch = self.branch(m)
-            expert, private[m] = branch.encode(view, minibatch.covariates)
-            if view.lacks_features:
-                filled = branch.filled(view, expert.loc, private[m].loc, minibatch.covariates)
-                expert, private[m] = branch.encode(filled, minibatch.covariates)
+            expert, private[m] = self.encode_alone(m, view, minibatch.covariates)
             shared.append(expert)
         experts = Gaussian(
             torch.stack([expert.loc for expert in shared]),

@@ -238,7 +238,7 @@ def _sums(
     values, n_nonzero = np.zeros((n_folds, 3, n_features)), np.zeros(n_features)
     lowest, highest = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     has, share = ~cells.lacking(modality), cells.share_measured(modality)
-    for part, tensors in cells.minibatches([modality], "Predicting"):
+    for part, tensors in cells.minibatches([modality], "Predicting", values=True):
         raw = dense(tensors[Keys.x(modality)]).numpy()  # (B, D); NaN where not observed
         library = raw[:, has].sum(1, keepdims=True, dtype=np.float64) / share
         x = likelihood.regression_scale(raw, library).astype(np.float64)

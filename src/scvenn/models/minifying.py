@@ -1,0 +1,83 @@
+"""Models for sharing: what the encoders made of the cells, without their values."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from mudata import MuData
+
+from scvenn import network
+from scvenn.data import AlignedManager, Cells, minified
+from scvenn.models.saving import SavingMixin
+from scvenn.network import SharedPrivateVAE
+
+logger = logging.getLogger("scvi.scvenn")
+
+
+class MinifyingMixin(SavingMixin):
+    """Minified data for :class:`~scvenn.SharedPrivateModel`."""
+
+    adata: MuData
+    adata_manager: AlignedManager
+    module: SharedPrivateVAE
+    is_trained_: bool
+
+    def _manager_of(self, mdata: MuData | None) -> AlignedManager:
+        """A manager of the model's own data for None, checked."""
+        raise NotImplementedError
+
+    def minify_mudata(self) -> None:
+        """Replace the values of the model's data by what the encoders made of them.
+
+        For sharing: the data of the model is then a few numbers for each cell, and without any
+        counts. Embeddings, predictions, draws, loadings, differential expression and novelty are
+        those of before, bit for bit, from any of the modalities. What compares predictions with
+        values, such as :meth:`evaluate`, and training need the values: pass data that has them, or
+        load the model with it.
+
+        ``model.adata`` becomes another MuData, and yours is only read. It has the names, ``obs``,
+        ``var``, ``obsm``, ``obsp`` and ``uns`` of yours: look through these before you share it.
+        ``X``, ``layers`` and ``raw`` are left out, and so are modalities that the model does not
+        read. Of each modality ``obsm["scvenn_posterior"]`` has means and variances of the shared
+        and the private latent given this modality alone, and the sum of the cell's values.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained or was loaded without data, or its data was changed since
+            it was set up.
+
+        Examples
+        --------
+        >>> import scvenn
+        >>> mdata = scvenn.datasets.simulate_counts(n_obs=200, n_features=20)
+        >>> model = scvenn.MMVAEpp(mdata)
+        >>> model.train(1, enable_progress_bar=False)
+        >>> model.minify_mudata()
+        >>> model.predict("rna", "atac").shape
+        (200, 20)
+        >>> model.save("model", save_anndata=True)
+        >>> shared = scvenn.MMVAEpp.load("model")
+
+        Notes
+        -----
+        As ``minify_mudata`` of scvi-tools' models, with the posteriors of each modality, from which
+        those given any of them follow.
+        """
+        if not self.is_trained_:
+            raise ValueError("minify_mudata() needs a trained model; call train() first.")
+        manager = self._manager_of(None)
+        cells = Cells(manager, np.arange(manager.adata.n_obs))
+        posteriors: dict[str, list[np.ndarray]] = {m: [] for m in cells.modalities}
+        self.module.eval()
+        for _, tensors in cells.minibatches(cells.modalities, "Minifying"):
+            for m, found in posteriors.items():
+                found.append(network.encoded(self.module, tensors, m).cpu().numpy())
+        of_cells = {m: np.concatenate(found) for m, found in posteriors.items()}
+        self._attach(minified(self.adata, of_cells, self.adata_manager.name_posteriors()))
+        logger.info(
+            "Minified: %d cells have %.1f MB of posteriors in place of their values.",
+            len(cells),
+            sum(z.nbytes for z in of_cells.values()) / 1e6,
+        )
