@@ -1,5 +1,6 @@
 """What tests and the examples in docstrings have in common."""
 
+import importlib
 import logging
 import signal
 
@@ -49,6 +50,22 @@ def pytest_runtest_setup():
     Said before every test, because scanpy's neighbors take torch's limit away.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_umap():
+    """Figures of latents show principal components: UMAP takes half a minute to compile."""
+    figure = importlib.import_module("scvenn.plotting.embeddings")
+    drawn = figure._in_two_dimensions
+    figure._in_two_dimensions = lambda latent, basis, n_neighbors: drawn(latent, "pca", n_neighbors)
+    return drawn
+
+
+@pytest.fixture
+def _umap(_no_umap, monkeypatch):
+    """UMAP, for the test that asks for it."""
+    figure = importlib.import_module("scvenn.plotting.embeddings")  # the function hides it
+    monkeypatch.setattr(figure, "_in_two_dimensions", _no_umap)
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,14 @@
 
 import logging
 import os
-import sys
 from collections import Counter
 
 import h5py
 import numpy as np
 import pytest
+import scanpy
 import scipy.sparse as sp
+from sklearn.neighbors import kneighbors_graph
 
 import scvenn
 
@@ -70,16 +71,23 @@ def under_other_names(mdata):
     return new
 
 
-def without_umap(patch):
-    """Draw by principal components: UMAP takes half a minute to compile, and has its own test."""
-    figure = sys.modules["scvenn.plotting.embeddings"]  # the function hides it
-    drawn = figure._in_two_dimensions
+@pytest.fixture
+def _in_moments(monkeypatch):
+    """Code of documents and notebooks with few steps of mapping, and what scanpy compiles."""
 
-    def quickly(latent, basis, n_neighbors):
-        assert basis == "umap"
-        return drawn(latent, "pca", n_neighbors)
+    def neighbors(cells, use_rep="X_pca", n_neighbors=15, **_):
+        graph = kneighbors_graph(np.asarray(cells.obsm[use_rep]), n_neighbors)
+        cells.obsp["connectivities"] = cells.obsp["distances"] = graph.maximum(graph.T).tocsr()
+        keys = {f"{name}_key": name for name in ("connectivities", "distances")}
+        cells.uns["neighbors"] = {**keys, "params": {"use_rep": use_rep, "method": "umap"}}
 
-    patch.setattr(figure, "_in_two_dimensions", quickly)
+    def umap(cells, **_):
+        rep = cells.uns["neighbors"]["params"]["use_rep"]
+        cells.obsm["X_umap"] = np.asarray(cells.obsm[rep])[:, :2]
+
+    monkeypatch.setattr(scanpy.pp, "neighbors", neighbors)
+    monkeypatch.setattr(scanpy.tl, "umap", umap)
+    monkeypatch.setattr("scvenn.models.mapping._STEPS", 10)
 
 
 @pytest.fixture(params=[0.0, 0.3], ids=["complete", "incomplete"])

@@ -30,7 +30,7 @@ from scvenn.cli import main
 from scvenn.cli.files import MODELS
 from scvenn.cli.options import likelihoods, options
 from scvenn.likelihoods import LIKELIHOODS
-from tests.conftest import under_other_names, without_umap
+from tests.conftest import under_other_names
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--max-epochs", "2", "--train-size", "0.7"]
@@ -381,8 +381,7 @@ def test_a_report_on_new_cells_says_that_they_are(trained, reported):
     assert reported() == [None, None, None]
 
 
-def test_the_report_is_a_page(trained, monkeypatch):
-    without_umap(monkeypatch)
+def test_the_report_is_a_page(trained):
     run("report", "model", trained, "--out", "r.html", "--color", "quality")
     page = Path("r.html").read_text()
     assert page.startswith("<!doctype html>")
@@ -769,7 +768,6 @@ def test_an_error_that_is_not_expected_says_how_to_see_where_it_happened(data, m
 def test_the_commands_of_the_documents_run(document, monkeypatch):
     simulate = partial(scvenn.datasets.simulate_counts, 80, n_features=10)
     monkeypatch.setattr(scvenn.datasets, "simulate_counts", simulate)
-    without_umap(monkeypatch)
     for name in ("pbmc.h5mu", "new.h5mu") if document == "README.md" else ():
         simulate().write(name)
     text = (ROOT / document).read_text()

@@ -26,13 +26,19 @@ def code(document):
 
 @pytest.fixture
 def _trained_briefly(monkeypatch):
-    """However long a document trains, it is two epochs."""
+    """However long a document trains, it is two epochs, and of few cells if it does not say."""
     train = scvenn.SharedPrivateModel.train
+
+    simulate = scvenn.datasets.simulate_counts
 
     def briefly(self, max_epochs=None, **kwargs):
         train(self, 2, **{**kwargs, "enable_progress_bar": False})
 
+    def of_few(n_obs=300, **kwargs):
+        return simulate(n_obs, **{"n_features": 60, **kwargs})
+
     monkeypatch.setattr(scvenn.SharedPrivateModel, "train", briefly)
+    monkeypatch.setattr(scvenn.datasets, "simulate_counts", of_few)
 
 
 @pytest.fixture
@@ -71,7 +77,9 @@ def _exports_of_other_tools():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_trained_briefly", "_a_file_to_read", "_exports_of_other_tools")
+@pytest.mark.usefixtures(
+    "_in_moments", "_trained_briefly", "_a_file_to_read", "_exports_of_other_tools"
+)
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if code(document)])
 def test_the_code_of_a_document_runs(document):
     exec(compile(code(document), document, "exec"), {})

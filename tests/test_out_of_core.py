@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 import scvenn
 from scvenn.data import BlockLoader, blocks, fingerprint, matrices, on_disk
 from scvenn.readouts import axes, latent_methods, shared_features
-from tests.conftest import QUIET, without_umap
+from tests.conftest import QUIET
 
 N_CELLS, EPOCHS = 240, 2
 
@@ -115,8 +115,7 @@ def test_read_outs_are_those_of_data_in_memory(of_file, in_memory):
     assert of_file.shared_features("rna").equals(in_memory.shared_features("rna"))
 
 
-def test_a_report_of_data_on_disk_is_written(of_file, tmp_path, monkeypatch):
-    without_umap(monkeypatch)
+def test_a_report_of_data_on_disk_is_written(of_file, tmp_path):
     of_file.report(tmp_path / "report.html", labels_key="cell_type")
     assert "Scores" in (tmp_path / "report.html").read_text()
 

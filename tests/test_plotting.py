@@ -434,20 +434,6 @@ def test_a_latent_of_one_dimension_can_be_drawn(small):
     assert all(len(dots(ax)) == 60 for ax in pl.embeddings(small, basis="pca"))
 
 
-@pytest.mark.slow
-def test_umap_is_the_default_and_keeps_planted_cell_types_apart():
-    mdata = scvenn.datasets.simulate_counts(200, n_features=12, n_types=2)
-    mdata.obsm["X_shared"] = mdata.obsm["z_shared"]
-    mdata.uns["scvenn"] = {"key_prefix": "X", "modalities": ["rna", "atac"]}
-    (ax,) = pl.embeddings(mdata, "cell_type")  # no private latents were written
-    colours = ax.collections[0].get_facecolor()
-    centres = [dots(ax)[(colours == c).all(1)].mean(0) for c in np.unique(colours, axis=0)]
-    spread = dots(ax)[(colours == colours[0]).all(1)].std()
-    assert len(centres) == 2
-    assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
-
-
 def test_embeddings_write_the_colours_of_categories_and_nothing_else(mdata):
     columns, keys = list(mdata.obs.columns), (list(mdata.obsm), list(mdata.uns), list(mdata.obsp))
     before = {key: np.array(value) for key, value in mdata.obsm.items()}

@@ -4,7 +4,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 from mudata import MuData
 from scipy.special import expit
 
@@ -252,13 +251,6 @@ def test_embeddings_are_where_scanpy_finds_them(model):
         np.testing.assert_array_equal(mdata[m].obsm["X_private"], private[rows])
         np.testing.assert_array_equal(mdata[m].obsm["X_shared"], mdata.obsm["X_shared"][rows])
         assert np.isfinite(mdata[m].obsm["X_private"]).all()
-
-
-def test_scanpy_clusters_the_shared_embedding(model):
-    mdata = model.adata.copy()
-    sc.pp.neighbors(mdata, use_rep="X_shared")
-    sc.tl.leiden(mdata, flavor="igraph", n_iterations=2)
-    assert mdata.obs["leiden"].nunique() >= 1
 
 
 def test_embeddings_survive_the_file(model, tmp_path):

