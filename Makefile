@@ -7,6 +7,7 @@
 #                      and beside the packages that benchmarks/peers/rivals.py has installed
 # make bench           speed beside MULTIVI, time and memory by size: docs/performance.md (an hour)
 # make bench-scale     memory and speed of data on disk, up to a million cells: docs/large_data.md (hours)
+# make bench-mapping   new batches mapped onto a model, beside other ways: docs/mapping.md (hours)
 # make fuzz            any MuData, and mutated files of models and data: tests/fuzz.py (hours)
 # make soak            kills, signals, damaged files and an hour of use without growth (hours)
 # make figures         the figures of docs/, and the results of its examples (minutes)
@@ -33,7 +34,7 @@ CONSTRAINTS := $(wildcard constraints/py$(VERSION).txt)
 BIN := .venv/bin
 READY := .venv/.ready-$(VERSION)
 
-.PHONY: demo test paper-run paper peers bench bench-scale fuzz soak figures tutorials lint types docs locks clean
+.PHONY: demo test paper-run paper peers bench bench-scale bench-mapping fuzz soak figures tutorials lint types docs locks clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
@@ -61,6 +62,11 @@ bench: $(READY)
 
 bench-scale: $(READY)
 	$(BIN)/python benchmarks/scale.py
+
+bench-mapping: $(READY)
+	$(BIN)/python benchmarks/mapping.py
+	$(BIN)/python benchmarks/mapping.py --render
+	$(BIN)/python benchmarks/missing_features.py
 
 fuzz: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'atheris>=3'

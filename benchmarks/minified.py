@@ -18,14 +18,15 @@ import pandas as pd
 import scvi
 import torch
 from mudata import MuData
+from speed import multiome
 
 import scvenn
 
 QUIET = {"enable_progress_bar": False}
 DATA: dict[str, Callable[[], MuData]] = {
     "CITE-seq, 892 cells, 36,601 genes and 10 proteins": scvenn.datasets.pbmc_citeseq,
-    "simulated multiome, 10,000 cells, 2,000 genes and 50,000 peaks": lambda: (
-        scvenn.datasets.simulate_multiome(10_000, n_genes=2_000, n_peaks=50_000)
+    "simulated multiome, 5,000 cells, 2,000 genes and 50,000 peaks": lambda: multiome(
+        5_000, 2_000, 50_000, (1_500, 8_000)
     ),
 }
 

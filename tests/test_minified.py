@@ -5,6 +5,7 @@ import copy
 import mudata
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scvi
 from mudata import MuData
 
@@ -103,6 +104,20 @@ def test_no_value_is_kept_and_all_else_is(model, minified):
         assert adata.var.equals(before[m].var)
         assert set(adata.obsm) == {*before[m].obsm, POSTERIOR}
     assert np.array_equal(data.obsm["X_shared"], before.obsm["X_shared"], equal_nan=True)
+
+
+def test_graphs_of_cells_are_kept():
+    mdata = three_modalities(missing=0.3, n_obs=90)
+    mdata.obsp["connectivities"] = sp.random(90, 90, 0.1, "csr", random_state=0)
+    mdata["rna"].obsp["connectivities"] = sp.identity(mdata["rna"].n_obs, format="csr")
+    scvenn.MMVAEpp.setup_mudata(mdata, modalities=["rna", "peaks"])
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    model.train(1, **QUIET)
+    model.minify_mudata()
+    kept = mdata.obs_names.get_indexer(model.adata.obs_names)
+    expected = mdata.obsp["connectivities"][kept][:, kept]
+    assert (model.adata.obsp["connectivities"] != expected).nnz == 0
+    assert model.adata["rna"].obsp["connectivities"].nnz == mdata["rna"].n_obs
 
 
 def test_the_data_of_the_user_is_only_read(model):

@@ -44,9 +44,9 @@ def minified(mdata: MuData, posteriors: Mapping[str, np.ndarray], name: str) -> 
     has_one = np.any([names.isin(adata.obs_names) for adata in mod.values()], axis=0)
     with pull_on_update(False):
         found = MuData(mod, obs=mdata.obs[has_one])
-        found.obsm.update(
-            {key: z[has_one] for key, z in mdata.obsm.items() if key not in mdata.mod}
-        )
+        # under the name of a modality, mudata keeps which cells it has
+        found.obsm.update({k: z[has_one] for k, z in mdata.obsm.items() if k not in mdata.mod})
+        found.obsp.update({k: graph[has_one][:, has_one] for k, graph in mdata.obsp.items()})
         found.uns.update(mdata.uns)
         return found.copy()  # which shares nothing with the data
 
