@@ -240,6 +240,14 @@ def test_data_on_disk_is_minified_into_memory(tmp_path):
     assert_same(model.predict("rna", "atac"), before)
 
 
+@pytest.mark.parametrize("ending", ["h5mu", "zarr"])
+def test_minified_data_in_a_file_is_read(model, minified, tmp_path, ending):
+    path = tmp_path / f"cells.{ending}"
+    minified.adata.write(path) if ending == "h5mu" else minified.adata.write_zarr(path)
+    found = minified.predict("rna", "meth", scvenn.read_lazy(path))
+    assert_same(found, model.predict("rna", "meth"))
+
+
 def test_cells_and_modalities_that_the_model_does_not_read_are_left_out():
     mdata = three_modalities(missing=0.3, n_obs=90)
     read = ["rna", "peaks"]

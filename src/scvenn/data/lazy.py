@@ -72,5 +72,7 @@ def _modality(group: Any) -> AnnData:
 
 
 def _matrix(stored: Any) -> Any:
-    """A matrix as anndata reads it from a file, row by row."""
+    """A matrix as anndata reads it from a file, row by row; None where the file says so."""
+    if stored.attrs.get("encoding-type") == "null":
+        return None
     return sparse_dataset(stored) if isinstance(stored, h5py.Group | zarr.Group) else stored
