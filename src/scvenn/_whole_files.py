@@ -61,6 +61,31 @@ def draft(path: Path, *, by_all: bool = False) -> Iterator[Path]:
     _to_disk(path.parent)
 
 
+def reserve(path: Path, n_bytes: int) -> None:
+    """Ask for room on the disk and give it back, for what fares badly without.
+
+    Parameters
+    ----------
+    path
+        Of a file that is not there yet.
+    n_bytes
+        How much it will take, about.
+
+    Raises
+    ------
+    OSError
+        If there is not so much room, or a file may not be so large.
+    """
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # knows of quotas, too
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            elif shutil.disk_usage(path.parent).free < n_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def why_not_writable(path: Path) -> str | None:
     """Why nothing can be written to a path; None if it can, which only a try shows."""
     try:

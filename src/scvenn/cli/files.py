@@ -9,7 +9,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,13 @@ def read_h5mu(path: Path) -> Any:
             f"{path} is an HDF5 file, but what is in it is not a whole MuData "
             f"({type(error).__name__}: {error}). {AGAIN}"
         ) from error
+
+
+def written(mdata: Any) -> Callable[[Path], None]:
+    """How a MuData becomes a file."""
+    from scvenn.data import write_h5mu
+
+    return partial(write_h5mu, mdata)
 
 
 def _probe(path: Path) -> None:

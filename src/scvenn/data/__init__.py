@@ -8,7 +8,8 @@ the matrix of a modality is), ``statistics`` (means and scales), ``columns`` (of
 entry becomes which tensor), ``registry`` (what a set-up found), ``fingerprint`` (was the data
 changed?), ``manager`` (all reading goes by it), ``setup`` (what the user asked to be read),
 ``extending`` (a set-up for further data), ``cells`` (what a read-out gets), ``blocks`` (minibatches
-of shuffled blocks of cells), ``names`` (cells known by their names).
+of shuffled blocks of cells), ``names`` (cells known by their names), ``written`` (a MuData becomes
+a file).
 """
 
 from scvenn.data.blocks import BlockLoader
@@ -26,6 +27,7 @@ from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
+from scvenn.data.written import size_of, write_h5mu
 
 __all__ = [
     "REFERENCE",
@@ -56,5 +58,7 @@ __all__ = [
     "quoted",
     "read_lazy",
     "row_sums",
+    "size_of",
     "warn_of_spelled_missing",
+    "write_h5mu",
 ]

@@ -22,7 +22,15 @@ from scvi.model.base import BaseModelClass
 
 from scvenn._processes import is_first_process
 from scvenn._whole_files import draft
-from scvenn.data import AlignedManager, Registry, check_mudata, fields_of, hashes_of, moved
+from scvenn.data import (
+    AlignedManager,
+    Registry,
+    check_mudata,
+    fields_of,
+    hashes_of,
+    moved,
+    write_h5mu,
+)
 from scvenn.models.file_checks import (
     check_attributes,
     check_registry,
@@ -148,7 +156,7 @@ class SavingMixin(BaseModelClass):
         """Save the data under a name that no other has; the name and SHA-256 of its file."""
         path = folder / f"{prefix}mdata-{uuid4().hex[:_DIGITS]}.h5mu"
         with draft(path) as unfinished:
-            self.adata.write(unfinished)
+            write_h5mu(self.adata, unfinished)
             sha256 = _sha256(unfinished)
         return {"name": path.name, "sha256": sha256}
 

@@ -14,8 +14,8 @@ from anndata import AnnData
 from anndata.io import write_elem
 
 from scvenn import network
-from scvenn._whole_files import draft
-from scvenn.data import Cells, Keys
+from scvenn._whole_files import draft, reserve
+from scvenn.data import Cells, Keys, size_of
 from scvenn.readouts.predictions import Prediction
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
@@ -71,6 +71,7 @@ def write_prediction(
     )
     with draft(path) as unfinished:
         if path.suffix == ".h5ad":
+            reserve(unfinished, size_of(around) + 4 * around.n_obs * around.n_vars)
             with h5py.File(unfinished, "w") as file:
                 write_elem(file, "/", around)
                 fill(file.create_dataset("X", around.shape, "float32"))

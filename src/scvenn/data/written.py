@@ -1,0 +1,70 @@
+"""A MuData is written once there is room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from mudata import MuData
+
+from scvenn._whole_files import reserve
+
+# Bytes in a file of HDF5, about and not below: of a group, an array or a column with its
+# attributes; and of a text besides its letters.
+_OF_A_PART, _OF_A_TEXT = 4096, 48
+
+
+def write_h5mu(mdata: MuData, path: Path) -> None:
+    """Write a MuData; without room for it, nothing is begun.
+
+    HDF5 that meets a full disk while it writes ends the process that opens another file later on,
+    with all that is in memory (HDF5 2.0).
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    reserve(path, size_of(mdata))
+    mdata.write(path)
+
+
+def size_of(part: MuData | AnnData) -> int:
+    """Bytes that a MuData or a modality takes in a file, about and not below."""
+    mappings = [part.obsm, part.varm, part.obsp, part.varp, part.uns]
+    values: list[Any] = [part.obs, part.var, *mappings]
+    if isinstance(part, MuData):
+        return sum(map(_size, values)) + sum(map(size_of, part.mod.values()))
+    raw = () if part.raw is None else (part.raw.X, part.raw.var, part.raw.varm)
+    return sum(map(_size, [*values, part.X, part.layers, *raw]))
+
+
+def _size(value: Any) -> int:
+    """Of anything that anndata writes."""
+    if isinstance(value, Mapping):
+        return _OF_A_PART + sum(map(_size, value.values()))
+    if isinstance(value, pd.DataFrame):
+        return _OF_A_PART + _size(value.index) + sum(_size(value[name]) for name in value)
+    if isinstance(value, pd.Series | pd.Index):
+        if isinstance(value.dtype, pd.CategoricalDtype):
+            return 8 * len(value) + 2 * _OF_A_PART + _size(value.dtype.categories)
+        if pd.api.types.is_numeric_dtype(value.dtype):
+            return 9 * len(value) + _OF_A_PART  # with a mask, where numbers may be missing
+        return _texts(value)
+    if sp.issparse(value):
+        stored = [value.data, value.indices, getattr(value, "indptr", value.indices)]
+        return sum(array.nbytes for array in stored) + 4 * _OF_A_PART
+    if isinstance(value, CSRDataset | CSCDataset):  # of a file
+        return sum(map(_size, value.group.values()))
+    array = value if hasattr(value, "nbytes") else np.asarray(value, dtype=object)
+    return _texts(array) if array.dtype.kind in "OUST" else int(array.nbytes) + _OF_A_PART
+
+
+def _texts(values: Any) -> int:
+    return sum(_OF_A_TEXT + 4 * len(str(text)) for text in np.ravel(values)) + _OF_A_PART
