@@ -39,9 +39,10 @@ READY := .venv/.ready-$(VERSION)
 demo: $(READY)
 	$(BIN)/python benchmarks/demo.py $(DATA)
 
-# two workers with one thread each, in what they start too; a file's fixtures are made once
+# two workers with one thread each, in what they start too; a file's fixtures are made once; a worker
+# that crashes ends the run, which would else wait for ever
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations=20
 
 paper-run: $(READY)
 	$(BIN)/python benchmarks/paper/run.py
