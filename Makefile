@@ -65,7 +65,7 @@ bench-scale: $(READY)
 	$(BIN)/python benchmarks/scale.py
 
 bench-mapping: $(READY)
-	$(BIN)/python benchmarks/mapping.py
+	$(BIN)/python benchmarks/mapping.py --csv benchmarks/mapping.csv
 	$(BIN)/python benchmarks/mapping.py --render
 	$(BIN)/python benchmarks/missing_features.py
 
