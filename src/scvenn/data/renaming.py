@@ -49,8 +49,9 @@ def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, foun
     if len(missing) == len(names):  # zeros for all would be data of nothing
         return here + "Give the features the names that they had in training."
     return here + (
-        "Use the same names, or add the missing features (zeros for counts that were never seen) "
-        "before using the model."
+        "Use the same names. If these features were not measured, map the cells with "
+        "map_query(mdata), for which they need not be there; if they were but no cell had a count, "
+        "add them with zeros."
     )
 
 
