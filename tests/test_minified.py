@@ -197,6 +197,14 @@ def test_posteriors_that_were_changed_are_refused(minified):
         own.predict("rna", "meth")
 
 
+def test_values_that_were_put_back_are_read(model, minified):
+    whole = minified.adata.copy()
+    for m, adata in whole.mod.items():
+        adata.X = model.adata[m].X.copy()
+    found = result_of(minified, "get_reconstruction_error", whole)
+    assert_same(found, result_of(model, "get_reconstruction_error", None))
+
+
 def test_values_beside_minified_modalities_are_read(model, minified):
     mixed = MuData({"rna": minified.adata["rna"], "peaks": model.adata["peaks"]})
     mixed.obs = model.adata.obs.loc[mixed.obs_names]

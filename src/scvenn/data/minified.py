@@ -15,8 +15,11 @@ _KEPT = ("obsm", "varm", "obsp", "varp", "uns")
 
 
 def is_minified(mdata: MuData, modality: str) -> bool:
-    """Whether a modality has posteriors in place of its values."""
-    return modality in mdata.mod and Keys.POSTERIOR in mdata.mod[modality].obsm
+    """Whether a modality has posteriors in place of its values, which may have been put back."""
+    if modality not in mdata.mod:
+        return False
+    adata = mdata.mod[modality]
+    return Keys.POSTERIOR in adata.obsm and adata.X is None
 
 
 def minified(mdata: MuData, posteriors: Mapping[str, np.ndarray], name: str) -> MuData:
