@@ -81,8 +81,15 @@ def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_where_room_cannot_be_asked_for_the_free_one_counts(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+@pytest.mark.parametrize("why", ["not there", errno.EOPNOTSUPP], ids=str)
+def test_where_room_cannot_be_asked_for_the_free_one_counts(tmp_path, monkeypatch, why):
+    def cannot(*_):
+        raise OSError(why, "Operation not supported")
+
+    if why == "not there":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", cannot, raising=False)
     reserve(tmp_path / "file", 1000)
     with pytest.raises(OSError, match="No space left on device"):
         reserve(tmp_path / "file", 10**18)

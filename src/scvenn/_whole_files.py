@@ -78,12 +78,25 @@ def reserve(path: Path, n_bytes: int) -> None:
     """
     try:
         with path.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # knows of quotas, too
-                os.posix_fallocate(file.fileno(), 0, n_bytes)
-            elif shutil.disk_usage(path.parent).free < n_bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if _allocated(file.fileno(), n_bytes):
+                return
+        if shutil.disk_usage(path.parent).free < n_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         path.unlink(missing_ok=True)
+
+
+def _allocated(handle: int, n_bytes: int) -> bool:
+    """Give a file room, which knows of quotas, too; False where the system cannot."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(handle, 0, n_bytes)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            return False
+        raise
+    return True
 
 
 def why_not_writable(path: Path) -> str | None:
