@@ -7,10 +7,8 @@ A model is trained for two epochs on each data set: how long that was does not m
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +16,10 @@ import pandas as pd
 import scvi
 import torch
 from mudata import MuData
-from speed import multiome
+from speed import QUIET, multiome, silence
 
 import scvenn
 
-QUIET = {"enable_progress_bar": False}
 DATA: dict[str, Callable[[], MuData]] = {
     "CITE-seq, 892 cells, 36,601 genes and 10 proteins": scvenn.datasets.pbmc_citeseq,
     "simulated multiome, 5,000 cells, 2,000 genes and 50,000 peaks": lambda: multiome(
@@ -32,8 +29,7 @@ DATA: dict[str, Callable[[], MuData]] = {
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore")
-    scvi.settings.verbosity = logging.ERROR
+    silence()
     torch.set_num_threads(1)
     print(pd.DataFrame([row(name, make()) for name, make in DATA.items()]).to_markdown(index=False))
 

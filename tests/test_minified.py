@@ -171,7 +171,7 @@ def test_cells_are_found_by_name_and_may_be_some_or_moved(model, minified, tmp_p
 
 
 def test_posteriors_of_another_model_are_refused(minified, model):
-    with pytest.raises(ValueError, match="posteriors of a model, and this is not that model"):
+    with pytest.raises(ValueError, match="these are of another model"):
         model.predict("rna", "meth", minified.adata)
 
 
@@ -179,7 +179,7 @@ def test_posteriors_are_refused_once_the_model_was_trained_on(model, minified, t
     minified.save(tmp_path / "model")
     loaded = scvenn.MMVAEpp.load(tmp_path / "model", model.adata.copy())
     loaded.train(1, **QUIET)
-    with pytest.raises(ValueError, match="or it was trained since"):
+    with pytest.raises(ValueError, match="before it was trained further"):
         loaded.predict("rna", "meth", minified.adata)
 
 
@@ -188,9 +188,15 @@ def test_posteriors_that_were_changed_are_refused(minified):
     mdata["meth"].obsm[POSTERIOR][3, 0] = np.nan
     with pytest.raises(ValueError, match=r"mdata\['meth'\].obsm\['scvenn_posterior'\].*changed"):
         minified.predict("rna", "meth", mdata)
-    mdata["meth"].obsm[POSTERIOR] = mdata["meth"].obsm[POSTERIOR][:, :-1] * 0 + 1
-    with pytest.raises(ValueError, match=r"mdata\['meth'\].obsm\['scvenn_posterior'\].*changed"):
-        minified.predict("meth", "rna", mdata)
+    for change, what in (
+        (lambda z: np.ones_like(z[:, :-1]), "has 10 columns, expected 11"),
+        (lambda z: -np.ones_like(z), "has variances that are not above 0"),
+    ):
+        mdata["meth"].obsm[POSTERIOR] = change(mdata["meth"].obsm[POSTERIOR])
+        message = rf"mdata\['meth'\].obsm\['scvenn_posterior'\] {what}.*changed since"
+        with pytest.raises(ValueError, match=message):
+            minified.predict("meth", "rna", mdata)
+        mdata["meth"].obsm[POSTERIOR] = minified.adata["meth"].obsm[POSTERIOR]
     own = copy.deepcopy(minified)
     own.adata["rna"].obsm[POSTERIOR][:] += 1
     with pytest.raises(ValueError, match="was changed after the model was set up"):

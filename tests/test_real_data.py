@@ -119,12 +119,18 @@ def test_axes_of_citeseq_name_cell_types():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("values", "every", "epochs", "least"), [("counts", 1, 8, 0.8), ("0 and 1", 2, 12, 0.7)]
+    ("values", "every", "n_genes", "epochs", "least"),
+    [
+        ("counts", 1, 500, 8, 0.8),
+        ("0 and 1", 2, 500, 12, 0.7),
+        pytest.param("0 and 1", 1, 1000, 8, 0.8, marks=pytest.mark.soak),
+    ],
 )
-def test_axes_of_snareseq_are_of_screened_features(values, every, epochs, least):
+def test_axes_of_snareseq_are_of_screened_features(values, every, n_genes, epochs, least):
     mdata = mudata.read_h5mu(data_file("snareseq_cortex.h5mu"))
     mdata = mdata[::every].copy()
-    genes, peaks = most_variable(mdata["rna"], 500), most_variable(mdata["atac"], 1500)
+    genes = most_variable(mdata["rna"], n_genes)
+    peaks = most_variable(mdata["atac"], 3 * n_genes)
     if values == "0 and 1":
         peaks.X = (peaks.X > 0).astype(np.float32)
     scvi.settings.seed = 0

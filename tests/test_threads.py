@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import scvenn
 from scvenn import _threads
 from scvenn.cli import main
+from scvenn.screening.threads import in_threads
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +91,11 @@ def test_no_threads_at_all_are_refused(small, tmp_path):
     )
     assert result.exit_code == 2
     assert "'--threads': expected a number from 1 to 4096, found 0" in result.output
+
+
+@pytest.mark.parametrize("n_parts", [0, 1, 5])
+def test_parts_of_any_number_are_worked_on_in_their_order(n_parts):
+    torch.set_num_threads(2)
+    assert list(in_threads(lambda part: 2 * part, range(n_parts))) == [
+        2 * i for i in range(n_parts)
+    ]

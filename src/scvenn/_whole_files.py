@@ -62,7 +62,9 @@ def draft(path: Path, *, by_all: bool = False) -> Iterator[Path]:
 
 
 def reserve(path: Path, n_bytes: int) -> None:
-    """Ask for room on the disk and give it back, for what fares badly without.
+    """Check that there is room for a file, by making one of that size and removing it.
+
+    For HDF5, which must not meet a full disk.
 
     Parameters
     ----------

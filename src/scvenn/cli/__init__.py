@@ -23,7 +23,7 @@ from scvenn.cli.files import (
     load,
     read_h5mu,
     shape_lines,
-    written,
+    writer_of,
 )
 from scvenn.cli.options import Arguments
 from scvenn.cli.train import REPORT, set_seed, train
@@ -81,7 +81,7 @@ def embed(model: Path, path: Path) -> Result:
     return Result(
         "\n".join([f"{name}: embedded {mdata.n_obs} cells", *shape_lines(shapes)]),
         {"model": name, "data": path, "obsm": shapes, "versions": trained.versions_},
-        {"out": written(mdata)},
+        {"out": writer_of(mdata)},
     )
 
 
@@ -137,7 +137,7 @@ def map_(model: Path, path: Path, mapping: Arguments) -> Result:
             "obsm": shapes,
             "versions": mapped.versions_,
         },
-        {"save": partial(mapped.save, overwrite=True), "out": written(mdata)},
+        {"save": partial(mapped.save, overwrite=True), "out": writer_of(mdata)},
     )
 
 
@@ -316,4 +316,4 @@ def get(name: str) -> Result:
     columns = list(mdata.obs.columns)
     lines = [f"{name}: {mdata.n_obs} cells", *shape_lines(shapes), f"obs    {', '.join(columns)}"]
     found = {"name": name, "modalities": shapes, "obs": columns}
-    return Result("\n".join(lines), found, {"out": written(mdata)})
+    return Result("\n".join(lines), found, {"out": writer_of(mdata)})

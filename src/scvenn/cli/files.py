@@ -146,8 +146,8 @@ def read_h5mu(path: Path) -> Any:
         ) from error
 
 
-def written(mdata: Any) -> Callable[[Path], None]:
-    """How a MuData becomes a file."""
+def writer_of(mdata: Any) -> Callable[[Path], None]:
+    """A function that writes a MuData to a path."""
     from scvenn.data import write_h5mu
 
     return partial(write_h5mu, mdata)

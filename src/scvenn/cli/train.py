@@ -20,7 +20,7 @@ from scvenn.cli.files import (
     embeddings,
     library,
     read_h5mu,
-    written,
+    writer_of,
 )
 from scvenn.cli.options import Arguments, likelihoods
 
@@ -158,7 +158,7 @@ def train(
         {
             "save": partial(trained.save, overwrite=True),
             "report": partial(trained.report, labels_key=data.get("labels_key"), **report),
-            "out": written(mdata),
+            "out": writer_of(mdata),
         },
     )
 

@@ -159,8 +159,12 @@ class AlignedManager(AnnDataManager):
     @property
     def on_disk(self) -> bool:
         """Whether the matrix of a modality stays in its file."""
-        matrices = [(f.modality, f.layer) for f in self.fields if isinstance(f, ModalityField)]
-        return any(stays_on_disk(self.adata, *matrix) for matrix in matrices)
+        return any(stays_on_disk(self.adata, f.modality, f.layer) for f in self._matrices)
+
+    @property
+    def _matrices(self) -> list[ModalityField]:
+        """Fields of the modalities."""
+        return [field for field in self.fields if isinstance(field, ModalityField)]
 
     # ----------------------------------------------------------------- reading
 
@@ -188,8 +192,7 @@ class AlignedManager(AnnDataManager):
         """Of modalities of which features are missing, which ones, (D,), by registry key."""
         found = {
             field.registry_key: field.lacking(self.adata, self.found.state(field.registry_key))
-            for field in self.fields
-            if isinstance(field, ModalityField)
+            for field in self._matrices
         }
         return {key: features for key, features in found.items() if features.any()}
 
@@ -199,7 +202,7 @@ class AlignedManager(AnnDataManager):
 
     def name_posteriors(self) -> str:
         """By which name minified data says whose posteriors it has; one until encoders change."""
-        states = [self.found.state(f.registry_key) for f in self.fields if f.mod_key is not None]
+        states = [self.found.state(field.registry_key) for field in self._matrices]
         name = states[0].get(Keys.POSTERIOR_OF) or uuid4().hex
         for state in states:
             state[Keys.POSTERIOR_OF] = name
@@ -213,10 +216,9 @@ class AlignedManager(AnnDataManager):
         ValueError
             If the data of the model is minified itself.
         """
-        for field in self.fields:
-            if isinstance(field, ModalityField):
-                refuse_minified(self.adata, field.modality, field.where)
-        for field in self.fields:
+        for field in self._matrices:
+            refuse_minified(self.adata, field.modality, field.where)
+        for field in self._matrices:
             self.found.state(field.registry_key).pop(Keys.POSTERIOR_OF, None)
 
     @contextmanager
@@ -289,8 +291,8 @@ class AlignedManager(AnnDataManager):
 
     def _check_unique(self, mdata: MuData) -> None:
         """Raise where names repeat in a modality that is read, by which nothing can be found."""
-        for field in self.fields:
-            if isinstance(field, ModalityField) and field.modality in mdata.mod:
+        for field in self._matrices:
+            if field.modality in mdata.mod:
                 check_unique(mdata, field.modality)
 
     def _check_fits(self) -> None:

@@ -76,9 +76,9 @@ def check_posteriors(mdata: MuData, modality: str, name: str | None) -> None:
     adata = mdata.mod[modality]
     if name is None or adata.uns.get(Keys.POSTERIOR_OF) != name:
         raise ValueError(
-            f"modality {modality!r} was minified: it has no values, but posteriors of a model, and "
-            "this is not that model, or it was trained since. Load the one that it was saved with, "
-            "or pass data with the values."
+            f"modality {modality!r} was minified: it has posteriors in place of values, and these "
+            "are of another model, or of this one before it was trained further. Load the model "
+            "that the data was saved with, or pass data with the values."
         )
     stored = np.asarray(adata.obsm[Keys.POSTERIOR])
     if stored.dtype.kind != "f" or not np.isfinite(stored).all():

@@ -63,7 +63,8 @@ def _size(value: Any) -> int:
     if isinstance(value, CSRDataset | CSCDataset):  # of a file
         return sum(map(_size, value.group.values()))
     array = value if hasattr(value, "nbytes") else np.asarray(value, dtype=object)
-    return _texts(array) if array.dtype.kind in "OUST" else int(array.nbytes) + _OF_A_PART
+    kind = getattr(getattr(array, "dtype", None), "kind", None)  # awkward arrays have none
+    return _texts(array) if kind in tuple("OUST") else int(array.nbytes) + _OF_A_PART
 
 
 def _texts(values: Any) -> int:

@@ -30,20 +30,13 @@ from scvenn.models.saving import SavingMixin
 from scvenn.models.training import TrainingMixin
 from scvenn.network import Design, SharedPrivateVAE
 from scvenn.objective import Objective
-from scvenn.readouts import InterpretationMixin
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
 
 
 @refuses_what_does_not_work
 class SharedPrivateModel(
-    SetUpMixin,
-    InterpretationMixin,
-    MappingMixin,
-    MinifyingMixin,
-    TrainingMixin,
-    VAEMixin,
-    SavingMixin,
+    SetUpMixin, MinifyingMixin, MappingMixin, TrainingMixin, VAEMixin, SavingMixin
 ):
     """Multimodal VAE with shared and private latents, for an objective of your own.
 

@@ -8,24 +8,21 @@ import numpy as np
 from mudata import MuData
 
 from scvenn import network
-from scvenn.data import AlignedManager, Cells, minified
+from scvenn.data import AlignedManager, minified
 from scvenn.models.saving import SavingMixin
 from scvenn.network import SharedPrivateVAE
+from scvenn.readouts import InterpretationMixin
 
 logger = logging.getLogger("scvi.scvenn")
 
 
-class MinifyingMixin(SavingMixin):
+class MinifyingMixin(InterpretationMixin, SavingMixin):
     """Minified data for :class:`~scvenn.SharedPrivateModel`."""
 
     adata: MuData
     adata_manager: AlignedManager
     module: SharedPrivateVAE
     is_trained_: bool
-
-    def _manager_of(self, mdata: MuData | None) -> AlignedManager:
-        """A manager of the model's own data for None, checked."""
-        raise NotImplementedError
 
     def minify_mudata(self) -> None:
         """Replace the values of the model's data by what the encoders made of them.
@@ -67,10 +64,8 @@ class MinifyingMixin(SavingMixin):
         """
         if not self.is_trained_:
             raise ValueError("minify_mudata() needs a trained model; call train() first.")
-        manager = self._manager_of(None)
-        cells = Cells(manager, np.arange(manager.adata.n_obs))
+        cells = self._cells(None, None, None)
         posteriors: dict[str, list[np.ndarray]] = {m: [] for m in cells.modalities}
-        self.module.eval()
         for _, tensors in cells.minibatches(cells.modalities, "Minifying"):
             for m, found in posteriors.items():
                 found.append(network.encoded(self.module, tensors, m).cpu().numpy())

@@ -32,10 +32,28 @@ class Encoded(NamedTuple):
         return torch.cat([*of_latents, self.library], dim=1)
 
     @classmethod
-    def of(cls, values: Float[Tensor, "B W"], n_shared: int, n_private: int) -> Encoded:
-        """The parts of such an array."""
-        *parts, library = values.split([n_shared, n_shared, n_private, n_private, 1], dim=1)
-        return cls(Gaussian(*parts[:2]), Gaussian(*parts[2:]), library)
+    def of(
+        cls, values: Float[Tensor, "B W"], n_shared: int, n_private: int, *, modality: str
+    ) -> Encoded:
+        """The parts of such an array.
+
+        Raises
+        ------
+        ValueError
+            If it has other columns, or variances that are not above 0.
+        """
+        sizes = [n_shared, n_shared, n_private, n_private, 1]
+        where = f"mdata[{modality!r}].obsm[{Keys.POSTERIOR!r}]"
+        changed = "It was changed since minify_mudata() wrote it. Load the file again."
+        if values.shape[1] != sum(sizes):
+            raise ValueError(
+                f"{where} has {values.shape[1]} columns, expected {sum(sizes)}. {changed}"
+            )
+        *parts, library = values.split(sizes, dim=1)
+        found = cls(Gaussian(*parts[:2]), Gaussian(*parts[2:]), library)
+        if not all((q.var > 0).all() for q in (found.shared, found.private)):
+            raise ValueError(f"{where} has variances that are not above 0. {changed}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,14 +156,7 @@ class MinibatchReader:
             if posterior is None:
                 views[m] = View.read(tensors[key], observed, likelihood)
             else:
-                n_shared, n_private = self._sizes[m]
-                if posterior.shape[1] != 2 * (n_shared + n_private) + 1:
-                    raise ValueError(
-                        f"mdata[{m!r}].obsm[{Keys.POSTERIOR!r}] has {posterior.shape[1]} columns, "
-                        f"expected {2 * (n_shared + n_private) + 1}: it was changed since "
-                        "minify_mudata() wrote it. Load the file again."
-                    )
-                encoded = Encoded.of(posterior, n_shared, n_private)
+                encoded = Encoded.of(posterior, *self._sizes[m], modality=m)
                 views[m] = View.minified(encoded, observed, likelihood)
         batch = tensors[Keys.BATCH].view(-1).long()
         labels = tensors[Keys.LABELS].view(-1).long() if Keys.LABELS in tensors else None

@@ -19,7 +19,7 @@ def in_threads(function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> 
     in this order. For functions that let other threads work: compiled ones, products of scipy.
     """
     at_once = min(torch.get_num_threads(), len(parts))
-    if at_once == 1:
+    if at_once <= 1:
         yield from map(function, parts)
         return
     with ThreadPoolExecutor(at_once) as pool:
