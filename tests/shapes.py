@@ -1,4 +1,4 @@
-"""Shapes in annotations, checked at every call in tests and never in use (conftest.py)."""
+"""Shapes in annotations, checked in a part of the tests and never in use (conftest.py)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -45,7 +45,7 @@ class Term:
         Modalities whose posteriors of the shared latent are multiplied (product of experts).
     decode
         Modalities whose likelihood is scored. One that is not in ``encode`` is *cross-view*: its
-        private latent is absent and pays no KL.
+        private latent is absent and adds no KL.
     detach_shared
         Modalities of ``decode`` that are decoded without gradient through the shared sample
         (``sg[.]`` in the paper); their decoder still learns.

@@ -103,7 +103,7 @@ class SavingMixin(BaseModelClass):
             files stay.
         save_anndata
             Whether to save the MuData as well, as ``mdata-….h5mu``. The model's file has its name
-            and its SHA-256, so that a model never meets the data of another one.
+            and its SHA-256, so that no model is loaded with the data of another one.
 
         Raises
         ------

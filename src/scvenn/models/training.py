@@ -108,8 +108,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         Statistics for likelihoods and screening are those of training cells only.
 
         After Ctrl-C, or an error in a callback, the model has the weights of the best epoch so far
-        (without early stopping: of the last that finished) and is as usable as any other, but no
-        embeddings were written and, in a model that screens, the experts have equal weights.
+        (without early stopping: of the last that finished) and can be used, saved and trained
+        further. No embeddings were written, and what is learned after training is missing: ordered
+        axes, the correction for batches, the cells that :meth:`get_novelty` compares with
+        and, in a model that screens, weak effects and the weights of the experts, which are equal.
 
         Set ``scvi.settings.seed`` before building the model for results that can be repeated; on
         CPU they are then bit-equal.

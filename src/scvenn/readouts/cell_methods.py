@@ -346,7 +346,7 @@ class ReadoutsMixin:
             Predict as if all cells were of this batch; None for the cells' own.
         library_size
             Scale counts to this sum in every cell; None for the cells' own. Likelihoods other than
-            those of counts relative to the library size do not heed it.
+            those of counts relative to the library size ignore it.
         return_numpy
             Whether to return an array instead of a DataFrame.
 
@@ -615,7 +615,7 @@ class ReadoutsMixin:
         return draw_posterior(self.module, cells, sources, target, n_samples=n_samples)
 
     def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:
-        """Draw cells that never were: latents from the prior, values from the decoders.
+        """Draw simulated cells: latents from the prior, values from the decoders.
 
         Parameters
         ----------

@@ -23,10 +23,11 @@ class FeaturesMixin(ReadoutsMixin):
     def get_shared_scores(self, *, given: str | None = None) -> pd.DataFrame:
         """How well the other modalities predict each feature, and whether more than by chance.
 
-        The score is the leave-one-out R² of a ridge regression on all features of the other
-        modalities and, if they are real-valued, their squares, in training cells; counts are on the
-        scale of logarithms. A feature is called *shared* if its score is above what shuffled cells
-        reach, at a false discovery rate of 5 %: the shared latent learns to predict it. It is
+        The score is a leave-one-out R² in training cells, the better one of two regressions on the
+        other modalities: ridge regression on all features and, if they are real-valued, their
+        squares; and least squares on principal components. Counts are on the scale of logarithms. A
+        feature is called *shared* if its score is above what shuffled cells reach, at a false
+        discovery rate of 5 %: the shared latent learns to predict it. It is
         called *related* if that holds of itself or its square, or if the labels of a supervised
         model predict it: the shared latent is encoded from it.
 

@@ -152,7 +152,7 @@ class InterpretationMixin(FeaturesMixin):
         over cells i and features j, with the posterior means s and p of a cell, and values x and
         predictions g on a linear scale: logarithms of normalised counts, logits of fractions
         (``"beta"``), and other values as they are. A prediction may be off by a constant
-        :math:`\bar r_j` for each feature, which explains nothing and costs nothing. The rows of
+        :math:`\bar r_j` for each feature, which does not change the R². The rows of
         the table:
 
         ===================== ==================================================================
