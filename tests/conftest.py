@@ -20,6 +20,12 @@ MODELS = {
     "MMVAEpp": scvenn.MMVAEpp,
 }
 
+# of the loggers whose levels the command line sets
+LEVELS = {
+    logger: logger.level
+    for logger in (logging.getLogger(f"scvi.scvenn{name}") for name in ("", ".interrupts"))
+}
+
 QUIET = {"enable_progress_bar": False}
 
 
@@ -27,10 +33,7 @@ QUIET = {"enable_progress_bar": False}
 def _levels_of_logs():
     """The command line and benchmarks set levels for their process, in which other tests run."""
     logging.getLogger("scvi").setLevel(logging.WARNING)
-    loggers = [logging.getLogger(f"scvi.scvenn{name}") for name in ("", ".interrupts")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
+    for logger, level in LEVELS.items():
         logger.setLevel(level)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from scvenn import batches as _batches
 from scvenn.batches import BatchShifts, corrected, learn_batch_shifts
 
 N_DIMS = 5
@@ -159,6 +160,27 @@ def test_few_cells_and_equal_cells_give_finite_latents(n, n_batches, n_dims, see
     latent = rng.integers(3, size=(n, n_dims)).astype(np.float32)
     batch = rng.integers(n_batches, size=n)
     assert np.isfinite(correct(latent, batch, learned(latent, batch, n_batches))).all()
+
+
+def test_positions_and_maps_solve_the_normal_equations():
+    rng = torch.Generator().manual_seed(0)
+    mean = torch.randn(6, 4, 2, generator=rng, dtype=torch.float64)  # (K, B, D)
+    weight = torch.rand(6, 4, generator=rng, dtype=torch.float64)
+    basis = torch.randn(6, 3, generator=rng, dtype=torch.float64)  # (K, P)
+
+    def loss(positions, maps):
+        missed = mean - positions.unsqueeze(1) - torch.einsum("kp,bpd->kbd", basis, maps)
+        return (weight.unsqueeze(-1) * missed.square()).sum() + (prior * maps.square()).sum()
+
+    prior = torch.full((3, 1), _batches._PRIOR_SLOPES, dtype=torch.float64)
+    prior[0] = _batches._PRIOR_CONSTANT
+    positions, shifts = _batches._fit_affine(mean, weight, basis, None)
+    maps = torch.linalg.pinv(basis) @ shifts.transpose(0, 1)  # (B, P, D)
+    maps.requires_grad_()
+    positions.requires_grad_()
+    loss(positions, maps).backward()
+    torch.testing.assert_close(positions.grad, torch.zeros_like(positions))
+    torch.testing.assert_close(maps.grad, torch.zeros_like(maps))
 
 
 def test_a_latent_that_does_not_vary_stays_as_it_is():

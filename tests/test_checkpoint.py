@@ -157,10 +157,10 @@ def other_values(data):
 @pytest.mark.parametrize(
     ("change", "model", "training", "message"),
     [
-        (None, {}, {"max_epochs": 2}, "the argument max_epochs was 1 and is 2"),
-        (None, {}, {"plan_kwargs": {"lr": 0.1}}, "the argument lr was 0.001 and is 0.1"),
-        (None, {"n_shared": 4}, {}, "the argument n_shared was 3 and is 4"),
-        (None, {"cls": scvenn.MMVAE}, {}, r"the class was MMVAEpp and is MMVAE\."),
+        (None, {}, {"max_epochs": 2}, "the argument max_epochs was 1 then and is 2 now"),
+        (None, {}, {"plan_kwargs": {"lr": 0.1}}, "the argument lr was 0.001 then and is 0.1 now"),
+        (None, {"n_shared": 4}, {}, "the argument n_shared was 3 then and is 4 now"),
+        (None, {"cls": scvenn.MMVAE}, {}, "the class was MMVAEpp then and is MMVAE now"),
         (other_values, {}, {}, "the data was"),
         (lambda data: data[::-1].copy(), {}, {}, "the data was"),
     ],

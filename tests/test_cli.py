@@ -281,7 +281,7 @@ def test_options_reach_set_up_constructor_and_training(data):
         *("--continuous-covariate", "quality", "--n-private", "rna=3", "--n-private", "atac=2"),
         *("--label-weight", "7", "--screen", "--lr", "0.01", "--no-early-stopping", *QUICK),
     )
-    assert json.loads(result.stdout)["best_epoch"] == 2
+    assert json.loads(result.stdout)["best_epoch"] == 1
     model = scvenn.MoPoEVAE.load("model")
     assert model.registry_["setup_args"] == {
         "modalities": ["atac", "rna"],
@@ -329,7 +329,7 @@ def test_the_json_of_train_names_files_versions_and_log_likelihoods(data):
     }
     model = scvenn.MMVAEpp.load("model")
     history = model.history["log_likelihood_rna->atac_validation"]
-    kept = history.iloc[reported["best_epoch"] - 1].item()
+    kept = history.iloc[reported["best_epoch"]].item()
     assert reported["log_likelihood"]["rna->atac"]["validation"] == pytest.approx(kept)
 
 
@@ -340,7 +340,7 @@ def test_the_epoch_in_the_result_is_the_one_whose_weights_are_kept(data):
         ).stdout
     )
     losses = scvenn.MMVAEpp.load("model").history["validation_loss"].iloc[:, 0]
-    assert losses.iloc[3:].astype(float).argmin() + 3 == reported["best_epoch"] - 1
+    assert losses.iloc[3:].astype(float).argmin() + 3 == reported["best_epoch"]
 
 
 def test_all_cells_may_be_trained_on(data):

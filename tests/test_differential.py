@@ -106,6 +106,14 @@ def test_a_private_programme_differs_through_private_only(model, modality):
     assert shared.max() < 0.3 * private[own].max()
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Index, pd.Series])
+def test_groups_may_be_any_sequence(model, kind):
+    table = model.differential(
+        "cell_type", modality="rna", group1=kind(["type0", "type1"]), n_samples=2
+    )
+    assert set(table["group1"]) == {"type0", "type1"}
+
+
 def test_fold_changes_of_counts_are_those_of_normalised_counts(model):
     table = model.differential("cell_type", modality="rna", group1="type0", group2="type1")
     rna = model.adata["rna"]

@@ -84,6 +84,12 @@ def test_small_sets_and_dimensions_that_move_nothing_are_left_out():
     assert (table["n_features"] == 10).all()
 
 
+def test_where_no_dimension_moves_anything_the_table_is_empty():
+    table = scvenn.readouts.enrichment.enrichment(planted(None).assign(loading=0.0), SETS)
+    assert table.empty
+    assert list(table.columns) == ["dimension", "set", "score", "p_adjusted", "n_features"]
+
+
 @pytest.mark.parametrize("latent", ["shared", "private"])
 def test_a_model_scores_sets_by_its_loadings(model, latent):
     sets = {"first": [f"rna_{j}" for j in range(10)], "last": [f"rna_{j}" for j in range(30, 40)]}

@@ -186,6 +186,7 @@ def test_medians_are_over_features_and_over_shared_ones(table):
     assert row["median"] == found["value"].median()
     assert row["by_chance"] == found["by_chance"].median()
     assert row["median_screened"] == shared["value"].median()
+    assert row["by_chance_screened"] == shared["by_chance"].median()
 
 
 def test_models_that_screen_and_models_that_do_not_have_medians_in_one_table(table):

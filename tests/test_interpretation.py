@@ -291,7 +291,7 @@ def test_features_and_cells_can_be_chosen(incomplete):
         (lambda m: m.loadings("rna", features=["x"]), "features: 'x' not found"),
         (lambda m: m.loadings("rna", indices=[0]), r"needs two or more cells in which 'rna' was"),
         (lambda m: m.shared_features("adt"), "modality='adt': expected"),
-        (lambda m: m.private_features("rna", n=0), "n=0: expected None or a number of at least 1"),
+        (lambda m: m.private_features("rna", n=0), "n=0: expected an integer of at least 1"),
         (lambda m: m.write_contributions(m.adata[:10]), r"write_contributions.*mdata.copy\(\)"),
         (lambda m: scvenn.MMVAE(m.adata, decoder="none"), "decoder='none': expected 'mlp'"),
     ],

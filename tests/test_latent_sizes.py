@@ -265,6 +265,18 @@ def test_the_error_of_a_process_is_the_message_alone(mosaic):
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("key", ["rna:lab", "lab"])
+def test_columns_are_found_as_a_set_up_finds_them(key):
+    mdata = scvenn.datasets.simulate_counts(60, n_features=10)
+    labels = np.resize(["a", "b"], mdata.n_obs)
+    if key == "lab":  # pulled from a modality which does not have it any more
+        mdata.obs["rna:lab"] = labels
+    else:
+        mdata["rna"].obs["lab"] = labels
+    scvenn.MMVAEpp.setup_mudata(mdata, labels_key=key)
+    assert len(searched(mdata, 1)) == 4
+
+
 @pytest.mark.parametrize("n_jobs", [0, 1.5, "2"])
 def test_a_number_of_jobs_that_makes_no_sense_is_refused(small, n_jobs):
     with pytest.raises(ValueError, match="n_jobs=.*expected a number of processes"):

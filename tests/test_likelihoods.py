@@ -183,7 +183,7 @@ def scvi_distribution(likelihood, raw, library):
         )
     return scvi.distributions.NegativeBinomialMixture(
         mu1=likelihood.log_background.exp(),
-        mu2=likelihood.foreground_mean(raw, library),
+        mu2=likelihood.foreground_mean(raw),
         theta1=theta,
         mixture_logits=second,
     )

@@ -336,6 +336,15 @@ def test_a_type_that_the_reference_lacks_stays_apart_and_is_novel():
     assert np.median(score[~new]) == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.parametrize("n_dims", [3, 20])
+def test_a_cell_of_the_reference_is_no_neighbour_of_itself(n_dims):
+    rng = np.random.default_rng(0)
+    reference, new = rng.standard_normal((2, 500, n_dims)).astype(np.float32)
+    own, others = novelty([reference], [reference]), novelty([new], [reference])
+    assert np.median(own) == pytest.approx(1)
+    assert np.median(own) == pytest.approx(np.median(others), rel=0.03)
+
+
 def test_novelty_compares_what_a_cell_has():
     rng = np.random.default_rng(0)
     references = [rng.standard_normal((200, 2)).astype(np.float32) for _ in range(2)]

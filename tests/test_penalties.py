@@ -129,7 +129,7 @@ def test_the_function_of_a_penalty_is_asked_for_only_to_train_further(small):
     )
     with pytest.raises(ValueError, match=r"penalties=\{'size': function\}"):
         loaded.train(1, **QUIET)
-    with pytest.raises(ValueError, match=r"penalties=\['other'\].* has the penalties \['size'\]"):
+    with pytest.raises(ValueError, match=r"penalties=\['other'\].* the model has \['size'\]"):
         scvenn.SharedPrivateModel.load("model", small, penalties={"other": size_of_private})
 
 

@@ -247,16 +247,16 @@ def test_the_figure_that_is_returned_is_that_of_the_axes_given():
     figure = plt.figure()
     part, _ = figure.subfigures(1, 2)
     for axes in (figure.subplots(), part.subplots()):
-        assert pl.variance_explained(EXPLAINED, axes, return_fig=True) is figure
+        assert pl.variance_explained(EXPLAINED, ax=axes, return_fig=True) is figure
 
 
 def test_panels_of_two_figures_are_not_one_figure(inputs):
     shown, n = inputs["shared_scores"]
     axes = [plt.subplots()[1] for _ in range(n)]
-    assert len(pl.shared_scores(shown, axes)) == n
+    assert len(pl.shared_scores(shown, axes=axes)) == n
     for output in ({"return_fig": True}, {"save": "a.png"}):
         with pytest.raises(ValueError, match="those of one figure .* found 2 figures"):
-            pl.shared_scores(shown, axes, **output)
+            pl.shared_scores(shown, axes=axes, **output)
     assert not Path("a.png").exists()
 
 
@@ -577,6 +577,14 @@ def test_colours_of_a_modality_are_used_for_its_column(color, mdata):
     kept = {"rna:kind": [RED, GOLD, TEAL], "kind": None}[color]
     assert mdata.uns.get(f"{color}_colors") == kept
     assert rna.uns["kind_colors"] == [RED, GOLD, TEAL]
+
+
+def test_a_column_that_was_pulled_from_a_modality_is_found_by_its_own_name(mdata):
+    rna = mdata["rna"]
+    mdata.obs["rna:kind"] = np.resize(["a", "b"], mdata.n_obs)
+    assert "kind" not in rna.obs
+    pl.embeddings(mdata, "kind", basis="pca")
+    assert mdata.uns["rna:kind_colors"] == _drawing.PALETTE[:2]
 
 
 def test_colours_of_a_column_of_a_modality_are_written_there(mdata):

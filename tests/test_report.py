@@ -307,9 +307,10 @@ def test_scores_of_screened_features_are_beside_those_of_all(screened, page_of_s
     (row,) = medians.query("metric == 'r2' and view == 'cross' and target == 'rna'").to_dict(
         "records"
     )
-    end = [str(row["n_screened"]), text_of(row["median_screened"])]
+    columns = ["median_screened", "by_chance_screened"]
+    end = [str(row["n_screened"]), *(text_of(row[column]) for column in columns)]
     shown = [r for r in page_of_screened.rows if r[:4] == ["rna", row["source"], "cross", "R²"]]
-    assert [r[-2:] for r in shown] == [end]
+    assert [r[-3:] for r in shown] == [end]
 
 
 def test_features_are_those_of_the_rankings(mosaic, page_of_mosaic):
@@ -407,7 +408,7 @@ def test_a_model_without_data_reports_on_new_data(mosaic, tmp_path):
     assert len(page.images) == 3  # training, embeddings, variance explained
     note, again = page.notes
     assert note == again
-    assert "fits probes on the training cells, and this model was loaded without data" in note
+    assert "reads the training cells, and this model was loaded without data" in note
     with pytest.raises(ValueError, match="loaded without data"):
         model.report(tmp_path / "other.html")
 

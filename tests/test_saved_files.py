@@ -478,6 +478,13 @@ def test_a_model_that_is_replaced_leaves_no_data_behind(models, copied):
     assert [path.name for path in copied.iterdir()] == ["model.safetensors"]
 
 
+def test_data_of_a_user_stays_whatever_its_name(models, copied):
+    own = copied / "mdata-preprocessed_all.h5mu"  # as long as the names of ours
+    own.write_text("own")
+    models[1].save(copied, overwrite=True, save_anndata=True)
+    assert own.read_text() == "own"
+
+
 def test_models_of_two_prefixes_share_a_folder(models, tmp_path):
     for prefix, model in zip(("a_", "?_", "?_"), (models[1], *models), strict=True):
         model.save(tmp_path, prefix, overwrite=True, save_anndata=True)

@@ -170,6 +170,31 @@ def test_scores_within_types_are_of_deviations_from_their_means():
         np.testing.assert_allclose(found[f"b{j}"], correlation, atol=1e-3)
 
 
+def test_scores_by_chance_within_types_depend_on_neither_the_order_of_cells_nor_a_seed():
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(simulated("normal", n=200))
+    model.train(1, train_size=0.5, write_obsm=False, **QUIET)
+    forwards = model.evaluate(given="cell_type", indices=model.validation_indices)
+    scvi.settings.seed = 1
+    backwards = model.evaluate(given="cell_type", indices=model.validation_indices[::-1])
+    by = ["metric", "view", "source", "target", "feature", "group"]
+    one, other = (table.sort_values(by, ignore_index=True) for table in (forwards, backwards))
+    pd.testing.assert_frame_equal(one, other, atol=1e-5)
+
+
+def test_within_types_needs_the_training_cells(tmp_path):
+    model = scvenn.MMVAEpp(simulated("normal", n=120))
+    model.train(1, write_obsm=False, **QUIET)
+    model.save(tmp_path / "model")
+    other = simulated("normal", n=60, seed=1)
+    for adata in other.mod.values():
+        adata.obs_names = [f"new{i}" for i in range(60)]
+    other = mudata.MuData(dict(other.mod), obs=other.obs.set_axis(other["one"].obs_names))
+    loaded = scvenn.MMVAEpp.load(tmp_path / "model", other)
+    with pytest.raises(ValueError, match="reads the training cells, of which this model has none"):
+        loaded.get_shared_scores(given="cell_type")
+
+
 @pytest.mark.slow
 def test_types_of_fifty_scored_cells_have_scores_of_their_own(evaluated):
     model, table = evaluated

@@ -279,8 +279,7 @@ def _fit_affine(
     -------
     The positions, and the shifts that the maps give each component.
     """
-    n_components, n_batches, _ = mean.shape
-    n_terms = basis.shape[1]
+    n_components = len(mean)
     slopes = _PRIOR_SLOPES if positions is None else _PRIOR_SLOPES_LATER
     prior = torch.full_like(basis[0], slopes)
     prior[0] = _PRIOR_CONSTANT
@@ -291,19 +290,17 @@ def _fit_affine(
         from_positions = mean.transpose(0, 1) - positions  # (B, K, D)
         maps = torch.linalg.solve(own, by_batch.mT @ from_positions)  # (B, P, D)
         return positions, torch.einsum("kp,bpd->kbd", basis, maps)
-    across = by_batch.transpose(0, 1).flatten(1)  # (K, B * P)
-    of_positions = torch.diag(weight.sum(1).clamp(min=1e-9))
-    normal = torch.cat(
-        [
-            torch.cat([of_positions, across], 1),
-            torch.cat([across.T, torch.block_diag(*own)], 1),
-        ]
-    )
-    of_positions = (weight.unsqueeze(-1) * mean).sum(1)  # (K, D)
-    of_terms = (by_batch.mT @ mean.transpose(0, 1)).flatten(0, 1)  # (B * P, D)
-    solved = torch.linalg.solve(normal, torch.cat([of_positions, of_terms]))
-    maps = solved[n_components:].view(n_batches, n_terms, -1)
-    return solved[:n_components], torch.einsum("kp,bpd->kbd", basis, maps)
+    # terms of a batch meet those of no other: they are eliminated batch by batch, and what is
+    # left are equations of the positions alone
+    from_mean = by_batch.mT @ mean.transpose(0, 1)  # (B, P, D)
+    of_terms = torch.linalg.solve(own, torch.cat([by_batch.mT, from_mean], -1))  # (B, P, K + D)
+    by_position, by_mean = of_terms[..., :n_components], of_terms[..., n_components:]
+    total = torch.diag(weight.sum(1).clamp(min=1e-9))
+    left = total - (by_batch @ by_position).sum(0)  # (K, K)
+    right = (weight.unsqueeze(-1) * mean).sum(1) - (by_batch @ by_mean).sum(0)  # (K, D)
+    positions = torch.linalg.solve(left, right)
+    maps = by_mean - by_position @ positions  # (B, P, D)
+    return positions, torch.einsum("kp,bpd->kbd", basis, maps)
 
 
 def _members(

@@ -101,10 +101,11 @@ def simulate_gp(
     ):
         if len(pair) != 2 or min(pair) < 1:
             raise ValueError(f"{name}={pair}: expected two numbers of at least 1.")
-    if min(n_obs, n_shared, n_private) < 1 or noise < 0:
+    if n_obs < 2 or min(n_shared, n_private) < 1 or noise < 0:
         raise ValueError(
-            f"n_obs={n_obs}, n_shared={n_shared}, n_private={n_private} must be at least 1 and "
-            f"noise={noise} at least 0."
+            f"n_obs={n_obs} must be at least 2, as features are scaled over cells; "
+            f"n_shared={n_shared} and n_private={n_private} at least 1; and noise={noise} at least "
+            "0."
         )
     rng = np.random.default_rng(seed)
     obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])

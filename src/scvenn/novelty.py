@@ -12,6 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 
 # Nearest cells whose mean distance counts.
 _NEIGHBOURS = 10
+# Closer than this part of the usual distance, two cells are one: it was embedded anew.
+_ITSELF = 1e-4
 
 
 def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> np.ndarray:
@@ -22,8 +24,8 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
         a_i^2 = \operatorname{mean}_l \, (d_{il} / \tilde d_l)^2
 
     over the latents l that a cell has, with its mean distance :math:`d_{il}` from the 10 nearest
-    cells of the reference, and the median :math:`\tilde d_l` of that over cells of the reference,
-    from the others.
+    cells of the reference other than itself, and the median :math:`\tilde d_l` of that over cells
+    of the reference.
 
     Parameters
     ----------
@@ -42,9 +44,12 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
         others, known = (x[np.isfinite(x).all(1)] for x in (reference, latent))
         if len(others) < 3 or not len(known):
             continue
-        near = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(others) - 1)).fit(others)
-        usual = np.median(near.kneighbors()[0].mean(1))
-        distance = near.kneighbors(known)[0].mean(1) / max(usual, np.finfo(np.float32).tiny)
+        n_near = min(_NEIGHBOURS, len(others) - 1)
+        near = NearestNeighbors(n_neighbors=n_near).fit(others)
+        usual = max(np.median(near.kneighbors()[0].mean(1)), np.finfo(np.float32).tiny)
+        distances = near.kneighbors(known, n_near + 1)[0] / usual
+        is_itself = distances[:, :1] < _ITSELF  # a cell of the reference is no neighbour of its own
+        distance = np.where(is_itself, distances[:, 1:], distances[:, :-1]).mean(1)
         found[np.isfinite(latent).all(1)] = np.square(distance)
     number = np.isfinite(squares).sum(0)
     total = np.nansum(squares, 0)

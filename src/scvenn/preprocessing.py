@@ -81,7 +81,7 @@ def shared_features(
     )
     # its networks are not used: they are as small as can be
     model = MMVAEpp(read, n_shared=1, n_private=1, n_hidden=1)
-    net, cells = model.module, Cells(model.adata_manager, np.arange(read.n_obs))
+    net, cells = model.module, Cells(model.adata_manager.snapshot(), np.arange(read.n_obs))
     if given is None:
         table = table_of_scores(cells.found, screen_features(net, cells))
     else:

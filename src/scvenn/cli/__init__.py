@@ -201,22 +201,23 @@ def predict(model: Path, path: Path, prediction: Arguments) -> Result:
     cls=Command,
     outputs=[Output("--out", "all scores, one line for each feature,", ".csv", ".csv.gz")],
     sections={"Data": "--labels COLUMN (labels_key): Column of obs that latents should predict."},
+    epilog="""\b
+Scores:
+  r2, cross          how well one modality predicts another through the shared latent
+  leakage_r2         how well a private latent predicts other modalities: beside by_chance, not 0
+  auc, balanced_...  how well a latent separates the labels
+""",
 )
 @click.argument("model", type=SAVED)
 @click.argument("path", type=H5MU, metavar="IN.h5mu")
 def evaluate(model: Path, path: Path, data: Arguments) -> Result:
-    r"""Score a trained model on cells that were held out.
+    """Score a trained model on cells that were held out.
 
     IN.h5mu is the file that the model in the folder MODEL was trained on, or the one that `scvenn
     train` wrote: probes are fitted on its training cells and scored on the others. Prints medians
     over all n features, also those that no other modality can predict, what is expected by chance,
     and medians over the features that screening calls shared; then the part of each modality's
     variance that latents explain. --out has all scores.
-
-    \b
-    r2, cross          how well one modality predicts another through the shared latent
-    leakage_r2         of a private latent, near 0: how well it predicts other modalities
-    auc, balanced_...  how well a latent separates the labels
     """
     mdata = read_h5mu(path)
     trained = load(model, mdata)

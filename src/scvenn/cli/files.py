@@ -126,7 +126,9 @@ def read_h5mu(path: Path) -> Any:
             if isinstance(part, h5py.Group) and table not in part
         ]
     if lacking:  # anndata would number cells and features instead
-        raise ValueError(f"{path} has not the names of all cells and features: {lacking}. {AGAIN}")
+        raise ValueError(
+            f"{path} does not have the names of all cells and features: {lacking}. {AGAIN}"
+        )
     if "mod" not in groups:
         kind = "an AnnData of one modality" if {"obs", "var"} <= groups else "no MuData"
         raise ValueError(

@@ -144,13 +144,14 @@ def train(
     table.columns.name = "log-likelihood, nats per cell"
     text = table.to_string(float_format="{:.1f}".format, na_rep="-", col_space=12)
     return Result(
-        f"{model_class.__name__}: trained {n_epochs} epochs, kept epoch {epoch + 1}\n\n{text}",
+        f"{model_class.__name__}: trained {n_epochs} epochs, kept epoch {epoch} (the first is 0)"
+        f"\n\n{text}",
         {
             "model": model_class.__name__,
             "data": path,
             "seed": seed,
             "epochs": n_epochs,
-            "best_epoch": epoch + 1,
+            "best_epoch": epoch,
             "log_likelihood": json.loads(scores.to_json(orient="index", double_precision=15)),
             "obsm": embeddings(mdata, trained),
             "versions": trained.versions_,

@@ -54,8 +54,11 @@ def read_lazy(path: str | os.PathLike) -> MuData:
             f"{place} is neither a file of HDF5 nor a folder of zarr ({error})."
         ) from error
     if "mod" not in file:
+        groups = sorted(file)
+        if isinstance(file, h5py.File):
+            file.close()  # an open file cannot be written anew
         raise ValueError(
-            f"{place} holds no MuData: there is no group 'mod' in it, but {sorted(file)}. Put "
+            f"{place} holds no MuData: there is no group 'mod' in it, but {groups}. Put "
             "modalities together with mudata.MuData({'rna': ..., 'atac': ...}) and write that."
         )
     modalities = file["mod"]

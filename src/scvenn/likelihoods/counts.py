@@ -315,7 +315,7 @@ class NegativeBinomialMixture(_Counts):
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
         in_background = raw.chunk(2, -1)[1]  # (..., B, D)
-        log_foreground = self.foreground_mean(raw, library).log()
+        log_foreground = self.foreground_mean(raw).log()
         log_theta = self._of_cells(self.log_theta, batch)
         low = negative_binomial_log_prob(x, self.log_background - log_theta, log_theta)  # (B, D)
         high = negative_binomial_log_prob(x, log_foreground - log_theta, log_theta)  # (..., B, D)
@@ -326,9 +326,7 @@ class NegativeBinomialMixture(_Counts):
         above = 2 * (self.mean_ / self.log_background.detach().exp() - 1).clamp(min=_LEAST_SHARE)
         return torch.cat([above + (-(-above).expm1()).log(), torch.zeros_like(above)])
 
-    def foreground_mean(
-        self, raw: Tensor, library: Tensor, features: slice = slice(None)
-    ) -> Tensor:
+    def foreground_mean(self, raw: Tensor, features: slice = slice(None)) -> Tensor:
         """Expected value of a count of some features that is not background, (..., B, d)."""
         return self.log_background[features].exp() * (1 + F.softplus(raw.chunk(2, -1)[0]))
 
@@ -336,11 +334,11 @@ class NegativeBinomialMixture(_Counts):
         self, raw: Tensor, library: Tensor, features: slice, normaliser: Tensor
     ) -> Tensor:
         share, background = raw.chunk(2, -1)[1].sigmoid(), self.log_background[features].exp()
-        return torch.lerp(self.foreground_mean(raw, library, features), background, share)
+        return torch.lerp(self.foreground_mean(raw, features), background, share)
 
     def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
         is_background = distributions.Bernoulli(logits=raw.chunk(2, -1)[1]).sample().bool()
-        log_foreground = self.foreground_mean(raw, library).log()
+        log_foreground = self.foreground_mean(raw).log()
         log_mean = torch.where(is_background, self.log_background, log_foreground)
         log_theta = self._of_cells(self.log_theta, batch)
         return _nb_sample(log_mean - log_theta, log_theta)

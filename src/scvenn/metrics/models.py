@@ -58,8 +58,8 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
     A table with a row for each metric, view, source and target (and model and group, if the table
     has them), and the columns ``n``, the number of values; ``median``, over all of them;
     ``by_chance``, the median of what is expected by chance; and, if the model screens,
-    ``n_screened`` and ``median_screened``, of the features that are called shared. Values that are
-    not defined are left out.
+    ``n_screened``, ``median_screened`` and ``by_chance_screened``, of the features that are called
+    shared. Values that are not defined are left out.
 
     Raises
     ------
@@ -72,9 +72,9 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
     >>> score = {"metric": "r2", "view": "cross", "source": "rna", "target": "atac"}
     >>> values = {"feature": ["a", "b", "c"], "value": [0.0, 0.1, 0.6], "by_chance": -0.1}
     >>> table = pd.DataFrame(values | {"screened": [False, False, True]}).assign(**score)
-    >>> medians(table)[["n", "median", "by_chance", "n_screened", "median_screened"]]
-       n  median  by_chance  n_screened  median_screened
-    0  3     0.1       -0.1           1              0.6
+    >>> medians(table)[["n", "median", "n_screened", "median_screened", "by_chance_screened"]]
+       n  median  n_screened  median_screened  by_chance_screened
+    0  3     0.1           1              0.6                -0.1
     """
     columns = [*EVALUATION_COLUMNS, "by_chance"]
     if missing := [name for name in columns if name not in table]:
@@ -92,8 +92,9 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
     if "screened" in table:
         # of models that do not screen, and of latents, it is missing
         shared = defined[defined["screened"].astype("boolean").fillna(False)]
-        of_shared = shared.groupby(by, sort=False, dropna=False)["value"]
+        of_shared = shared.groupby(by, sort=False, dropna=False)
         found["n_screened"] = of_shared.size()
-        found["median_screened"] = of_shared.median()
+        found["median_screened"] = of_shared["value"].median()
+        found["by_chance_screened"] = of_shared["by_chance"].median()
         found["n_screened"] = found["n_screened"].fillna(0).astype(int)
     return found.reset_index()

@@ -156,9 +156,9 @@ class SharedPrivateModel(
             check_mudata(adata, may_be_view=False)
             if encode_covariates:
                 warn(
-                    "encode_covariates=True is deprecated and will be removed: told the batch, "
-                    "encoders leave as much of it in the shared latent as without. Embeddings are "
-                    "corrected for the batch in any case (batch_key of setup_mudata).",
+                    "encode_covariates=True is deprecated and will be removed: the shared latent "
+                    "holds as much of the batch with it as without. Embeddings are corrected for "
+                    "the batch in any case (batch_key of setup_mudata).",
                     FutureWarning,
                 )
         super().__init__(adata, registry)

@@ -87,9 +87,9 @@ class Checkpoint(Callback):
             was, now = of.get(name), self.of.get(name)
             if was != now:
                 raise ValueError(
-                    f"{self.path} is of another training: {name} was {_short(was)} and is "
-                    f"{_short(now)}. Train as then to go on, or pass another folder, or remove "
-                    "this one, to start anew."
+                    f"{self.path} was written by another training: {name} was {_short(was)} then "
+                    f"and is {_short(now)} now. To go on with it, train as then. To start anew, "
+                    "pass another folder or remove this one."
                 )
 
     @property

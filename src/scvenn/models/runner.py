@@ -156,8 +156,8 @@ class HistoryPlan(TrainingPlan):
             self.trainer.callback_metrics.update({f"{k}_{mode}": v for k, v in values.items()})
             numbers = dict(zip(means.names, averages.tolist(), strict=True))
             numbers = {f"{k}_{mode}": numbers[k] for k in values}
-            for logger in self.trainer.loggers:
-                logger.log_metrics(
+            for of_user in self.trainer.loggers:
+                of_user.log_metrics(
                     {**numbers, **(extra or {}), "epoch": self.current_epoch}, step=self.global_step
                 )
         means.reset()

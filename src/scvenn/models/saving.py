@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import glob
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -148,9 +148,12 @@ class SavingMixin(BaseModelClass):
         versions = attributes.pop("versions_")
         model = ModelFile(type(self).__name__, versions, attributes, weights, data)
         write_model_file(_path(folder, prefix), model)
-        for path in folder.glob(f"{glob.escape(prefix or '')}mdata-{'?' * _DIGITS}.h5mu"):
-            if data is None or path.name != data["name"]:
-                path.unlink()  # the data of the model that was replaced
+        # the data of the model that was replaced; a user's "mdata-preprocessed_all.h5mu" stays
+        name_of_ours = re.compile(rf"{re.escape(prefix or '')}mdata-[0-9a-f]{{{_DIGITS}}}\.h5mu")
+        for path in list(folder.iterdir()):
+            is_ours = name_of_ours.fullmatch(path.name) is not None
+            if is_ours and (data is None or path.name != data["name"]):
+                path.unlink()
 
     def _save_data(self, folder: Path, prefix: str) -> dict[str, Any]:
         """Save the data under a name that no other has; the name and SHA-256 of its file."""
@@ -370,7 +373,7 @@ def _with_functions(objective: Objective | None, functions: Mapping[str, Any]) -
     penalties = () if objective is None else objective.penalties
     if unknown := sorted(set(functions) - {penalty.name for penalty in penalties}):
         known = [penalty.name for penalty in penalties]
-        raise ValueError(f"penalties={unknown}: the model has the penalties {known}")
+        raise ValueError(f"penalties={unknown}: the model has {known}. Pass only these names.")
     if objective is None:
         return None
     given = [replace(p, value=functions.get(p.name, p.value)) for p in penalties]

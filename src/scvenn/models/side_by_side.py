@@ -17,6 +17,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from scvenn._mudata import pull_on_update
+from scvenn.data import find_column
 from scvenn.models.checkpoint import get_seeds, set_seeds
 from scvenn.models.messages import quiet_libraries
 
@@ -36,14 +37,14 @@ class Parcel(NamedTuple):
     Parameters
     ----------
     modalities
-        By name the matrix, the table of cells and the names of the features.
+        By name the matrix, the names of the cells and the names of the features.
     obs
-        The table of all cells.
+        The columns of the set-up, of all cells.
     arguments
         Of the set-up.
     """
 
-    modalities: dict[str, tuple[Any, pd.DataFrame, pd.Index]]
+    modalities: dict[str, tuple[Any, pd.Index, pd.Index]]
     obs: pd.DataFrame
     arguments: dict[str, Any]
 
@@ -51,27 +52,26 @@ class Parcel(NamedTuple):
     def of(cls, mdata: MuData, modalities: Sequence[str], arguments: dict[str, Any]) -> Parcel:
         """What a set-up with these arguments reads."""
         layers = arguments["layers"] or {}
-        columns = [arguments[name] for name in _COLUMNS if arguments[name] is not None]
-        columns += [column for name in _LISTS for column in arguments[name] or ()]
-
-        def read(obs: pd.DataFrame) -> pd.DataFrame:
-            return obs[[column for column in dict.fromkeys(columns) if column in obs]]
-
+        columns = {arguments[name]: name for name in _COLUMNS if arguments[name] is not None}
+        columns |= {column: name for name in _LISTS for column in arguments[name] or ()}
+        found = {key: find_column(mdata, key, f"{name}={key!r}") for key, name in columns.items()}
         packed = {}
         for m in modalities:
             part, layer = mdata[m], layers.get(m)
             matrix = part.X if layer is None else part.layers[layer]
-            packed[m] = (matrix, read(part.obs), part.var_names)
-        return cls(packed, read(mdata.obs), arguments)
+            packed[m] = (matrix, part.obs_names, part.var_names)
+        return cls(packed, pd.DataFrame(found, index=mdata.obs_names), arguments)
 
     def unpacked(self, model: type[Any]) -> MuData:
         """A MuData of it, set up for a class of models; its cells may be in another order."""
         layers = self.arguments["layers"] or {}
         parts = {}
-        for m, (matrix, obs, names) in self.modalities.items():
+        for m, (matrix, cells, names) in self.modalities.items():
             layer = layers.get(m)
             values = {"X": matrix} if layer is None else {"layers": {layer: matrix}}
-            parts[m] = AnnData(obs=obs, var=pd.DataFrame(index=names), **values)
+            parts[m] = AnnData(
+                obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=names), **values
+            )
         with pull_on_update(False):
             mdata = MuData(parts)
             for column in self.obs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -193,20 +194,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             )
         self._find_cells_by_name(labels=True)
         respect_limits()  # again: compiled functions of other packages raise the number of threads
-        check_positive(batch_size=batch_size)
-        if shuffle not in (None, "cells", "blocks"):
-            raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
-        precision = trainer_kwargs.get("precision")
-        if precision is not None and str(precision) not in _PRECISIONS:
-            raise ValueError(
-                f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
-                "are float32."
-            )
-        if trainer_kwargs.get("fast_dev_run"):
-            raise ValueError(
-                "fast_dev_run would leave a model that is not trained. To try a training, pass "
-                "max_epochs=1."
-            )
+        _check_arguments(batch_size, shuffle, trainer_kwargs)
         several = in_several_processes(devices, trainer_kwargs)
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
@@ -218,36 +206,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         in_blocks = self.adata_manager.on_disk if shuffle is None else shuffle == "blocks"
         if in_blocks:
             options["shuffle"] = "blocks"
-        used: dict[str, str] = {}
-        if options.get("external_indexing") is not None:
-            options["external_indexing"] = listed_split(self.adata, options["external_indexing"])
-        splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
         by_default = train_size is None and validation_size is None and shuffle_set_split
-        if self._keeps_split(splitter, by_default and "external_indexing" not in options):
-            options["external_indexing"] = self._kept_split()
-            splitter = Splitter(self.adata_manager, batch_size=batch_size, **options)
-            used = {name: (self.train_params_ or {}).get(name, "not recorded") for name in split}
+        splitter, used = self._split_cells(split, batch_size, options, by_default=by_default)
         steps_per_epoch = -(-splitter.n_train // batch_size)
         if max_epochs is None:
             max_epochs = _default_max_epochs(steps_per_epoch)
         check_positive(max_epochs=max_epochs)
-        tenth = max(1, max_epochs // 10)
-        plan = {
-            "lr": 1e-3,
-            "eps": 1e-8,
-            "weight_decay": 0.0,
-            "n_epochs_kl_warmup": tenth,
-            **(plan_kwargs or {}),
-        }
-        trainer = {
-            "check_val_every_n_epoch": 1,
-            "log_every_n_steps": min(10, steps_per_epoch),
-            "early_stopping_monitor": "validation_loss",
-            "early_stopping_mode": "min",
-            "early_stopping_patience": max(10, tenth),
-            "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
-            **trainer_kwargs,
-        }
+        plan, trainer = _defaults(max_epochs, steps_per_epoch, plan_kwargs or {}, trainer_kwargs)
         early_stopping = early_stopping and splitter.n_val > 0
         kept = KeptEpoch(
             trainer["early_stopping_monitor"] if early_stopping else None,
@@ -311,6 +276,32 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 "before. Build the model anew, train it on without a checkpoint, or save it after "
                 "each training."
             )
+
+    def _split_cells(
+        self, split: dict[str, Any], batch_size: int, options: dict[str, Any], *, by_default: bool
+    ) -> tuple[Splitter, dict[str, str]]:
+        """The split of a training: the one that is asked for, or that of the training before.
+
+        Parameters
+        ----------
+        split, batch_size, options
+            Arguments of the splitter. A split that is passed or kept is put into ``options``.
+        by_default
+            Whether no sizes were asked for.
+
+        Returns
+        -------
+        The splitter, and the arguments of ``split`` of the training whose split is kept, if one is.
+        """
+        if options.get("external_indexing") is not None:
+            options["external_indexing"] = listed_split(self.adata, options["external_indexing"])
+        splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
+        if not self._keeps_split(splitter, by_default and "external_indexing" not in options):
+            return splitter, {}
+        options["external_indexing"] = self._kept_split()
+        splitter = Splitter(self.adata_manager, batch_size=batch_size, **options)
+        before = self.train_params_ or {}
+        return splitter, {name: before.get(name, "not recorded") for name in split}
 
     def _keeps_split(self, splitter: Splitter, by_default: bool) -> bool:
         """Whether a training goes on with the training and held-out cells of the one before.
@@ -490,6 +481,53 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         )
         self.n_shared_effective_ = self.n_private_effective_ = None
         self.shared_agreement_ = None
+
+
+def _check_arguments(
+    batch_size: int, shuffle: str | None, trainer_kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse what would end in another error later, or in a model that is not trained."""
+    check_positive(batch_size=batch_size)
+    if shuffle not in (None, "cells", "blocks"):
+        raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
+    precision = trainer_kwargs.get("precision")
+    if precision is not None and str(precision) not in _PRECISIONS:
+        raise ValueError(
+            f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
+            "are float32."
+        )
+    if trainer_kwargs.get("fast_dev_run"):
+        raise ValueError(
+            "fast_dev_run would leave a model that is not trained. To try a training, pass "
+            "max_epochs=1."
+        )
+
+
+def _defaults(
+    max_epochs: int,
+    steps_per_epoch: int,
+    plan_kwargs: Mapping[str, Any],
+    trainer_kwargs: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the training plan and of the trainer: our defaults, and what users pass."""
+    tenth = max(1, max_epochs // 10)
+    plan = {
+        "lr": 1e-3,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "n_epochs_kl_warmup": tenth,
+        **plan_kwargs,
+    }
+    trainer = {
+        "check_val_every_n_epoch": 1,
+        "log_every_n_steps": min(10, steps_per_epoch),
+        "early_stopping_monitor": "validation_loss",
+        "early_stopping_mode": "min",
+        "early_stopping_patience": max(10, tenth),
+        "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
+        **trainer_kwargs,
+    }
+    return plan, trainer
 
 
 def _default_max_epochs(steps_per_epoch: int) -> int:

@@ -136,8 +136,8 @@ def _check_screening(objective: Objective, absent_private: str) -> None:
         )
     if absent_private != "zero":
         raise ValueError(
-            f"absent_private={absent_private!r}: a model that screens has cross-view decoders "
-            "without a private latent, and nothing stands in for it. Pass screen=False."
+            f"absent_private={absent_private!r}: expected 'zero', as the cross-view decoders of a "
+            "model that screens read no private latent. Pass screen=False to use it."
         )
 
 

@@ -1,8 +1,8 @@
 """What trained networks give: posteriors, embeddings, predictions, slopes and draws.
 
-Every function takes the network first, and minibatches of tensors as a data loader gives them;
-nothing here is used in training. Latents are given and taken on their ordered axes; only
-:func:`posteriors` has them as the networks do, where their dimensions are independent.
+Every function takes the network first; those that read cells take minibatches of tensors as a data
+loader gives them. Nothing here is used in training. Latents are given and taken on their ordered
+axes; only :func:`posteriors` has them as the networks do, where their dimensions are independent.
 
 Shapes: ``B`` cells, ``D`` features, ``R`` raw parameters of a modality, ``K`` and ``P`` sizes of a
 shared and a private latent, ``C`` classes.
@@ -178,12 +178,11 @@ class Given(NamedTuple):
     library: Float[Tensor, "B 1"]
 
     @classmethod
-    def latents(cls, shared: Tensor, private: Tensor | None, library: float, n: int) -> Given:
-        """Latents, whatever they are; with a private one or, as across views, without.
-
-        ``n``: size of a private latent.
-        """
-        beside = shared.new_zeros(len(shared), n) if private is None else private
+    def latents(
+        cls, shared: Tensor, private: Tensor | None, library: float, n_private: int
+    ) -> Given:
+        """Latents, whatever they are; with a private one or, as across views, without."""
+        beside = shared.new_zeros(len(shared), n_private) if private is None else private
         same_view = torch.full((len(shared),), private is not None, device=shared.device)
         return cls(shared, beside, same_view, shared.new_full((len(shared), 1), library))
 

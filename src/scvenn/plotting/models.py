@@ -26,7 +26,7 @@ from scvenn.plotting.drawing import (
 
 
 @public_figure
-def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.ndarray:
+def training(model_or_history: Any, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Training curves: how well each modality is predicted from the others, and the loss.
 
     Panels are predicted modalities; a curve, by its colour, is the one predicted from. Training
@@ -104,7 +104,7 @@ def training(model_or_history: Any, axes: Sequence[Axes] | None = None) -> np.nd
 
 @public_figure
 def shared_scores(
-    table_or_model: pd.DataFrame | Any, axes: Sequence[Axes] | None = None
+    table_or_model: pd.DataFrame | Any, *, axes: Sequence[Axes] | None = None
 ) -> np.ndarray:
     """How well the other modalities predict each feature, and which count as shared.
 

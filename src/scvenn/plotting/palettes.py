@@ -54,7 +54,8 @@ def palette_in_uns(mdata: MuData, color: str, values: pd.Categorical) -> dict[st
     make a copy of its data.
     """
     places = [(mdata, color)]
-    places += [(adata, color.removeprefix(f"{m}:")) for m, adata in mdata.mod.items()]
+    for m, adata in mdata.mod.items():
+        places += [(adata, color.removeprefix(f"{m}:")), (mdata, f"{m}:{color}")]
     found = []
     for data, key in places:
         if key in data.obs and (own := as_categories(data.obs[key])) is not None:

@@ -48,7 +48,7 @@ _METRICS = {
 
 
 @public_figure
-def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
+def r2(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Cross-view against same-view R² of each feature.
 
     Panels are predicted modalities; a dot, by its colour, is the one predicted from. A feature on
@@ -111,7 +111,7 @@ def r2(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
 
 
 @public_figure
-def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What each latent predicts: labels, other latents, other modalities.
 
     Rows are latents. The R² is the median over dimensions or features, as in
@@ -169,7 +169,7 @@ def leakage(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 @public_figure
-def compare(table: pd.DataFrame, metric: str = "r2", ax: Axes | None = None) -> Axes:
+def compare(table: pd.DataFrame, metric: str = "r2", *, ax: Axes | None = None) -> Axes:
     """Scores of several models: a dot for each value, a black line at the median.
 
     Scores of predictions have a row for each view, those of latents one for each latent. R² below
@@ -278,7 +278,7 @@ def spoken_metric(metric: str) -> str:
 
 
 @public_figure
-def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def variance_explained(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How much of each modality the shared and the private latent explain, and both together.
 
     The axis ends at −0.5, and bars that go below it run out of the figure.
@@ -334,7 +334,7 @@ def variance_explained(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 @public_figure
-def variance_by_axis(table: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarray:
+def variance_by_axis(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """How much of each modality's variance is lost without each axis of the latents.
 
     Rows are modalities, columns the ordered axes; the first panel is of the shared latent, the
@@ -393,7 +393,7 @@ def variance_by_axis(table: pd.DataFrame, axes: Sequence[Axes] | None = None) ->
 
 
 @public_figure
-def loadings(table: pd.DataFrame, ax: Axes | None = None, n: int = 10) -> Axes:
+def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axes:
     """The features that each dimension of a latent moves most, by name.
 
     A column for each dimension, its features from the largest absolute loading down; red is
@@ -404,10 +404,10 @@ def loadings(table: pd.DataFrame, ax: Axes | None = None, n: int = 10) -> Axes:
     table
         A table with the columns ``feature``, ``dimension`` and ``loading``, as ``loadings`` of a
         model returns it.
-    ax
-        Where to draw; None for a new figure.
     n
         Features of each dimension.
+    ax
+        Where to draw; None for a new figure.
 
     Returns
     -------

@@ -150,14 +150,15 @@ class _Moved:
     """
 
     def __init__(self, latent: Tensor) -> None:
+        latent = latent.double()
         self.latent = latent - latent.mean(0)
         self.sums: list[Tensor | float] = [0.0, 0.0, 0.0]
 
     def add(self, part: slice, predicted: Tensor) -> None:
         """Add the predictions of a minibatch, (B, D)."""
-        predicted = predicted.cpu()
+        predicted = predicted.cpu().double()  # a mean may be a thousand standard deviations
         moments = predicted.sum(0), predicted.square().sum(0), self.latent[part].T @ predicted
-        self.sums = [one + other.double() for one, other in zip(self.sums, moments, strict=True)]
+        self.sums = [one + other for one, other in zip(self.sums, moments, strict=True)]
 
     def covariance(self) -> np.ndarray:
         """Of the latent and each feature, (K, D)."""

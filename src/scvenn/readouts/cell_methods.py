@@ -117,10 +117,10 @@ class ReadoutsMixin:
 
         Notes
         -----
-        The correction is learned at the end of training, from up to 5,000 training cells, and
-        saved with the model. It applies to new cells of the same batches. The latent is modelled as
-        a mixture of Gaussians whose centres each batch shifts; the expected shift of a cell is
-        subtracted.
+        The correction is learned at the end of training, from up to 5,000 training cells (100 of
+        each batch, where there are more than 50 batches), and saved with the model. It applies to
+        new cells of the same batches. The latent is modelled as a mixture of Gaussians whose
+        centres each batch shifts; the expected shift of a cell is subtracted.
         """
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, from_modalities, "from_modalities")
@@ -284,18 +284,18 @@ class ReadoutsMixin:
             dropped and the model has none, since scvenn 0.1 trained it.
         """
         cells = self._cells_to_write(mdata, batch_size, "embed")
+        n_shared, n_private = self.n_shared_effective_, self.n_private_effective_
+        if drop_empty_axes and (n_shared is None or n_private is None):
+            raise ValueError(
+                "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
+                "scvenn 0.1 or interrupted at its end. Train it for another epoch."
+            )
         shared, private = embed(
             self.module, cells, self.modalities, batch_corrected=batch_corrected
         )
-        if drop_empty_axes:
-            if self.n_shared_effective_ is None or self.n_private_effective_ is None:
-                raise ValueError(
-                    "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
-                    "scvenn 0.1 or interrupted at its end. Train it for another epoch."
-                )
-            shared = shared[:, : max(1, self.n_shared_effective_)]
-            sizes = self.n_private_effective_
-            private = {m: z[:, : max(1, sizes[m])] for m, z in private.items()}
+        if drop_empty_axes and n_shared is not None and n_private is not None:
+            shared = shared[:, : max(1, n_shared)]
+            private = {m: z[:, : max(1, n_private[m])] for m, z in private.items()}
         write_embeddings(
             cells.mdata,
             (shared, private),
@@ -607,8 +607,7 @@ class ReadoutsMixin:
         -----
         Set ``scvi.settings.seed`` for draws that can be repeated.
         """
-        if n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r}: expected a number of at least 1.")
+        network.check_positive(n_samples=n_samples)
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, source, "source")
         target = check_modality(self._found, target, "target")
@@ -639,8 +638,7 @@ class ReadoutsMixin:
         --------
         >>> model.sample_prior(100)  # doctest: +SKIP
         """
-        if n_obs < 1:
-            raise ValueError(f"n_obs={n_obs!r}: expected a number of at least 1.")
+        network.check_positive(n_obs=n_obs)
         self._get_ready()
         code = None if batch is None else self._found.code_of_batch(batch, argument="batch")
         return draw_prior(self.module, n_obs, batch=code)
@@ -663,6 +661,25 @@ class ReadoutsMixin:
     def _manager_of(self, mdata: MuData | None) -> AlignedManager:
         """A manager of the data, checked; None for the model's own."""
         raise NotImplementedError
+
+    def _training_cells(self, caller: str, others: Cells | None = None) -> Cells:
+        """The cells that the model was trained on, read together with others of the same data."""
+        if self.adata is None:
+            raise ValueError(
+                f"{caller}() reads the training cells, and this model was loaded without data. "
+                "Load it with load(dir_path, mdata)."
+            )
+        if self.train_indices is None:
+            raise ValueError(
+                f"{caller}() reads the training cells, of which this model has none: it was not "
+                "trained yet, or was loaded with other cells. Load it with the data it was trained "
+                "on."
+            )
+        rows = np.sort(self.train_indices)
+        if others is None or others.mdata is not self.adata:
+            batch_size = None if others is None else others.batch_size
+            return Cells(self._manager_of(None), rows, batch_size=batch_size)
+        return Cells(others.manager, rows, batch_size=others.batch_size)
 
     def _cells_to_write(self, mdata: MuData | None, batch_size: int | None, caller: str) -> Cells:
         """All cells of data to which results are written."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scvenn import network
 from scvenn._progress import progress
-from scvenn.data import Cells, as_text
+from scvenn.data import Cells, as_list, as_text
 from scvenn.readouts.predictions import SomeFeatures
 
 # Values (draws times features) of the arrays that are compared at a time; there are about ten.
@@ -48,8 +48,7 @@ class Settings(NamedTuple):
             raise ValueError(f"delta={self.delta!r}: expected None or a number above 0.")
         if not 0 < self.fdr < 1:
             raise ValueError(f"fdr={self.fdr!r}: expected a number between 0 and 1.")
-        if self.n_samples < 1:
-            raise ValueError(f"n_samples={self.n_samples!r}: expected a number of at least 1.")
+        network.check_positive(n_samples=self.n_samples)
         if not self.pseudocounts > 0:
             raise ValueError(f"pseudocounts={self.pseudocounts!r}: expected a number above 0.")
 
@@ -234,10 +233,9 @@ def _comparisons(
     second = None if group2 is None else as_text(group2)
     if group1 is None:
         firsts = [g for g in known if g != second]
-    elif isinstance(group1, str) or not isinstance(group1, Sequence):
-        firsts = [as_text(group1)]
     else:
-        firsts = [as_text(g) for g in group1]
+        several = not np.isscalar(group1)  # a text is a scalar
+        firsts = [as_text(g) for g in (as_list(group1, "group1") if several else [group1])]
     asked = [*firsts, *([] if second is None else [second])]
     if unknown := [g for g in asked if g not in known]:
         raise ValueError(

@@ -37,7 +37,7 @@ def embed(
         Modalities to read.
     batch_corrected
         Whether for users to look at and to cluster, rather than to decode: without what batches
-        shift, if the model was told the batch.
+        shift, if the model was set up with a batch.
     bar
         Text of the progress bar.
 

@@ -11,17 +11,21 @@ import pandas as pd
 _LEAST_FEATURES = 5
 
 
+COLUMNS = ["dimension", "set", "score", "p_adjusted", "n_features"]
+
+
 def enrichment(
     loadings: pd.DataFrame, sets: Mapping[str, Sequence[str]] | pd.DataFrame
 ) -> pd.DataFrame:
     """The table of :meth:`scvenn.SharedPrivateModel.enrichment`, from that of its loadings."""
-    decoupler = _decoupler()
-    network = _as_network(sets)
+    network = as_network(sets)
     wide = loadings.pivot_table("loading", "dimension", "feature", sort=False)
     _check_sizes(network, wide.columns)
     # a dimension that moves nothing has no features in any order
     moved = wide[wide.std(axis=1) > 0]
-    score, adjusted = decoupler.mt.ulm(data=moved, net=network, tmin=_LEAST_FEATURES)
+    if moved.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    score, adjusted = decoupler().mt.ulm(data=moved, net=network, tmin=_LEAST_FEATURES)
     sizes = network[network["target"].isin(wide.columns)].groupby("source")["target"].nunique()
     table = score.rename_axis("dimension").reset_index().melt("dimension", var_name="set")
     found = pd.DataFrame(
@@ -31,7 +35,8 @@ def enrichment(
             "score": table["value"],
             "p_adjusted": adjusted.melt()["value"],
             "n_features": table["set"].map(sizes),
-        }
+        },
+        columns=COLUMNS,
     )
     position = found["dimension"].map({name: k for k, name in enumerate(wide.index)})
     order = found.assign(position=position, strength=-found["score"].abs())
@@ -39,7 +44,8 @@ def enrichment(
     return found.loc[rows].reset_index(drop=True)
 
 
-def _decoupler() -> Any:
+def decoupler() -> Any:
+    """The package; what to install where there is none."""
     try:
         import decoupler
     except ImportError as error:
@@ -49,7 +55,7 @@ def _decoupler() -> Any:
     return decoupler
 
 
-def _as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame:
+def as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame:
     """Sets of features as decoupler has them: a row for each member."""
     if isinstance(sets, pd.DataFrame):
         if missing := [name for name in ("source", "target") if name not in sets]:

@@ -10,7 +10,6 @@ from itertools import permutations, product
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import scvi
 
 from scvenn import metrics
 from scvenn._warnings import warn
@@ -18,7 +17,8 @@ from scvenn.data import Cells, quoted
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
-from scvenn.screening import shuffled_within, threshold
+from scvenn.readouts.shared_features import LEAST_GROUP
+from scvenn.screening import FDR, shuffled_within, threshold
 
 # Scores of a probe for labels.
 _LABEL_METRICS = ("auc", "balanced_accuracy")
@@ -26,9 +26,8 @@ _LABEL_METRICS = ("auc", "balanced_accuracy")
 # Forms of the relation by which planted latents are looked for.
 _RECOVERY = ("linear", "knn")
 
-# Cells of a group that is scored by itself, shuffles of cells within groups, and the false
-# discovery rate among features that are called shared.
-_LEAST_GROUP, _SHUFFLES, _FDR = 50, 10, 0.05
+# Shuffles of cells within groups.
+_SHUFFLES = 10
 
 # Of the shuffles that say what is expected by chance: the same model always has the same scores.
 _SEED = 0
@@ -56,7 +55,7 @@ def evaluate(
     labels
         Of the training cells, then of those to score; missing where not known. None for no probe.
     groups
-        Of the same cells, likewise: what is told within them is scored as well. None for no such
+        Of the same cells, likewise: scores within them are added. None for no such
         scores.
 
     Returns
@@ -65,7 +64,8 @@ def evaluate(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # one warning below
-        within = None if groups is None else _Within(groups.iloc[len(train) :])
+        of_test = None if groups is None else groups.iloc[len(train) :]
+        within = None if of_test is None else _Within(of_test, test.names.argsort())
         rows = [*_score_predictions(net, test, within)]
         rows += _score_latents(net, train, test, labels, groups)
     table = pd.DataFrame(rows, columns=[*metrics.EVALUATION_COLUMNS, "by_chance"])
@@ -148,11 +148,14 @@ class _Within:
     ----------
     groups
         Of the cells, missing where not known.
+    by_name
+        Positions of the cells in the order of their names, in which they are shuffled.
     """
 
-    def __init__(self, groups: pd.Series) -> None:
-        self.codes, self.names = pd.factorize(groups, sort=True)  # -1 where unknown
-        self.seed = scvi.settings.seed
+    def __init__(self, groups: pd.Series, by_name: np.ndarray) -> None:
+        # -1 where unknown
+        self.codes, self.names = pd.factorize(groups.iloc[by_name], sort=True)
+        self.by_name = by_name
         # by source, target and group: the features, and their scores: of the cells, then shuffled
         self.scores: dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
 
@@ -163,18 +166,19 @@ class _Within:
 
         All features of a source and target are shuffled alike.
         """
+        truth, predicted = truth[self.by_name], predicted[self.by_name]
         has_both = np.isfinite(truth).any(1) & np.isfinite(predicted).any(1)
         rows = np.flatnonzero(has_both & (self.codes >= 0))
         codes = self.codes[rows]
         x, y = (_less_group_means(v[rows], codes) for v in (truth, predicted))
         parts = {"all": np.arange(len(rows))}
         sizes = np.bincount(codes, minlength=len(self.names))
-        for i in np.flatnonzero(sizes >= _LEAST_GROUP):
+        for i in np.flatnonzero(sizes >= LEAST_GROUP):
             parts[str(self.names[i])] = np.flatnonzero(codes == i)
         for name, of_part in parts.items():
             if len(of_part) < 2:
                 continue
-            rng = np.random.default_rng(self.seed)
+            rng = np.random.default_rng(_SEED)
             orders = [np.arange(len(of_part))]
             orders += [shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
             a, b = x[of_part], y[of_part]
@@ -189,7 +193,7 @@ class _Within:
         for (source, target, group), blocks in self.scores.items():
             names = np.concatenate([names for names, _ in blocks])
             r2, r2_shuffled, pearson, *shuffled = np.hstack([scores for _, scores in blocks])
-            shared = pearson > threshold(pearson, np.array(shuffled), _FDR)
+            shared = pearson > threshold(pearson, np.array(shuffled), FDR)
             of_metric = {
                 "r2_within": (r2, r2_shuffled),
                 "pearson_within": (pearson, shuffled[0]),
@@ -230,10 +234,11 @@ def _blocks(
     n_features = len(parts[0].found.features(modality))
     observed = np.concatenate([cells.observed(modality) for cells in parts])
     matrices = [cells.matrix(modality) for cells in parts]
-    library = np.vstack([cells.library(modality) for cells in parts])
     lacking = np.vstack(
         [np.broadcast_to(cells.lacking(modality), (len(cells), n_features)) for cells in parts]
     )
+    if regression_scale:
+        library = np.vstack([cells.library(modality) for cells in parts])
     width = max(1, _BLOCK // max(1, len(observed)))
     if width < n_features:  # many slices of columns
         matrices = [x.tocsc() if sp.issparse(x) else x for x in matrices]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scvenn import network
 from scvenn.data import Cells, Indices, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import enrichment, interpretation
@@ -71,7 +71,8 @@ class FeaturesMixin(ReadoutsMixin):
             )
         if given is None:
             return table_of_scores(self._found, self.screening_)
-        cells = self._cells(None, np.sort(self.train_indices), None)
+        self._get_ready()
+        cells = self._training_cells("get_shared_scores")
         return scores_within(self.module, cells, groups_of(cells, given, "training cell"))
 
     @property
@@ -225,10 +226,12 @@ class FeaturesMixin(ReadoutsMixin):
         >>> sets = {"planted": [f"rna_{j}" for j in range(5)]}
         >>> model.enrichment("rna", sets).head(10)  # doctest: +SKIP
         """
+        enrichment.decoupler()
+        members = enrichment.as_network(sets)
         loadings = self.loadings(
             modality, latent, mdata=mdata, indices=indices, batch_size=batch_size
         )
-        return enrichment.enrichment(loadings, sets)
+        return enrichment.enrichment(loadings, members)
 
     def shared_features(
         self,
@@ -292,6 +295,8 @@ class FeaturesMixin(ReadoutsMixin):
         >>> list(table.columns)
         ['feature', 'score', 'gain', 'error', 'n_cells', 'listed', 'screening_score']
         """
+        if n is not None:
+            network.check_positive(n=n)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         gains = self._gains(modality, cells, "shared_features")
         return self._ranking(modality, gains, "shared", n)
@@ -331,6 +336,8 @@ class FeaturesMixin(ReadoutsMixin):
         >>> len(model.private_features("rna"))
         20
         """
+        if n is not None:
+            network.check_positive(n=n)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         gains = self._gains(modality, cells, "private_features")
         return self._ranking(modality, gains, "private", n)
@@ -493,8 +500,6 @@ class FeaturesMixin(ReadoutsMixin):
         self, modality: str, gains: pd.DataFrame, latent: str, n: int | None
     ) -> pd.DataFrame:
         """Features by what a latent adds: all, or the best n of those that are listed."""
-        if n is not None and n < 1:
-            raise ValueError(f"n={n!r}: expected None or a number of at least 1.")
         table = gains[["feature"]].copy()
         for column in ("score", "gain", "error"):
             table[column] = gains[f"{column}_{latent}"]

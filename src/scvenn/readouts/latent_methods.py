@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from mudata import MuData
 
@@ -333,23 +332,6 @@ class InterpretationMixin(FeaturesMixin):
         return file
 
     # ----------------------------------------------------------------- helpers
-
-    def _training_cells(self, caller: str, others: Cells) -> Cells:
-        """The cells that the model was trained on, read together with others of the same data."""
-        if self.adata is None:
-            raise ValueError(
-                f"{caller}() fits probes on the training cells, and this model was loaded without "
-                "data. Load it with load(dir_path, mdata)."
-            )
-        if self.train_indices is None:
-            raise ValueError(
-                f"{caller}() fits probes on the training cells, of which this model has none: it "
-                "was not trained yet, or was loaded with other cells. Load it with the data it was "
-                "trained on."
-            )
-        own = others.mdata is self.adata
-        manager = others.manager if own else self._manager_of(None)
-        return Cells(manager, np.asarray(self.train_indices), batch_size=others.batch_size)
 
     def _evaluation_of(
         self, cells: Cells, labels_key: str | None, given: str | None = None

@@ -450,6 +450,7 @@ def _medians(table: pd.DataFrame) -> pd.DataFrame:
     order = ["target", "source", "view", "metric"]
     names = {
         "median_screened": "median of shared",
+        "by_chance_screened": "of shared, by chance",
         "n_screened": "n of shared",
         "by_chance": "by chance",
     }

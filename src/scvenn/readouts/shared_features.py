@@ -35,7 +35,7 @@ logger = logging.getLogger("scvi.scvenn")
 # Cells that are screened.
 MOST_CELLS = 10_000
 # Cells of a group that is screened by itself.
-_LEAST_GROUP = 50
+LEAST_GROUP = 50
 # Cells whose counts are copied at a time.
 _CELLS_AT_ONCE = 500
 
@@ -66,7 +66,7 @@ def screen_features(net: SharedPrivateVAE, train: Cells) -> dict[str, Screening]
         if net.n_classes:  # the label head reads `shared`, too
             labels = _screened(net, cells, m, values, rng, sources=[_labels(net, cells)])
             found[m] = found[m]._replace(related=found[m].related | labels.related)
-        _tell(m, _others(net, m), found[m], len(cells))
+        _log_found(m, _others(net, m), found[m], len(cells))
     return found
 
 
@@ -91,7 +91,7 @@ def _samples(
         yield m, sample, values
 
 
-def _tell(modality: str, others: list[str], found: Screening, n_cells: int) -> None:
+def _log_found(modality: str, others: list[str], found: Screening, n_cells: int) -> None:
     """Say how many features are shared."""
     logger.info(
         "%s: %d of %d features are predicted by %s",
@@ -180,7 +180,7 @@ def scores_within(net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> pd.
     tables = []
     for name, which in parts.items():
         for m, some, values in _samples(net, cells.take(which), rng):
-            if name == "all" or len(some) >= _LEAST_GROUP:
+            if name == "all" or len(some) >= LEAST_GROUP:
                 found = _screened(net, some, m, values, rng, groups=code_of_row[some.rows])
                 tables.append(table_of_scores(cells.found, {m: found}, group=name))
     return pd.concat(tables, ignore_index=True)

@@ -9,7 +9,7 @@ features that screening did not select).
 Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimensions of ``shared``.
 """
 
-from scvenn.screening.features import Screening, screen, shuffled_within, threshold
+from scvenn.screening.features import FDR, Screening, screen, shuffled_within, threshold
 from scvenn.screening.values import (
     DiscreteValues,
     ExtremeValueError,
@@ -20,6 +20,7 @@ from scvenn.screening.values import (
 from scvenn.screening.weak_effects import weak_effects, whitening
 
 __all__ = [
+    "FDR",
     "DiscreteValues",
     "ExtremeValueError",
     "RealValues",

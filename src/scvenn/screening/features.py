@@ -17,6 +17,8 @@ from scvenn._progress import progress
 from scvenn.screening.regression import LeastSquares, Regression, Ridge, covariate_basis
 from scvenn.screening.values import Values
 
+# Of the features that are called shared, the share that chance scores may make up.
+FDR = 0.05
 # Cells of ridge regression: its cost grows with the cube of their number.
 _MOST_CELLS_OF_RIDGE = 1500
 # Scores of shuffled cells that a threshold is estimated from, where so many shuffles give as many.
@@ -39,7 +41,7 @@ def screen(
     *,
     covariates: np.ndarray | None = None,
     groups: np.ndarray | None = None,
-    fdr: float = 0.05,
+    fdr: float = FDR,
     name: str = "features",
 ) -> Screening:
     """Score each feature of a modality by how well the others predict it.

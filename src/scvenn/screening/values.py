@@ -3,8 +3,8 @@
 There are two forms. Which one applies follows from the likelihood, never from the storage:
 
 - :class:`DiscreteValues`, for counts and 0/1 values: zero stays zero on the regression scale, so
-  they are held as a CSR matrix. They enter principal components as they are, since standardised
-  rare features would be mostly noise, and they have no squares.
+  they are held as a sparse matrix, by column. They enter principal components as they are, since
+  standardised rare features would be mostly noise, and they have no squares.
 - :class:`RealValues`: held as they are stored, made dense for a few features at a time,
   standardised, and with squares.
 

@@ -54,7 +54,7 @@ def weak_effects(
     the noise of the data, the curvature H is V; where it expects more noise, V is smaller, and
     steps by V alone would be too long. H is at least V.
 
-    The less a latent varies along a direction, the less it is expected to tell: slopes on
+    The less a latent varies along a direction, the less it is expected to predict: slopes on
     directions of variance 1 have the prior variance :math:`\tau^2 c_k`, with the standard
     deviation of the latent along each, divided by its mean, c.
 
