@@ -3,6 +3,7 @@
 import anndata
 import mudata
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 import torch
@@ -148,6 +149,23 @@ def test_an_axis_points_to_where_the_feature_it_moves_most_goes_up():
     latent = np.random.default_rng(0).normal(size=(100, 1))
     axes = axes_of(latent, latent @ np.array([[1.0, -3.0]]))
     assert axes.turn.item() == pytest.approx(-1)
+
+
+def test_the_largest_loading_along_an_axis_is_positive():
+    for seed in range(3):
+        scvi.settings.seed = seed
+        model = scvenn.MMVAEpp(three_modalities(missing=0.0, n_obs=200, seed=seed), n_hidden=16)
+        model.train(5, write_obsm=False, **QUIET)
+        cells = model.train_indices
+        tables = {m: model.loadings(m, indices=cells) for m in model.modalities}
+        shared = pd.concat(tables.values())
+        privates = [model.loadings(m, "private", indices=cells) for m in model.modalities]
+        n_effective = [model.n_shared_effective_, *model.n_private_effective_.values()]
+        for table, n in zip([shared, *privates], n_effective, strict=True):
+            for _, of_axis in list(table.groupby("dimension", sort=False))[:n]:
+                largest, second = of_axis["loading"].abs().nlargest(2)
+                if second < 0.9 * largest:  # of cells that decided, it may have been another one
+                    assert of_axis["loading"].max() == largest
 
 
 def test_a_direction_of_no_variance_comes_last_however_steep_the_prediction_is():

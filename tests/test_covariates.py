@@ -41,6 +41,44 @@ def model():
     return model
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("MMVAEpp", {}),
+        ("MMVAEpp", {"decoder": "linear"}),
+        ("MMVAEpp", {"dispersion": "feature-batch", "n_layers": 2}),
+        ("MMVAE", {"encode_covariates": True}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:encode_covariates")
+def test_a_batch_without_a_modality_is_predicted_as_the_mean_of_the_others(name, arguments, caplog):
+    """Its parameters have no gradient, and would stay at their random start."""
+    mdata = donors(150)
+    mdata.obs["batch"] = np.resize(["a", "b", "c"], mdata.n_obs)
+    lacks = (mdata.obs["batch"] == "c") | (mdata.obs["donor"] == "b")
+    mdata = mudata.MuData(
+        {"rna": mdata["rna"][~lacks].copy(), "atac": mdata["atac"]}, obs=mdata.obs
+    )
+    cls = getattr(scvenn, name)
+    cls.setup_mudata(mdata, **SEEN)
+    model = cls(mdata, n_shared=3, n_private=2, n_hidden=8, **arguments)
+    with caplog.at_level("INFO", logger="scvi.scvenn"):
+        model.train(2, **QUIET)
+    assert "rna: no training cell of batch='c', donor='b' has it." in caplog.text
+    a, b, c = range(3)
+    seen = list(model.module.branch("rna").of_covariates())
+    assert len(seen) >= 2
+    for rows in seen:  # of three batches, of three donors, and the age
+        torch.testing.assert_close(rows[c], (rows[a] + rows[b]) / 2)
+        torch.testing.assert_close(rows[3 + b], (rows[3 + a] + rows[3 + c]) / 2)
+        assert not torch.equal(rows[a], rows[b])
+    for rows in model.module.branch("atac").of_covariates():
+        assert not torch.allclose(rows[c], (rows[a] + rows[b]) / 2)
+    if arguments.get("dispersion"):
+        theta = model.module.likelihood("rna").log_theta
+        torch.testing.assert_close(theta[c], (theta[a] + theta[b]) / 2)
+
+
 def changed(model, column, values):
     mdata = model.adata.copy()
     mdata.obs[column] = values

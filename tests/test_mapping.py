@@ -345,6 +345,43 @@ def test_a_cell_of_the_reference_is_no_neighbour_of_itself(n_dims):
     assert np.median(own) == pytest.approx(np.median(others), rel=0.03)
 
 
+def test_novelty_is_finite_where_most_cells_of_the_reference_lie_on_each_other():
+    """As with mutations that few cells have."""
+    rng = np.random.default_rng(0)
+
+    def latents(n):
+        return np.float32(rng.standard_normal((n, 2))), np.float32(rng.random((n, 4)) < 0.02)
+
+    reference, new = latents(300), latents(300)
+    score = novelty(new, reference)
+    assert 0.5 < np.median(score) < 1.5
+    assert score.max() < 10
+    score = novelty(
+        [np.float32([[1, 0], [1, 1e-3], [0.5, 0.5]])], [np.repeat(np.eye(3, 2), 100, 0)]
+    )
+    assert score[0] < score[1] < 10 < score[2] < 1e4
+
+
+def test_a_latent_that_is_constant_in_the_reference_does_not_count():
+    rng = np.random.default_rng(0)
+    varies = np.float32(rng.standard_normal((100, 2)))
+    constant = 1 + 1e-8 * rng.standard_normal((100, 2))
+    expected = novelty([varies[:9]], [varies])
+    np.testing.assert_array_equal(novelty([varies[:9], constant[:9]], [varies, constant]), expected)
+
+
+def test_cells_of_known_batches_can_be_evaluated_after_mapping():
+    mdata = scvenn.datasets.simulate_counts(160, n_features=12, n_batches=2)
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    reference, query = mdata[:100].copy(), mdata[100:].copy()
+    scvenn.MMVAEpp.setup_mudata(reference, batch_key="batch")
+    model = scvenn.MMVAEpp(reference, n_hidden=8)
+    model.train(1, **QUIET)
+    mapped = model.map_query(query)
+    assert len(mapped.validation_indices) == 6
+    assert (mapped.evaluate()["metric"] == "r2").any()
+
+
 def test_novelty_compares_what_a_cell_has():
     rng = np.random.default_rng(0)
     references = [rng.standard_normal((200, 2)).astype(np.float32) for _ in range(2)]

@@ -163,7 +163,9 @@ def test_normalized_expression_is_free_of_the_library_size(model):
 
 
 def test_a_library_size_is_above_0(model):
-    with pytest.raises(ValueError, match="library_size=0: expected None or a number above 0"):
+    with pytest.raises(
+        ValueError, match="library_size=0: expected None or a finite number above 0"
+    ):
         model.predict("rna", "meth", library_size=0)
 
 

@@ -212,6 +212,24 @@ def test_leakage_within_types_is_scored_beside_that_over_all_cells(evaluated):
     assert (table[table.metric == "leakage_r2_within"].group.isna()).all()
 
 
+def test_numbers_are_no_groups(small):
+    mdata = small.copy()
+    mdata.obs["depth"] = np.linspace(0, 1, mdata.n_obs)
+    message = f"='depth': found {mdata.n_obs} different values in {mdata.n_obs} cells"
+    for setup in ({"batch_key": "depth"}, {"labels_key": "depth"}):
+        with pytest.raises(ValueError, match=message):
+            scvenn.MMVAEpp.setup_mudata(mdata.copy(), **setup)
+    with pytest.raises(ValueError, match=message):
+        scvenn.pp.shared_features(mdata, given="depth")
+    scvenn.MMVAEpp.setup_mudata(mdata)
+    model = scvenn.MMVAEpp(mdata)
+    model.train(1, train_size=1.0, write_obsm=False, **QUIET)
+    with pytest.raises(ValueError, match=message):
+        model.get_shared_scores(given="depth")
+    with pytest.raises(ValueError, match=message):
+        model.differential("depth", modality="rna")
+
+
 def test_scores_that_are_not_within_types_are_those_without_given(small):
     model = scvenn.MMVAEpp(small)
     model.train(1, train_size=0.5, write_obsm=False, **QUIET)

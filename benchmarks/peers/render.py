@@ -77,7 +77,7 @@ def table(results: pd.DataFrame, dataset: str) -> str:
             for embedding in embeddings:
                 shown = {embedding, ""} if embedding == embeddings[0] else {embedding}
                 mine = own[own["embedding"].isin(shown)]
-                label = _label(method, embedding, max_epochs, own["seed"].nunique())
+                label = _label(method, embedding, max_epochs, own["seed"].nunique(), SEEDS[dataset])
                 rows[label] = [_cell(mine, *column) for column in columns.values()]
     filled = [any(row[k] != "–" for row in rows.values()) for k in range(len(columns))]
     lines = [["method", *columns], *([label, *row] for label, row in rows.items())]
@@ -86,14 +86,14 @@ def table(results: pd.DataFrame, dataset: str) -> str:
     return _markdown(lines)
 
 
-def _label(method: str, embedding: str, max_epochs: str, seeds: int) -> str:
+def _label(method: str, embedding: str, max_epochs: str, seeds: int, of: int) -> str:
     parts = [NAMES.get(method, method)]
     if embedding not in ("", "joint"):
         parts.append(embedding)
     if max_epochs:
         parts.append(f"at most {max_epochs} epochs")
-    if seeds < SEEDS:
-        parts.append(f"{seeds} of {SEEDS} seeds")
+    if seeds < of:
+        parts.append(f"{seeds} of {of} seeds")
     return ", ".join(parts)
 
 

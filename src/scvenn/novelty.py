@@ -12,6 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 
 # Nearest cells whose mean distance counts.
 _NEIGHBOURS = 10
+# The usual distance is no less than this part of the standard deviation of the latent, and a latent
+# that varies by less than this part of its size is constant.
+_LEAST_OF_SPREAD, _ROUNDING = 1e-3, 1e-6
 # Closer than this part of the usual distance, two cells are one: it was embedded anew.
 _ITSELF = 1e-4
 
@@ -25,7 +28,7 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
 
     over the latents l that a cell has, with its mean distance :math:`d_{il}` from the 10 nearest
     cells of the reference other than itself, and the median :math:`\tilde d_l` of that over cells
-    of the reference.
+    of the reference. Where most of these lie on each other, it is half of the root mean square.
 
     Parameters
     ----------
@@ -46,7 +49,9 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
             continue
         n_near = min(_NEIGHBOURS, len(others) - 1)
         near = NearestNeighbors(n_neighbors=n_near).fit(others)
-        usual = max(np.median(near.kneighbors()[0].mean(1)), np.finfo(np.float32).tiny)
+        usual = _usual(near.kneighbors()[0].mean(1), others)
+        if not usual:
+            continue
         distances = near.kneighbors(known, n_near + 1)[0] / usual
         is_itself = distances[:, :1] < _ITSELF  # a cell of the reference is no neighbour of its own
         distance = np.where(is_itself, distances[:, 1:], distances[:, :-1]).mean(1)
@@ -54,3 +59,15 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
     number = np.isfinite(squares).sum(0)
     total = np.nansum(squares, 0)
     return np.sqrt(np.where(number > 0, total / np.maximum(number, 1), np.nan)).astype(np.float32)
+
+
+def _usual(distances: np.ndarray, latent: np.ndarray) -> float:
+    """The usual one of mean distances (N,) between cells of a latent (N, D); 0 if none differ.
+
+    The median is 0 where most cells lie on each other, as with mutations that few cells have.
+    """
+    spread = np.sqrt(latent.astype(float).var(0).sum())
+    if spread <= _ROUNDING * np.abs(latent).max():
+        return 0.0
+    least = max(np.sqrt(np.square(distances).mean()) / 2, _LEAST_OF_SPREAD * spread)
+    return float(max(np.median(distances), least))

@@ -15,7 +15,7 @@ a file).
 from scvenn.data.blocks import BlockLoader
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
 from scvenn.data.checks import as_list, check_mudata, choose_modalities, plain, quoted
-from scvenn.data.columns import as_text, find_categories, find_column
+from scvenn.data.columns import as_text, check_groups, find_categories, find_column
 from scvenn.data.extending import REFERENCE, extended_for
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
@@ -43,6 +43,7 @@ __all__ = [
     "Tensors",
     "as_list",
     "as_text",
+    "check_groups",
     "check_mudata",
     "choose_modalities",
     "choose_rows",

@@ -11,6 +11,8 @@ from mudata import MuData
 
 from scvenn.data.checks import plain, quoted
 
+# Categories that any data may have.
+_FEW_CATEGORIES = 10
 # What a missing label becomes when a column is turned into text, in small letters.
 _SPELLED_MISSING = ("nan", "none", "na", "<na>", "n/a", "nat", "null", "")
 
@@ -131,6 +133,24 @@ def _in_single_precision(value: Any) -> str:
 def find_categories(mdata: MuData, key: str, argument: str) -> pd.Series:
     """A column as text, so that categories survive files; missing values stay missing."""
     return find_column(mdata, key, argument).astype(object).map(as_text, na_action="ignore")
+
+
+def check_groups(values: pd.Series, argument: str) -> None:
+    """Refuse a column in which nearly every cell has a value of its own, as numbers or names have.
+
+    Raises
+    ------
+    ValueError
+        If there are more than 10 categories, with less than two cells each on average.
+    """
+    n_categories = values.nunique()
+    if n_categories > max(_FEW_CATEGORIES, len(values) / 2):
+        raise ValueError(
+            f"{argument}: found {n_categories:,} different values in {len(values):,} cells, such "
+            f"as {quoted(values.dropna().unique(), 3)}; expected categories that several cells "
+            "have, such as samples or cell types. Numbers can be continuous_covariate_keys, or be "
+            "binned with pandas.cut."
+        )
 
 
 def find_numbers(mdata: MuData, key: str, argument: str) -> np.ndarray:

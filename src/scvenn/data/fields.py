@@ -26,6 +26,7 @@ from scvenn.data.checks import check_names, quoted
 from scvenn.data.columns import (
     as_text,
     check_complete,
+    check_groups,
     find_categories,
     find_column_or_none,
     find_numbers,
@@ -270,6 +271,15 @@ class ObservedField(Field):
 
     def register_field(self, adata: MuData) -> dict:
         """Keep the order of the modalities."""
+        without = int((~self.read(adata, {}).any(1)).sum())
+        if without:
+            logger.warning(
+                "%d of %d cells have none of the modalities %s. They are not trained on, and their "
+                "embeddings are NaN. If a modality was replaced, call mdata.update() first.",
+                without,
+                adata.n_obs,
+                quoted(self.modalities),
+            )
         return {"modalities": self.modalities}
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
@@ -326,6 +336,7 @@ class ColumnField(Field):
         self._warn_of_unused_category(adata)
         categories = np.array(sorted(set(values.dropna())), dtype=object)
         self._check(values, categories)
+        check_groups(values, self.argument)
         if self.is_label:
             n_known = int(values.notna().sum())
             logger.info(
@@ -374,6 +385,7 @@ class ColumnField(Field):
             return state
         values, known = self.values(mdata), state[Keys.CATEGORIES]
         self._check(values, known)
+        check_groups(values[~values.isin(known)], self.argument)
         new = np.array(sorted(set(values) - set(known)), dtype=object)
         return {**state, Keys.CATEGORIES: np.concatenate([known, new])}
 

@@ -13,7 +13,7 @@ from mudata import MuData
 from torch import Tensor
 
 from scvenn._progress import no_progress
-from scvenn.data import REFERENCE, Cells, Keys, Registry, check_mudata, extended_for
+from scvenn.data import REFERENCE, Cells, Keys, Registry, check_mudata, extended_for, hashes_of
 from scvenn.models.duration import Duration
 from scvenn.models.messages import quiet_libraries
 from scvenn.models.runner import HistoryPlan, KeptEpoch, Runner, single_precision, step
@@ -143,6 +143,8 @@ class MappingMixin(SavingMixin):
                     accelerator=accelerator,
                     enable_progress_bar=enable_progress_bar,
                 )
+            else:
+                mapped._hold_out(batch_size)
             mapped._find_new_shifts(self, n_before)
         return mapped
 
@@ -221,6 +223,17 @@ class MappingMixin(SavingMixin):
                 if name in is_new:
                     before = torch.where(is_new[name].to(tensor.device), tensor, before)
                 tensor.copy_(before)
+
+    def _hold_out(self, batch_size: int) -> None:
+        """Hold a part of the cells out, as a training would: for what is fitted and scored."""
+        splitter = Splitter(self.adata_manager, train_size=0.9, batch_size=batch_size)
+        splitter.setup()
+        self.train_indices, self.validation_indices, self.test_indices = (
+            splitter.train_idx,
+            splitter.val_idx,
+            splitter.test_idx,
+        )
+        self.cells_ = hashes_of(self.adata.obs_names)
 
     def _find_new_shifts(self, reference: Self, n_before: int) -> None:
         """Extend the correction for batches, of which the reference knows the first ones."""

@@ -16,10 +16,12 @@ logger = logging.getLogger("scvi.scvenn")
 
 # Loggers of libraries that report, as information, devices that are not there and the like.
 _CHATTY = ("lightning.pytorch", "lightning.fabric", "scvi.data._download")
-# Of Lightning and PyTorch about their own code, of PyTorch about networks that read no feature, and
-# of scvi-tools about early stopping, which works here on several devices.
+# Of Lightning and PyTorch about their own code and trainings without held-out cells, of PyTorch
+# about networks that read no feature, and of scvi-tools about early stopping, which works here on
+# several devices.
 _FOREIGN = (
     r".*LeafSpec|Initializing zero-element tensors|early_stopping was automatically disabled"
+    r"|Total length of `\w+` across ranks is zero"
     r"|torch\.distributed\.nn\.functional\.all_gather is deprecated"
 )
 

@@ -278,6 +278,16 @@ class SavingMixin(BaseModelClass):
     def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict:
         """What the set-up of a saved model found, without building the model.
 
+        Parameters
+        ----------
+        dir_path, prefix
+            As in :meth:`load`.
+
+        Returns
+        -------
+        The registry, as scvi-tools has it: the arguments of the set-up, and for each part of the
+        data what was found in it.
+
         Raises
         ------
         FileNotFoundError, ValueError

@@ -16,7 +16,7 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvenn._progress import no_progress
 from scvenn._threads import respect_limits
 from scvenn.batches import BatchShifts
-from scvenn.data import AlignedManager, Cells, hashes_of
+from scvenn.data import AlignedManager, Cells, Keys, hashes_of
 from scvenn.models.checkpoint import Checkpoint, describe
 from scvenn.models.duration import Duration
 from scvenn.models.messages import quiet_libraries
@@ -31,7 +31,7 @@ from scvenn.models.runner import (
     step,
 )
 from scvenn.models.splitting import Splitter, check_parts, listed_split
-from scvenn.network import SharedPrivateVAE, check_positive
+from scvenn.network import SharedPrivateVAE, check_positive, fill_in
 from scvenn.readouts import (
     agreement,
     learn_axes,
@@ -425,6 +425,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Cells(manager, np.asarray([] if rows is None else rows, dtype=int))
             for rows in (self.train_indices, self.validation_indices)
         )
+        self._fill_in(train)
         if self.screening_ is not None:
             with step("weighing the experts", outcome):
                 weigh_experts(self.module, held_out, train)
@@ -438,6 +439,34 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             "state": {name: value.cpu() for name, value in self.module.state_dict().items()},
             "attributes": {name: getattr(self, name) for name in _ESTIMATES},
         }
+
+    def _fill_in(self, train: Cells) -> None:
+        """Let decoders use a mean where a modality was measured in no training cell of a category.
+
+        Such as RNA in a batch with ATAC alone: its parameters are still those of the random start.
+        """
+        net, found = self.module, self.adata_manager.found
+        codes = {key: train.column(key)[:, 0] for key, n in net.n_categories.items() if n > 1}
+        for m in net.modalities:
+            observed = train.observed(m)
+            learned = {
+                key: np.isin(np.arange(net.n_categories[key]), of_cells[observed])
+                for key, of_cells in codes.items()
+            }
+            if not observed.any() or all(known.all() for known in learned.values()):
+                continue
+            fill_in(net, m, learned)
+            lacking = [
+                f"{found.state(key)[Keys.SOURCE]}={category!r}"
+                for key, known in learned.items()
+                for category in np.asarray(found.state(key)[Keys.CATEGORIES])[~known].tolist()
+            ]
+            logger.info(
+                "%s: no training cell of %s has it. Predictions of it there use the mean effect of "
+                "the other categories.",
+                m,
+                ", ".join(lacking),
+            )
 
     def _take_over(self, learned: dict[str, Any]) -> None:
         """Take over what the first of several processes learned after training."""

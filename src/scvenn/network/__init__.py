@@ -11,7 +11,7 @@ categories than those that they learned from).
 from scvenn.network.branch import Branch, ScreenedBranch
 from scvenn.network.design import Design, check_positive
 from scvenn.network.gaussians import Gaussian
-from scvenn.network.growing import learned_tensors, take_over
+from scvenn.network.growing import fill_in, learned_tensors, take_over
 from scvenn.network.minibatch import Minibatch, View
 from scvenn.network.predictions import (
     Given,
@@ -49,6 +49,7 @@ __all__ = [
     "draw_from_prior",
     "embed",
     "encoded",
+    "fill_in",
     "given_sources",
     "label_probabilities",
     "learned_tensors",

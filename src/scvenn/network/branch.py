@@ -7,7 +7,7 @@ are decoded at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -33,6 +33,8 @@ from scvenn.network.gaussians import Gaussian
 from scvenn.network.layers import (
     AbsentPrivate,
     Decoder,
+    HiddenLayers,
+    SideBySide,
     decoder_layers,
     hidden_layers,
     product_of_rows,
@@ -177,6 +179,17 @@ class Branch(nn.Module):
         beside = torch.stack([self.absent(private) if c else private for c in cross_view])
         layer = self.decoder.last_layer(shared, beside, covariates)  # (T, B, R)
         return [Decoded(list(range(len(shared))), layer, from_shared=False)]
+
+    def of_covariates(self) -> Iterator[Tensor]:
+        """All that was learned of the columns of covariates: views, with a row for each column."""
+        for module in self.modules():
+            if isinstance(module, HiddenLayers):
+                yield from module.of_covariates()
+            elif isinstance(module, Decoder | CrossDecoder):
+                if isinstance(module.hidden, SideBySide) and module.hidden.n_cov:
+                    yield module.out.weight[:, -module.hidden.n_cov :].t()
+                if isinstance(module, CrossDecoder):
+                    yield module.shift
 
     def predict(
         self,

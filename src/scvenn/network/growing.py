@@ -1,14 +1,17 @@
 """Networks that have more categories of covariates than those that they learned from.
 
+What is of a category that was not learned from is the mean of those that were.
+
 Shapes: ``V`` columns of covariates, or batches, before and ``W`` after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -68,6 +71,45 @@ def take_over(new: SharedPrivateVAE, old: SharedPrivateVAE) -> dict[str, Tensor]
         is_new.movedim(axis, 0)[n_others:][rows.is_new] = True
         grown[name] = is_new
     return grown
+
+
+@torch.no_grad()
+def fill_in(
+    network: SharedPrivateVAE, modality: str, learned: Mapping[str, Bool[np.ndarray, " V"]]
+) -> None:
+    """Give a modality's networks something for categories in which it was never measured.
+
+    Their parameters have had no gradient: they are as at the random start.
+
+    Parameters
+    ----------
+    network
+        The trained networks, which change.
+    modality
+        Which one.
+    learned
+        For each covariate of two or more categories, in their order: which of them training cells
+        with this modality have.
+    """
+    mixes = {key: _mean_for_others(torch.as_tensor(found)) for key, found in learned.items()}
+    columns = torch.block_diag(*mixes.values(), torch.eye(len(network.continuous)))  # (V, V)
+    branch = network.branch(modality)
+    for view in branch.of_covariates():
+        view.copy_(columns.to(view) @ view)
+    likelihood = branch.likelihood
+    if likelihood.n_batches is not None and Keys.BATCH in mixes:
+        batches = mixes[Keys.BATCH]
+        for tensor in chain(likelihood.parameters(), likelihood.buffers()):
+            if tensor.dim() == 2:  # (n_batches, D)
+                tensor.copy_(batches.to(tensor) @ tensor)
+
+
+def _mean_for_others(learned: Bool[Tensor, " V"]) -> Float[Tensor, "V V"]:
+    """The matrix that replaces rows by the mean of those that were learned, if there are any."""
+    mix = torch.eye(len(learned))
+    if learned.any():
+        mix[~learned] = learned.float() / learned.sum()
+    return mix
 
 
 def learned_tensors(network: SharedPrivateVAE) -> Iterator[tuple[str, Tensor]]:

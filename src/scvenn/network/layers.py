@@ -6,6 +6,7 @@ dimensions, ``V`` columns of covariates, ``C`` classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -60,6 +61,13 @@ class HiddenLayers(FCLayers):
         by_feature = self.fc_layers[0][0].by_feature  # (D + V, H)
         # the gradient of a part is copied into that of the whole
         return by_feature[: len(by_feature) - self.n_cov] if self.n_cov else by_feature
+
+    def of_covariates(self) -> Iterator[Float[Tensor, "V H"]]:
+        """Weights of the covariates, which all layers read: views of those of each layer."""
+        if self.n_cov:
+            yield self.fc_layers[0][0].by_feature[-self.n_cov :]
+            for layers in self.fc_layers[1:]:
+                yield layers[0].weight[:, -self.n_cov :].t()
 
     def forward(
         self, x: Float[Tensor, "*T B D"], cont: Float[Tensor, "B V"] | None
@@ -154,8 +162,12 @@ def hidden_layers(
     )
 
 
-class _SideBySide(nn.Module):
+class SideBySide(nn.Module):
     """In place of hidden layers: latents and covariates side by side, for a linear decoder."""
+
+    def __init__(self, n_covariates: int) -> None:
+        super().__init__()
+        self.n_cov = n_covariates
 
     def forward(self, x: Float[Tensor, "*T B K"], cont: Float[Tensor, "B V"]) -> Tensor:
         """Latents (..., B, K) and covariates (B, V) as one array (..., B, K + V)."""
@@ -167,7 +179,7 @@ def decoder_layers(
 ) -> tuple[nn.Module, int]:
     """What a decoder has before its last layer, and the width of that; without layers, linear."""
     if n_layers == 0:
-        return _SideBySide(), n_in + n_covariates
+        return SideBySide(n_covariates), n_in + n_covariates
     hidden = hidden_layers(
         n_in, n_hidden=n_hidden, n_layers=n_layers, n_covariates=n_covariates, dropout=dropout
     )

@@ -30,6 +30,8 @@ from scvenn.plotting.palettes import as_categories, default_palette, names_of, p
 
 # characters of a category in a legend
 LONGEST_NAME = 32
+# Cells that UMAP needs; fewer are shown on their principal components.
+_LEAST_OF_UMAP = 5
 
 
 @public_figure
@@ -135,7 +137,7 @@ def draw_embeddings(
         # in any order, lest the last category cover the others
         cells = np.random.default_rng(0).permutation(cells)
         x, y = of_cells[cells].T
-        size = np.clip(5000 / len(cells), 1, 15)
+        size = np.clip(5000 / max(1, len(cells)), 1, 15)
         ax.scatter(x, y, s=size, c=colours[cells], linewidths=0, rasterized=True)
         shown = "" if len(cells) == n_cells else f"\n{len(cells):,} of {n_cells:,} cells"
         ax.set(title=name + shown, xticks=[], yticks=[])
@@ -205,7 +207,7 @@ def _latents(mdata: MuData) -> dict[str, np.ndarray]:
 
 def _in_two_dimensions(latent: np.ndarray, basis: str, n_neighbors: int) -> np.ndarray:
     """Coordinates (B, 2)."""
-    if basis == "pca":
+    if basis == "pca" or len(latent) < _LEAST_OF_UMAP:
         directions, sizes, _ = np.linalg.svd(latent - latent.mean(0), full_matrices=False)
         components = (directions * sizes)[:, :2]
         return np.pad(components, ((0, 0), (0, 2 - components.shape[1])))

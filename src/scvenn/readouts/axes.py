@@ -21,9 +21,12 @@ from torch import Tensor
 from scvenn import network
 from scvenn.data import Cells
 from scvenn.readouts.embeddings import embed
+from scvenn.readouts.interpretation import matrix_of_loadings
 
 # Cells with a modality from which axes are learned.
 MOST_CELLS = 2_000
+# Cells with a modality whose loadings decide the signs of axes.
+_CELLS_OF_SIGNS = 250
 # Cells of which a correlation is taken.
 _LEAST_CELLS = 10
 # Axes carry something up to the one with which they have this part of what all carry.
@@ -64,8 +67,7 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
     carried = np.square(along).sum(1) / np.where(varies, variance, np.inf)  # (K,)
     order = np.argsort(-carried, kind="stable")
     turn, along, explained = turn[:, order], along[order], np.cumsum(carried[order])
-    largest = along[np.arange(len(along)), np.abs(along).argmax(1)]
-    turn = turn * np.where(largest < 0, -1.0, 1.0)
+    turn = turn * _signs(along)
     if not explained[-1] > 0:
         return Axes(turn, 0)
     return Axes(turn, 1 + int(np.argmax(explained >= _CARRIED * explained[-1])))
@@ -112,7 +114,35 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
         shared_axes=of_shared.turn,
         private_axes={m: axes.turn for m, axes in of_private.items()},
     )
+    of_shared, of_private = _pointed(net, cells, of_shared, of_private)
+    net.set_learned_after_training(
+        shared_axes=of_shared.turn,
+        private_axes={m: axes.turn for m, axes in of_private.items()},
+    )
     return of_shared, of_private
+
+
+def _pointed(
+    net: network.SharedPrivateVAE, cells: Cells, of_shared: Axes, of_private: dict[str, Axes]
+) -> tuple[Axes, dict[str, Axes]]:
+    """The axes, turned around where the largest loading of any feature is negative."""
+    by_shared, privates = [np.zeros((net.n_shared, 1))], {}
+    for m, axes in of_private.items():
+        with_m = np.flatnonzero(cells.observed(m))[:_CELLS_OF_SIGNS]
+        if len(with_m) < 2:
+            privates[m] = axes
+            continue
+        by_shared.append(matrix_of_loadings(net, cells.take(with_m), m, "shared"))
+        by_private = matrix_of_loadings(net, cells.take(with_m), m, "private")
+        privates[m] = axes._replace(turn=axes.turn * _signs(by_private))
+    turn = of_shared.turn * _signs(np.hstack(by_shared))
+    return of_shared._replace(turn=turn), privates
+
+
+def _signs(moved: np.ndarray) -> np.ndarray:
+    """Of what is largest for each of K dimensions, in (K, D): 1 or -1, (K,)."""
+    largest = moved[np.arange(len(moved)), np.abs(moved).argmax(1)]
+    return np.where(largest < 0, -1.0, 1.0)
 
 
 def agreement(net: network.SharedPrivateVAE, held_out: Cells) -> np.ndarray:

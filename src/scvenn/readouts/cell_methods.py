@@ -181,6 +181,11 @@ class ReadoutsMixin:
         Returns
         -------
         Array (n_cells, n_shared + n_private of each modality in turn); NaN where not measured.
+
+        Raises
+        ------
+        ValueError
+            If the data cannot be matched to the training data.
         """
         cells = self._cells(mdata, indices, batch_size)
         shared, private = embed(
@@ -202,8 +207,8 @@ class ReadoutsMixin:
         """How far each cell is from those that the model was trained on.
 
         In each latent that a cell has, corrected for batches, its mean distance to the 10 nearest
-        of up to 2,000 training cells is taken relative to the median of these among themselves. The
-        score is the root mean square over the latents.
+        of up to 2,000 other training cells is taken relative to the median of these among
+        themselves. The score is the root mean square over the latents.
 
         Parameters
         ----------
@@ -218,8 +223,8 @@ class ReadoutsMixin:
         Raises
         ------
         ValueError
-            If the model is of scvenn 0.1 or its training was interrupted: it then has no cells to
-            compare with.
+            If the data cannot be matched to the training data; or if the model is of scvenn 0.1 or
+            its training was interrupted: it then has no cells to compare with.
 
         Examples
         --------
@@ -283,6 +288,10 @@ class ReadoutsMixin:
             If the MuData is a view, or cannot be matched to the training data; or if axes are to be
             dropped and the model has none, since scvenn 0.1 trained it.
         """
+        if not isinstance(key_prefix, str) or not key_prefix or "/" in key_prefix:
+            raise ValueError(
+                f"key_prefix={key_prefix!r}: expected a text without '/', such as 'X'."
+            )
         cells = self._cells_to_write(mdata, batch_size, "embed")
         n_shared, n_private = self.n_shared_effective_, self.n_private_effective_
         if drop_empty_axes and (n_shared is None or n_private is None):
@@ -418,6 +427,8 @@ class ReadoutsMixin:
         --------
         >>> model.get_normalized_expression("rna", transform_batch="batch1")  # doctest: +SKIP
         """
+        if "gene_list" in kwargs:  # scvi-tools' name
+            raise TypeError("get_normalized_expression(gene_list=...): pass features=... instead.")
         if mdata is not None:
             check_mudata(mdata, may_be_view=True)
         data = self.adata if mdata is None else mdata
@@ -715,7 +726,8 @@ class ReadoutsMixin:
             )
             raise ValueError(
                 f"{caller}() needs two or more cells that were not trained on; {found}. Train with "
-                "train_size below 1, or pass indices=... or new data."
+                "train_size below 1, or pass indices=... or new data. Other cells that have the "
+                "same names, such as barcodes of another run, need names of their own."
             )
         return cells
 

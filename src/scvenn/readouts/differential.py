@@ -230,6 +230,8 @@ def _comparisons(
 ) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     """Names of both groups of each comparison, and which of the cells are in them."""
     known = sorted(set(groups))
+    if not (group2 is None or np.isscalar(group2)):
+        raise ValueError(f"group2={group2!r}: expected one group, or None for all others.")
     second = None if group2 is None else as_text(group2)
     if group1 is None:
         firsts = [g for g in known if g != second]

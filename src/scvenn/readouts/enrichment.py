@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from scvenn._warnings import warn
+from scvenn.data import quoted
 
 # Features of the model that a set needs to be scored.
 _LEAST_FEATURES = 5
@@ -20,23 +24,22 @@ def enrichment(
     """The table of :meth:`scvenn.SharedPrivateModel.enrichment`, from that of its loadings."""
     network = as_network(sets)
     wide = loadings.pivot_table("loading", "dimension", "feature", sort=False)
-    _check_sizes(network, wide.columns)
+    sizes = _sizes(network, wide.columns)
     # a dimension that moves nothing has no features in any order
     moved = wide[wide.std(axis=1) > 0]
-    if moved.empty:
+    if moved.empty or sizes.empty:
         return pd.DataFrame(columns=COLUMNS)
-    score, adjusted = decoupler().mt.ulm(data=moved, net=network, tmin=_LEAST_FEATURES)
-    sizes = network[network["target"].isin(wide.columns)].groupby("source")["target"].nunique()
-    table = score.rename_axis("dimension").reset_index().melt("dimension", var_name="set")
+    chosen = network[network["source"].isin(sizes.index)]
+    score, adjusted = decoupler().mt.ulm(data=moved, net=chosen, tmin=_LEAST_FEATURES)
+    names = np.tile(score.columns, len(score))
     found = pd.DataFrame(
         {
-            "dimension": table["dimension"],
-            "set": table["set"],
-            "score": table["value"],
-            "p_adjusted": adjusted.melt()["value"],
-            "n_features": table["set"].map(sizes),
-        },
-        columns=COLUMNS,
+            "dimension": np.repeat(score.index, len(score.columns)),
+            "set": names,
+            "score": score.to_numpy().ravel(),
+            "p_adjusted": adjusted.to_numpy().ravel(),
+            "n_features": sizes[names].to_numpy(),
+        }
     )
     position = found["dimension"].map({name: k for k, name in enumerate(wide.index)})
     order = found.assign(position=position, strength=-found["score"].abs())
@@ -74,13 +77,20 @@ def as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(pairs, columns=["source", "target"])
 
 
-def _check_sizes(network: pd.DataFrame, features: pd.Index) -> None:
-    """Refuse sets of which none has enough of the features."""
+def _sizes(network: pd.DataFrame, features: pd.Index) -> pd.Series:
+    """How many of the features are in each set that can be scored; refuse sets if none can."""
     known = network[network["target"].isin(features)]
     sizes = known.groupby("source")["target"].nunique()
-    if not (sizes >= _LEAST_FEATURES).any():
+    sizes = sizes[sizes >= _LEAST_FEATURES]
+    if sizes.empty:
         raise ValueError(
             f"enrichment(): none of the {network['source'].nunique():,} sets has "
             f"{_LEAST_FEATURES} of the {len(features):,} features. Their members are named like "
             f"{list(network['target'].head(3))}, features like {list(features[:3])}."
         )
+    if len(whole := sizes.index[sizes == len(features)]):
+        warn(
+            f"enrichment(): sets that have all {len(features):,} features are left out, as there "
+            f"are no others to compare with: {quoted(whole)}."
+        )
+    return sizes.drop(whole)

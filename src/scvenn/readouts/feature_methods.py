@@ -9,7 +9,7 @@ import pandas as pd
 from mudata import MuData
 
 from scvenn import network
-from scvenn.data import Cells, Indices, find_categories, warn_of_spelled_missing
+from scvenn.data import Cells, Indices, check_groups, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import enrichment, interpretation
 from scvenn.readouts.cell_methods import ReadoutsMixin
@@ -472,6 +472,7 @@ class FeaturesMixin(ReadoutsMixin):
         cells = self._cells(mdata, indices, batch_size)
         argument = f"groupby={groupby!r}"
         groups = find_categories(cells.mdata, groupby, argument).iloc[cells.rows]
+        check_groups(groups, argument)
         if group2 is None:  # else only groups are compared that the user named
             warn_of_spelled_missing(groups, argument)
         return comparison.differential(

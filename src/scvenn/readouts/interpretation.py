@@ -72,15 +72,8 @@ def loadings(
     scale: Literal["data", "log"],
 ) -> pd.DataFrame:
     """The table of :meth:`scvenn.SharedPrivateModel.loadings`, of cells with the modality."""
-    shared, privates = embed(net, cells, net.modalities)
-    private = privates[modality] if latent == "private" else None
-    moved = shared if private is None else private  # (n, K)
     names = cells.found.features(modality)
-    slope = np.zeros((moved.shape[1], len(names)))
-    for part, tensors in cells.minibatches([], "Loadings"):
-        latents = _tensors((shared, private), part)
-        slope += network.slopes(net, tensors, modality, *latents, scale=scale).cpu().numpy()
-    loading = slope / len(cells) * moved.std(0, ddof=1)[:, None]  # (K, D)
+    loading = matrix_of_loadings(net, cells, modality, latent, scale)
     dimensions = [f"{latent}_{k}" for k in range(len(loading))]
     return pd.DataFrame(
         {
@@ -89,6 +82,24 @@ def loadings(
             "loading": loading[:, columns].ravel(),
         }
     )
+
+
+def matrix_of_loadings(
+    net: SharedPrivateVAE,
+    cells: Cells,
+    modality: str,
+    latent: Literal["shared", "private"],
+    scale: Literal["data", "log"] = "data",
+) -> np.ndarray:
+    """Loadings of all features of a modality, in cells that have it: (K, D)."""
+    shared, privates = embed(net, cells, net.modalities)
+    private = privates[modality] if latent == "private" else None
+    moved = shared if private is None else private  # (n, K)
+    slope = np.zeros((moved.shape[1], len(cells.found.features(modality))))
+    for part, tensors in cells.minibatches([], "Loadings"):
+        latents = _tensors((shared, private), part)
+        slope += network.slopes(net, tensors, modality, *latents, scale=scale).cpu().numpy()
+    return slope / len(cells) * moved.std(0, ddof=1)[:, None]
 
 
 def gains(net: SharedPrivateVAE, cells: Cells, modality: str) -> pd.DataFrame:

@@ -55,8 +55,11 @@ class Prediction:
         ValueError
             If a modality, feature or batch is unknown, or the library size is not above 0.
         """
-        if library_size is not None and not library_size > 0:
-            raise ValueError(f"library_size={library_size!r}: expected None or a number above 0.")
+        is_number = isinstance(library_size, int | float | np.number)
+        if library_size is not None and not (is_number and 0 < library_size < np.inf):
+            raise ValueError(
+                f"library_size={library_size!r}: expected None or a finite number above 0."
+            )
         target = check_modality(found, target, "target")
         batch = None
         if transform_batch is not None:

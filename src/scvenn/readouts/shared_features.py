@@ -14,7 +14,15 @@ import torch
 
 from scvenn import network
 from scvenn._warnings import warn
-from scvenn.data import Cells, Keys, Registry, find_categories, quoted, row_sums
+from scvenn.data import (
+    Cells,
+    Keys,
+    Registry,
+    check_groups,
+    find_categories,
+    quoted,
+    row_sums,
+)
 from scvenn.likelihoods import Likelihood
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.embeddings import embed
@@ -135,12 +143,13 @@ def groups_of(cells: Cells, given: str, which: str) -> pd.Series:
     Raises
     ------
     ValueError
-        If there is no such column, none of the cells has a value in it, or a group is named
-        ``"all"``.
+        If there is no such column, none of the cells has a value in it, nearly every cell has one
+        of its own, or a group is named ``"all"``.
     """
     groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
     if not groups.notna().any():
         raise ValueError(f"given={given!r}: no {which} has a value in this column.")
+    check_groups(groups, f"given={given!r}")
     if groups.eq("all").any():
         raise ValueError(
             f"given={given!r}: a group is named 'all', which is the name of all groups together in "
