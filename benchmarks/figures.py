@@ -48,9 +48,10 @@ def batches() -> None:
         "as it is": model.get_shared_representation(batch_corrected=False),
         "corrected": model.get_shared_representation(),
     }
+    places = scvenn.plotting.in_two_dimensions(latents)
     figure, axes = plt.subplots(2, 2, figsize=(8.4, 6.4), layout="constrained")
     for row, column in zip(axes, ("batch", "cell_type"), strict=True):
-        scvenn.pl.draw_embeddings(latents, mdata.obs[column], axes=row)
+        scvenn.plotting.draw_embeddings(places, mdata.obs[column], axes=row)
         for ax, name in zip(row, latents, strict=True):
             ax.set_title(f"shared, {name}")
     figure.savefig(FOLDER / "batches.png", dpi=120)
@@ -124,9 +125,9 @@ def within_types() -> None:
                 chosen = (of_kind["shared"] == shared).to_numpy()
                 ax.scatter(of_kind["score"].clip(lower=-0.1)[chosen], jitter[chosen], s=9, c=colour)
         ax.set_yticks(range(3), list(names.values()))
-        ax.invert_yaxis()
         ax.set(xlabel="R² given the other modality", xlim=(-0.15, 1))
         ax.set_title("given cell types" if given else "all that is shared")
+    axes[0].invert_yaxis()  # and with it that of the other, which is shared
     handles = [
         plt.Line2D([], [], marker="o", linestyle="", color=colour, label=label)
         for label, colour in (("called shared", "#0072B2"), ("not called shared", "#7F7F7F"))
