@@ -41,6 +41,10 @@ def batches() -> None:
     mdata = scvenn.datasets.simulate_counts(1500, n_batches=3, n_types=6, seed=4)
     lone = (mdata.obs["cell_type"] == "type0") & (mdata.obs["batch"] != "batch0")
     mdata = mdata[~lone.to_numpy()].copy()
+    rng, batch = np.random.default_rng(0), mdata.obs["batch"].cat.codes
+    for adata in mdata.mod.values():  # batches that catch other features well
+        caught = rng.uniform(0.1, 1, (3, adata.n_vars))[batch[adata.obs_names]]
+        adata.X = rng.binomial(adata.X.toarray().astype(int), caught).astype(np.float32)
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
     model = scvenn.MMVAEpp(mdata)
     model.train(60, **QUIET)
