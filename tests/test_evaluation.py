@@ -11,7 +11,7 @@ from mudata import MuData
 import scvenn
 from scvenn import metrics
 from scvenn.models import saving
-from scvenn.readouts import evaluation
+from scvenn.readouts import embeddings, evaluation
 from tests.conftest import QUIET, three_modalities, under_other_names
 
 # few cells, some of whose features are constant
@@ -173,6 +173,26 @@ def test_features_that_screening_calls_shared_are_marked(model, table):
     expected = screening.loc[zip(of_features["target"], of_features["feature"], strict=True)]
     np.testing.assert_array_equal(of_features["screened"].astype(bool), expected)
     assert table.loc[table["metric"] == "auc", "screened"].isna().all()
+
+
+def test_a_dimension_that_varies_by_rounding_alone_does_not_count(model, monkeypatch):
+    """It would count as much as the others, and depend on how data is stored."""
+
+    def with_rounding(seed):
+        def embedded(net, cells, sources, **how):
+            noise = 1e-8 * np.random.default_rng(seed).standard_normal((len(cells), 1))
+            shared, private = embeddings.embed(net, cells, sources, **how)
+            shared = np.hstack([shared[:, :2], noise])
+            return shared, {m: np.hstack([z[:, :1], noise]) for m, z in private.items()}
+
+        monkeypatch.setattr(evaluation, "embed", embedded)
+        table = model.evaluate(labels_key="cell_type")
+        return table[table["view"] == "latent"].reset_index(drop=True)
+
+    one, other = with_rounding(0), with_rounding(1)
+    pd.testing.assert_frame_equal(one, other, atol=1e-5)
+    dimensions = one[one["target"].isin(["shared", "private_rna"])]["feature"].dropna()
+    assert set(dimensions) == {"shared_0", "shared_1", "private_rna_0"}
 
 
 def test_medians_are_over_features_and_over_shared_ones(table):

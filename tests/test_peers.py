@@ -399,7 +399,8 @@ def rows_of(method, seed, embedding, values, max_epochs=""):
         }
 
 
-def test_a_table_shows_medians_over_seeds(peers):
+def test_a_table_shows_medians_over_seeds(peers, monkeypatch):
+    monkeypatch.setitem(peers["render"].SEEDS, "citeseq", 3)
     rows = []
     for seed, value in enumerate((0.1, 0.3, 0.2)):
         key = ("balanced_accuracy", "", "")

@@ -8,7 +8,7 @@ import pytest
 import scvi
 
 import scvenn
-from scvenn.readouts.evaluation import _leakage_within
+from scvenn.readouts.evaluation import _leakage_within, _varying
 from tests.conftest import QUIET, three_modalities
 
 KINDS = np.repeat(["types", "within", "both", "neither"], [20, 20, 20, 140])
@@ -261,7 +261,8 @@ def test_cells_without_a_type_change_no_leakage_within_types():
     shuffled = {name: rng.permutation(z) for name, z in latents.items()}
 
     def leakage(latents):
-        return list(_leakage_within(latents, shuffled, groups, *halves))
+        varies = {name: _varying(z) for name, z in latents.items()}
+        return list(_leakage_within(latents, shuffled, varies, groups, *halves))
 
     found = leakage(latents)
     far = {name: np.where(groups.isna().to_numpy()[:, None], 1e6, z) for name, z in latents.items()}

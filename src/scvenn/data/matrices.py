@@ -436,14 +436,11 @@ def _does_not_fit(modality: str, where: str, name: str, value: float, new_data: 
     nearest = np.round(value)
     if cls.discrete and _is_nearly_integer(value) and cls.in_domain(nearest):
         return found + f"If all are so but for rounding, round them: {_rounded(where)}."
-    if not new_data and name == "beta" and 1 < value <= 100:
-        return found + "Divide percentages by 100."
-    if not new_data and cls.binary and value > 1 and _is_nearly_integer(value):
-        return found + (
-            f"If these are counts, leave {modality!r} out of likelihoods, or pass "
-            f"likelihoods={{{modality!r}: 'nb'}}."
-        )
     if not new_data:
+        if cls.binary and value > 1 and _is_nearly_integer(value):
+            found += f"If these are counts, leave {modality!r} out of likelihoods. "
+        elif not cls.discrete and value > 0 and cls.in_domain(np.asarray(value / 100)):
+            found += "If these are percentages, divide them by 100. "
         return found + (
             f"Pass layers={{{modality!r}: <layer>}} with a layer that has them, or "
             f"likelihoods={{{modality!r}: 'normal'}}."

@@ -32,7 +32,7 @@ _LEAST_CELLS = 10
 # Axes carry something up to the one with which they have this part of what all carry.
 _CARRIED = 0.99
 # Variance along an axis, relative to the largest, below which it is rounding.
-_LEAST_VARIANCE = 1e-9
+LEAST_VARIANCE = 1e-9
 
 
 class Axes(NamedTuple):
@@ -63,7 +63,7 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
     """
     turn = np.linalg.eigh(moved @ moved.T)[1]
     along, variance = turn.T @ moved, np.einsum("ik,ij,jk->k", turn, covariance, turn)
-    varies = variance > _LEAST_VARIANCE * variance.max()
+    varies = variance > LEAST_VARIANCE * variance.max()
     carried = np.square(along).sum(1) / np.where(varies, variance, np.inf)  # (K,)
     order = np.argsort(-carried, kind="stable")
     turn, along, explained = turn[:, order], along[order], np.cumsum(carried[order])

@@ -15,6 +15,7 @@ from scvenn import metrics
 from scvenn._warnings import warn
 from scvenn.data import Cells, quoted
 from scvenn.network import SharedPrivateVAE
+from scvenn.readouts.axes import LEAST_VARIANCE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
 from scvenn.readouts.shared_features import LEAST_GROUP
@@ -273,6 +274,9 @@ def _score_latents(
     embedded = [embed(net, cells, sources, batch_corrected=True) for cells in parts]
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
+    varies = {name: _varying(z[fitted]) for name, z in latents.items()}
+    # regressions scale dimensions alike: what does not vary would count as much as all others
+    latents = {name: z * varies[name] for name, z in latents.items()}
     by_name = np.concatenate([fitted[train.names.argsort()], scored[test.names.argsort()]])
     shuffled = {name: _of_other_cells(z, by_name, len(train)) for name, z in latents.items()}
 
@@ -286,8 +290,9 @@ def _score_latents(
             values, by_chance = (
                 metrics.ridge_r2(of[source], latents[target], **split) for of in (latents, shuffled)
             )
-            for k, of_dimension in enumerate(zip(values, by_chance, strict=True)):
-                yield "leakage_r2", "latent", source, target, f"{target}_{k}", *of_dimension
+            for k in np.flatnonzero(varies[target]):
+                name = f"{target}_{k}"
+                yield "leakage_r2", "latent", source, target, name, values[k], by_chance[k]
     for source, m in product(latents, sources):
         own = f"private_{m}"
         if source in ("shared", own) or not paired(latents[source], latents[own]):
@@ -302,7 +307,7 @@ def _score_latents(
             for feature, *of_feature in zip(names[features], scores, by_chance, strict=True):
                 yield "leakage_r2", "latent", source, target, feature, *of_feature
     if groups is not None:
-        yield from _leakage_within(latents, shuffled, groups, fitted, scored)
+        yield from _leakage_within(latents, shuffled, varies, groups, fitted, scored)
     if labels is not None:
         yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
@@ -317,6 +322,14 @@ def _score_latents(
                 for form in _RECOVERY:
                     of_form = [of[form] for of in recovered]
                     yield f"recovery_{form}_r2", "latent", source, target, None, *of_form
+
+
+def _varying(latent: np.ndarray) -> np.ndarray:
+    """Which dimensions of a latent (n, K) vary by more than rounding; all if none does, (K,)."""
+    known = latent[np.isfinite(latent).all(1)].astype(np.float64)
+    variance = known.var(0) if len(known) else np.zeros(latent.shape[1])
+    found = variance > LEAST_VARIANCE * variance.max(initial=0)
+    return found if found.any() else np.ones_like(found)
 
 
 def _of_other_cells(latent: np.ndarray, by_name: np.ndarray, n_fitted: int) -> np.ndarray:
@@ -334,6 +347,7 @@ def _of_other_cells(latent: np.ndarray, by_name: np.ndarray, n_fitted: int) -> n
 def _leakage_within(
     latents: Mapping[str, np.ndarray],
     shuffled: Mapping[str, np.ndarray],
+    varies: Mapping[str, np.ndarray],
     groups: pd.Series,
     fitted: np.ndarray,
     scored: np.ndarray,
@@ -361,8 +375,9 @@ def _leakage_within(
         values, by_chance = (
             metrics.ridge_r2(of[source], relative[target], **split) for of in (relative, shuffled)
         )
-        for k, of_dimension in enumerate(zip(values, by_chance, strict=True)):
-            yield "leakage_r2_within", "latent", source, target, f"{target}_{k}", *of_dimension
+        for k in np.flatnonzero(varies[target]):
+            name = f"{target}_{k}"
+            yield "leakage_r2_within", "latent", source, target, name, values[k], by_chance[k]
 
 
 def _planted(cells: Cells, key: str) -> np.ndarray:
