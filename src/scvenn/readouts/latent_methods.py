@@ -102,7 +102,7 @@ class InterpretationMixin(FeaturesMixin):
         the feature shared. Sources and targets are
         modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
         a modality with the name of a latent is ``modality <name>`` as a target of leakage.
-        Values that are not defined are NaN, and a warning says why. With ``given``, there is also
+        Dimensions of a latent that vary by rounding alone are left out. Values that are not defined are NaN, and a warning says why. With ``given``, there is also
         ``group``: for predictions within types ``"all"`` or a type of at least 50 scored cells,
         else None.
 
