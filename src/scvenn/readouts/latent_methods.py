@@ -99,12 +99,12 @@ class InterpretationMixin(FeaturesMixin):
         (None where the value concerns no single one), ``value`` and ``by_chance``: the same score
         if each cell has the latents of another one, at its own library size and covariates; for
         labels, that of guessing. A model that screens adds ``screened``: whether screening calls
-        the feature shared. Sources and targets are
-        modalities, latents (``shared``, ``private_<modality>``), planted latents or the labels;
-        a modality with the name of a latent is ``modality <name>`` as a target of leakage.
-        Dimensions of a latent that vary by rounding alone are left out. Values that are not defined are NaN, and a warning says why. With ``given``, there is also
-        ``group``: for predictions within types ``"all"`` or a type of at least 50 scored cells,
-        else None.
+        the feature shared. Sources and targets are modalities, latents (``shared``,
+        ``private_<modality>``), planted latents or the labels; a modality with the name of a latent
+        is ``modality <name>`` as a target of leakage. Dimensions of a latent that vary by rounding
+        alone are left out. Values that are not defined are NaN, and a warning says why. With
+        ``given``, there is also ``group``: for predictions within types ``"all"`` or a type of at
+        least 50 scored cells, else None.
 
         Raises
         ------
