@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
 import scvenn
+from scvenn.data import Cells
+from scvenn.readouts import axes as _axes
 from scvenn.readouts.axes import ordered_axes
 from tests.conftest import MODELS, QUIET, three_modalities
 
@@ -224,6 +226,41 @@ def test_the_log_says_how_many_axes_carry_something(small, caplog):
         model.train(2, **QUIET)
     (line,) = (r.getMessage() for r in caplog.records if r.getMessage().startswith("Axes"))
     assert f"{model.n_shared_effective_} of 6 of shared, " in line
+
+
+def test_the_variance_of_predictions_is_right_where_their_mean_is_large():
+    rng = np.random.default_rng(0)
+    predicted = torch.tensor(3000 + rng.standard_normal((500, 4)), dtype=torch.float32)
+    moved = _axes._Moved(torch.zeros(500, 2))
+    for start in range(0, 500, 100):
+        moved.add(slice(start, start + 100), predicted[start : start + 100])
+    expected = predicted.double().numpy().var(0).sum()
+    assert moved.variance() == pytest.approx(expected, rel=1e-6)
+
+
+def test_signs_of_axes_do_not_depend_on_the_order_of_cells(monkeypatch):
+    """Cells that are sorted by type are common, and loadings of one type are not those of all."""
+    monkeypatch.setattr(_axes, "_CELLS_OF_SIGNS", 20)
+    read = []
+    whole = _axes.matrix_of_loadings
+    monkeypatch.setattr(
+        _axes,
+        "matrix_of_loadings",
+        lambda net, cells, *of: read.append(set(cells.names)) or whole(net, cells, *of),
+    )
+    mdata = three_modalities(missing=0.0)
+    model = scvenn.MMVAEpp(mdata, **SIZES)
+    model.train(1, **QUIET)
+    first, n_read = read[0], len(read)
+    cells = Cells(model.adata_manager, np.sort(model.train_indices)[::-1])
+    _axes._pointed(
+        model.module,
+        cells,
+        _axes.Axes(np.eye(4), 4),
+        {m: _axes.Axes(np.eye(n), n) for m, n in SIZES["n_private"].items()},
+    )
+    assert len(first) == 20
+    assert read[n_read] == first
 
 
 def test_an_embedding_leaves_out_empty_axes_on_request(small):

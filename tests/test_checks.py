@@ -48,6 +48,20 @@ def test_binary_values_must_be_0_or_1(small):
         setup(small, likelihoods={"atac": "bernoulli"})
 
 
+@pytest.mark.parametrize(
+    ("modality", "value", "likelihood", "remedy"),
+    [
+        ("rna", 3, "bernoulli", "If these are counts, leave 'rna' out of likelihoods. Pass layers"),
+        ("meth", 60.0, "beta", "If these are percentages, divide them by 100. Pass layers"),
+    ],
+)
+def test_counts_and_percentages_are_recognised(modality, value, likelihood, remedy):
+    mdata = three_modalities(missing=0.0, n_obs=30)
+    mdata[modality].X = np.full(mdata[modality].shape, value, np.float32)
+    with pytest.raises(ValueError, match=remedy):
+        scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={modality: likelihood})
+
+
 def test_the_layer_is_named_in_the_message(small):
     small["rna"].layers["scaled"] = small["rna"].X - sp.csr_matrix(np.full((60, 12), 0.5))
     with pytest.raises(ValueError, match=r"in mdata\['rna'\]\.layers\['scaled'\]"):

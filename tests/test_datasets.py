@@ -221,3 +221,8 @@ def test_cll_labels():
         mdata["meth"].obs_names
     )
     assert (both & mdata.obs["IGHV"].notna()).sum() == 126
+
+
+def test_features_of_one_cell_cannot_be_scaled():
+    with pytest.raises(ValueError, match="n_obs=1 must be at least 2"):
+        datasets.simulate_gp(1)

@@ -124,6 +124,12 @@ def test_sets_that_cannot_be_used_are_refused(model, sets, message):
         model.enrichment("rna", sets)
 
 
+def test_sets_of_another_kind_are_refused_before_loadings_are_computed(model, monkeypatch):
+    monkeypatch.setattr(scvenn.MMVAEpp, "loadings", None)  # to call it would be an error
+    with pytest.raises(ValueError, match="found list"):
+        model.enrichment("rna", [["rna_1"]])
+
+
 def test_without_decoupler_the_error_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "decoupler", None)
     with pytest.raises(ImportError, match=r"pip install 'scvenn\[enrichment\]'"):

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import anndata
+import h5py
 import mudata
 import numpy as np
 import pytest
@@ -351,3 +352,4 @@ def test_a_path_without_a_mudata_is_refused_when_opened(folder, tmp_path):
     mudata.read_h5mu(folder / "cells.h5mu")["rna"].write(tmp_path / "rna.h5ad")
     with pytest.raises(ValueError, match="holds no MuData: there is no group 'mod'"):
         scvenn.read_lazy(tmp_path / "rna.h5ad")
+    h5py.File(tmp_path / "rna.h5ad", "w").close()  # which HDF5 refuses for a file that is open

@@ -632,6 +632,16 @@ def test_an_unknown_basis_is_refused(three):
         pl.embeddings(three.adata, "cell_type", basis="tsne")
 
 
+@pytest.mark.usefixtures("_umap")
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_latents_of_hardly_any_cell_are_drawn(n):
+    latent = np.full((20, 3), np.nan)
+    latent[:n] = np.random.default_rng(0).standard_normal((n, 3))
+    places = scvenn.plotting.in_two_dimensions({"shared": latent})
+    (ax,) = scvenn.plotting.draw_embeddings(places, None)
+    assert len(ax.collections[0].get_offsets()) == n
+
+
 def test_data_without_embeddings_is_refused(small):
     with pytest.raises(ValueError, match=r"Call model\.embed\(mdata\) first"):
         pl.embeddings(small, "cell_type")

@@ -6,6 +6,7 @@ import pytest
 import scvi
 
 import scvenn
+from scvenn.data import fields
 from tests.conftest import QUIET, three_modalities
 from tests.test_shared_within import KINDS, simulated
 
@@ -35,6 +36,19 @@ def test_the_table_is_that_of_a_model_that_is_trained_on_all_cells(mdata):
     assert list(table.columns) == list(expected.columns)
     np.testing.assert_allclose(table["score"], expected["score"], atol=0.05)
     assert (table["shared"] == expected["shared"]).mean() > 0.95
+
+
+@pytest.mark.parametrize("given", [None, "cell_type"])
+def test_each_matrix_is_aligned_once(mdata, given, monkeypatch):
+    """Counts are taken to the scale of regression a few cells at a time."""
+    calls = []
+    monkeypatch.setattr("scvenn.readouts.shared_features._CELLS_AT_ONCE", 50)
+    whole = fields.align
+    monkeypatch.setattr(fields, "align", lambda x, *to: calls.append(x.shape) or whole(x, *to))
+    scvenn.pp.shared_features(mdata, given=given)
+    of_all = [shape for shape in calls if shape == (400, 60)]
+    # of both modalities, at the set-up and at the screening
+    assert len(of_all) <= 4
 
 
 def test_a_table_changes_nothing_of_the_data(mdata):

@@ -162,11 +162,33 @@ def test_normalized_expression_is_free_of_the_library_size(model):
     np.testing.assert_allclose(own.div(own.sum(axis=1), axis=0), values / 100, rtol=1e-3, atol=1e-6)
 
 
-def test_a_library_size_is_above_0(model):
-    with pytest.raises(
-        ValueError, match="library_size=0: expected None or a finite number above 0"
-    ):
-        model.predict("rna", "meth", library_size=0)
+@pytest.mark.parametrize("size", [0, np.inf, np.nan, "latent", np.ones(3)])
+def test_a_library_size_is_a_finite_number_above_0(model, size):
+    with pytest.raises(ValueError, match="library_size=.*expected None or a finite number above 0"):
+        model.predict("rna", "meth", library_size=size)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda m: m.sample_posterior("rna", "meth", n_samples=2.5), "n_samples=2.5: expected an"),
+        (lambda m: m.sample_prior("5"), "n_obs='5': expected an integer"),
+        (lambda m: m.embed(key_prefix=None), "key_prefix=None: expected a text"),
+        (lambda m: m.embed(key_prefix="a/b"), "key_prefix='a/b': expected a text without '/'"),
+        (
+            lambda m: m.differential("cell_type", modality="rna", group2=["type0", "type1"]),
+            "group2=.*expected one group",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(model, read, message):
+    with pytest.raises(ValueError, match=message):
+        read(model)
+
+
+def test_the_name_that_scvi_tools_has_for_features_is_answered_by_ours(model):
+    with pytest.raises(TypeError, match=r"pass features=\.\.\. instead"):
+        model.get_normalized_expression("rna", gene_list=["rna_0"])
 
 
 def test_samples_vary_around_the_prediction(model):

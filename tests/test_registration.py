@@ -276,3 +276,12 @@ def test_a_modality_may_be_a_view_of_a_view(small, dense_rna):
     model.train(1, enable_progress_bar=False)
     np.testing.assert_array_equal(dense(mdata["rna"].X), dense(expected.X))
     assert mdata["rna"].obsm["X_shared"].shape == (50, 10)
+
+
+def test_cells_without_any_of_the_modalities_are_named(caplog):
+    mdata = three_modalities(missing=0.0, n_obs=40)
+    for m in list(mdata.mod):
+        mdata.mod[m] = mdata[m][:30].copy()  # without mdata.update()
+    with caplog.at_level("WARNING", logger="scvi.scvenn"):
+        scvenn.MMVAEpp.setup_mudata(mdata)
+    assert "10 of 40 cells have none of the modalities" in caplog.text

@@ -100,7 +100,7 @@ def fill_in(
     if likelihood.n_batches is not None and Keys.BATCH in mixes:
         batches = mixes[Keys.BATCH]
         for tensor in chain(likelihood.parameters(), likelihood.buffers()):
-            if tensor.dim() == 2:  # (n_batches, D)
+            if tensor.dim() == 2 and len(tensor) == len(batches):  # (n_batches, D)
                 tensor.copy_(batches.to(tensor) @ tensor)
 
 

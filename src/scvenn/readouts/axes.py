@@ -110,16 +110,18 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
         of_private[m] = ordered_axes(from_both.covariance(), _covariance_of(privates[m][of_cells]))
     known = shared[np.isfinite(shared[:, 0])]
     of_shared = ordered_axes(np.hstack(by_shared), _covariance_of(known))
-    net.set_learned_after_training(
-        shared_axes=of_shared.turn,
-        private_axes={m: axes.turn for m, axes in of_private.items()},
-    )
+    _set(net, of_shared, of_private)
     of_shared, of_private = _pointed(net, cells, of_shared, of_private)
+    _set(net, of_shared, of_private)
+    return of_shared, of_private
+
+
+def _set(net: network.SharedPrivateVAE, of_shared: Axes, of_private: dict[str, Axes]) -> None:
+    """Have the networks turn their latents to these axes."""
     net.set_learned_after_training(
         shared_axes=of_shared.turn,
         private_axes={m: axes.turn for m, axes in of_private.items()},
     )
-    return of_shared, of_private
 
 
 def _pointed(
@@ -128,12 +130,12 @@ def _pointed(
     """The axes, turned around where the largest loading of any feature is negative."""
     by_shared, privates = [np.zeros((net.n_shared, 1))], {}
     for m, axes in of_private.items():
-        with_m = np.flatnonzero(cells.observed(m))[:_CELLS_OF_SIGNS]
-        if len(with_m) < 2:
+        some = cells.take(cells.observed(m)).sample(_CELLS_OF_SIGNS)
+        if len(some) < 2:
             privates[m] = axes
             continue
-        by_shared.append(matrix_of_loadings(net, cells.take(with_m), m, "shared"))
-        by_private = matrix_of_loadings(net, cells.take(with_m), m, "private")
+        by_shared.append(matrix_of_loadings(net, some, m, "shared"))
+        by_private = matrix_of_loadings(net, some, m, "private")
         privates[m] = axes._replace(turn=axes.turn * _signs(by_private))
     turn = of_shared.turn * _signs(np.hstack(by_shared))
     return of_shared._replace(turn=turn), privates

@@ -293,18 +293,13 @@ class ReadoutsMixin:
                 f"key_prefix={key_prefix!r}: expected a text without '/', such as 'X'."
             )
         cells = self._cells_to_write(mdata, batch_size, "embed")
-        n_shared, n_private = self.n_shared_effective_, self.n_private_effective_
-        if drop_empty_axes and (n_shared is None or n_private is None):
-            raise ValueError(
-                "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
-                "scvenn 0.1 or interrupted at its end. Train it for another epoch."
-            )
+        kept = self._effective_sizes() if drop_empty_axes else None
         shared, private = embed(
             self.module, cells, self.modalities, batch_corrected=batch_corrected
         )
-        if drop_empty_axes and n_shared is not None and n_private is not None:
-            shared = shared[:, : max(1, n_shared)]
-            private = {m: z[:, : max(1, n_private[m])] for m, z in private.items()}
+        if kept is not None:
+            shared = shared[:, : kept["shared"]]
+            private = {m: z[:, : kept[f"private_{m}"]] for m, z in private.items()}
         write_embeddings(
             cells.mdata,
             (shared, private),
@@ -655,6 +650,18 @@ class ReadoutsMixin:
         return draw_prior(self.module, n_obs, batch=code)
 
     # ----------------------------------------------------------------- cells
+
+    def _effective_sizes(self) -> dict[str, int]:
+        """How many axes of each latent carry something, by its name; at least one."""
+        if self.n_shared_effective_ is None or self.n_private_effective_ is None:
+            raise ValueError(
+                "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
+                "scvenn 0.1 or interrupted at its end. Train it for another epoch."
+            )
+        sizes = {f"private_{m}": n for m, n in self.n_private_effective_.items()}
+        return {
+            name: max(1, n) for name, n in (sizes | {"shared": self.n_shared_effective_}).items()
+        }
 
     def _get_ready(self) -> None:
         """Evaluation mode, whatever came before; warn where nothing was trained."""
