@@ -350,6 +350,7 @@ def test_a_path_without_a_mudata_is_refused_when_opened(folder, tmp_path):
     with pytest.raises(ValueError, match="neither a file of HDF5 nor a folder of zarr"):
         scvenn.read_lazy(tmp_path / "text")
     mudata.read_h5mu(folder / "cells.h5mu")["rna"].write(tmp_path / "rna.h5ad")
-    with pytest.raises(ValueError, match="holds no MuData: there is no group 'mod'"):
+    with pytest.raises(ValueError, match="holds no MuData: there is no group 'mod'") as caught:
         scvenn.read_lazy(tmp_path / "rna.h5ad")
     h5py.File(tmp_path / "rna.h5ad", "w").close()  # which HDF5 refuses for a file that is open
+    assert caught.tb is not None  # and holds what the function held
