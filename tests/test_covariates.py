@@ -64,7 +64,7 @@ def test_a_batch_without_a_modality_is_predicted_as_the_mean_of_the_others(name,
     model = cls(mdata, n_shared=3, n_private=2, n_hidden=8, **arguments)
     with caplog.at_level("INFO", logger="scvi.scvenn"):
         model.train(2, **QUIET)
-    assert "rna: no training cell of batch='c', donor='b' has it." in caplog.text
+    assert "rna was measured in no training cell of batch='c', donor='b'." in caplog.text
     a, b, c = range(3)
     seen = list(model.module.branch("rna").of_covariates())
     assert len(seen) >= 2

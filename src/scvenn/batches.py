@@ -290,8 +290,8 @@ def _fit_affine(
         from_positions = mean.transpose(0, 1) - positions  # (B, K, D)
         maps = torch.linalg.solve(own, by_batch.mT @ from_positions)  # (B, P, D)
         return positions, torch.einsum("kp,bpd->kbd", basis, maps)
-    # terms of a batch meet those of no other: they are eliminated batch by batch, and what is
-    # left are equations of the positions alone
+    # no equation has terms of two batches: terms are eliminated batch by batch, which leaves
+    # equations of the positions alone
     from_mean = by_batch.mT @ mean.transpose(0, 1)  # (B, P, D)
     of_terms = torch.linalg.solve(own, torch.cat([by_batch.mT, from_mean], -1))  # (B, P, K + D)
     by_position, by_mean = of_terms[..., :n_components], of_terms[..., n_components:]

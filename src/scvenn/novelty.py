@@ -15,7 +15,7 @@ _NEIGHBOURS = 10
 # The usual distance is no less than this part of the standard deviation of the latent, and a latent
 # that varies by less than this part of its size is constant.
 _LEAST_OF_SPREAD, _ROUNDING = 1e-3, 1e-6
-# Closer than this part of the usual distance, two cells are one: it was embedded anew.
+# Two latents that are closer than this part of the usual distance are of the same cell.
 _ITSELF = 1e-4
 
 
@@ -62,7 +62,7 @@ def novelty(latents: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> 
 
 
 def _usual(distances: np.ndarray, latent: np.ndarray) -> float:
-    """The usual one of mean distances (N,) between cells of a latent (N, D); 0 if none differ.
+    """A typical mean distance, of those (N,) between cells of a latent (N, D); 0 if none differ.
 
     The median is 0 where most cells lie on each other, as with mutations that few cells have.
     """

@@ -462,10 +462,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 for category in np.asarray(found.state(key)[Keys.CATEGORIES])[~known].tolist()
             ]
             logger.info(
-                "%s: no training cell of %s has it. Predictions of it there use the mean effect of "
-                "the other categories.",
+                "%s was measured in no training cell of %s. Predictions of %s there use the mean "
+                "effect of the other categories.",
                 m,
                 ", ".join(lacking),
+                m,
             )
 
     def _take_over(self, learned: dict[str, Any]) -> None:

@@ -77,9 +77,9 @@ def take_over(new: SharedPrivateVAE, old: SharedPrivateVAE) -> dict[str, Tensor]
 def fill_in(
     network: SharedPrivateVAE, modality: str, learned: Mapping[str, Bool[np.ndarray, " V"]]
 ) -> None:
-    """Give a modality's networks something for categories in which it was never measured.
+    """Set what is of categories in which a modality was never measured to the mean of the others.
 
-    Their parameters have had no gradient: they are as at the random start.
+    These parameters had no gradient, and are as at the random start.
 
     Parameters
     ----------
