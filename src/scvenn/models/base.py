@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import scvi
 from mudata import MuData
@@ -222,7 +222,6 @@ class SharedPrivateModel(
         )
 
     def _manager_of(self, mdata: MuData | None) -> AlignedManager:
-        """A manager of data that was checked: the model's own for None, or other data."""
         if mdata is not None and mdata is not self.adata:
             check_mudata(mdata, may_be_view=True)
             fields = fields_of(self.modalities, **self._found.arguments)
@@ -236,15 +235,9 @@ class SharedPrivateModel(
         return self.adata_manager.snapshot()
 
     def _find_cells_by_name(self, *, labels: bool = False) -> None:
-        """Check the model's own data, and find its cells if they were filtered or moved in place.
-
-        Parameters
-        ----------
-        labels
-            Whether labels are read, as training does.
-        """
-        names = cast(MuData, self.adata).obs_names
-        before = self.adata_manager.check_unchanged(labels=labels)
+        manager = self.adata_manager
+        names = manager.adata.obs_names
+        before = manager.check_unchanged(labels=labels)
         if before is None or self.train_indices is None:
             return
         for part in ("train", "validation", "test"):

@@ -48,11 +48,6 @@ class _OffsetsPlan(HistoryPlan):
 class MappingMixin(SavingMixin):
     """Mapping of new cells onto :class:`~scvenn.SharedPrivateModel`."""
 
-    adata: MuData
-    module: SharedPrivateVAE
-    is_trained_: bool
-    reference_batches_: list[str] | None
-
     def map_query(
         self,
         mdata: MuData,
@@ -233,7 +228,7 @@ class MappingMixin(SavingMixin):
             splitter.val_idx,
             splitter.test_idx,
         )
-        self.cells_ = hashes_of(self.adata.obs_names)
+        self.cells_ = hashes_of(self.adata_manager.adata.obs_names)
 
     def _find_new_shifts(self, reference: Self, n_before: int) -> None:
         """Extend the correction for batches, of which the reference knows the first ones."""
@@ -251,7 +246,8 @@ class MappingMixin(SavingMixin):
                 "latents, and this model has none: it is of scvenn 0.1, or its training was "
                 "interrupted. Train it anew."
             )
-        cells = Cells(self.adata_manager.snapshot(), np.arange(self.adata.n_obs))
+        manager = self.adata_manager.snapshot()
+        cells = Cells(manager, np.arange(manager.adata.n_obs))
         with step("correcting for new batches", "No model was made.", caller="map_query"):
             extend_batch_correction(net, cells, n_before)
 

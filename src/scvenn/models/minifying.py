@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from mudata import MuData
 
 from scvenn import network
-from scvenn.data import AlignedManager, minified
+from scvenn.data import minified
 from scvenn.models.saving import SavingMixin
-from scvenn.network import SharedPrivateVAE
 from scvenn.readouts import InterpretationMixin
 
 logger = logging.getLogger("scvi.scvenn")
@@ -18,11 +16,6 @@ logger = logging.getLogger("scvi.scvenn")
 
 class MinifyingMixin(InterpretationMixin, SavingMixin):
     """Minified data for :class:`~scvenn.SharedPrivateModel`."""
-
-    adata: MuData
-    adata_manager: AlignedManager
-    module: SharedPrivateVAE
-    is_trained_: bool
 
     def minify_mudata(self) -> None:
         """Replace the values of the model's data by what the encoders made of them.
@@ -70,7 +63,8 @@ class MinifyingMixin(InterpretationMixin, SavingMixin):
             for m, found in posteriors.items():
                 found.append(network.encoded(self.module, tensors, m).cpu().numpy())
         of_cells = {m: np.concatenate(found) for m, found in posteriors.items()}
-        self._attach(minified(self.adata, of_cells, self.adata_manager.name_posteriors()))
+        manager = self.adata_manager
+        self._attach(minified(manager.adata, of_cells, manager.name_posteriors()))
         logger.info(
             "Minified: %d cells have %.1f MB of posteriors in place of their values.",
             len(cells),

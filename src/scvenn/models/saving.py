@@ -41,26 +41,14 @@ from scvenn.models.messages import quiet_libraries
 from scvenn.models.model_file import ModelFile, read_model_file, write_model_file
 from scvenn.models.value_file import damaged
 from scvenn.objective import Latents, Objective
+from scvenn.readouts import ModelState
 
 # Letters and digits in the name of a data file by which it differs from others.
 _DIGITS = 16
 
 
-class SavingMixin(BaseModelClass):
+class SavingMixin(ModelState, BaseModelClass):
     """Saving and loading of :class:`~scvenn.SharedPrivateModel`."""
-
-    registry_: dict[str, Any]
-    # hashes of the names of the cells, in the order that positions of training and held-out cells
-    # refer to; and of all that were ever trained on
-    cells_: np.ndarray | None = None
-    trained_cells_: np.ndarray = np.zeros(0, dtype=np.uint64)
-    # of files of 0.1: a hash of all names, and positions of cells of trainings with another split
-    trained_on_: str | None = None
-    earlier_train_indices_: Any = ()
-
-    def _find_cells_by_name(self) -> None:
-        """Check the model's own data."""
-        raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
@@ -159,7 +147,7 @@ class SavingMixin(BaseModelClass):
         """Save the data under a name that no other has; the name and SHA-256 of its file."""
         path = folder / f"{prefix}mdata-{uuid4().hex[:_DIGITS]}.h5mu"
         with draft(path) as unfinished:
-            write_h5mu(self.adata, unfinished)
+            write_h5mu(self.adata_manager.adata, unfinished)
             sha256 = _sha256(unfinished)
         return {"name": path.name, "sha256": sha256}
 

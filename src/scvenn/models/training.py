@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import Trainer
-from mudata import MuData
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from scvenn._progress import no_progress
 from scvenn._threads import respect_limits
 from scvenn.batches import BatchShifts
-from scvenn.data import AlignedManager, Cells, Keys, hashes_of
+from scvenn.data import Cells, Keys, hashes_of
 from scvenn.models.checkpoint import Checkpoint, describe
 from scvenn.models.duration import Duration
 from scvenn.models.messages import quiet_libraries
@@ -31,8 +30,9 @@ from scvenn.models.runner import (
     step,
 )
 from scvenn.models.splitting import Splitter, check_parts, listed_split
-from scvenn.network import SharedPrivateVAE, check_positive, fill_in
+from scvenn.network import check_positive, fill_in
 from scvenn.readouts import (
+    ModelState,
     agreement,
     learn_axes,
     learn_batch_correction,
@@ -52,26 +52,12 @@ _MANY_FEATURES = 10
 _ESTIMATES = ("n_shared_effective_", "n_private_effective_", "shared_agreement_")
 
 
-class TrainingMixin(UnsupervisedTrainingMixin):
+class TrainingMixin(ModelState, UnsupervisedTrainingMixin):
     """Training of :class:`~scvenn.SharedPrivateModel`."""
 
     _training_plan_cls = HistoryPlan
     _data_splitter_cls = Splitter
     _train_runner_cls = Runner
-
-    adata: MuData
-    adata_manager: AlignedManager
-    module: SharedPrivateVAE
-    screening_: dict[str, Screening] | None = None
-    is_trained_: bool
-    train_params_: dict[str, str] | None = None
-    best_epoch_: int = -1
-    n_shared_effective_: int | None = None
-    n_private_effective_: dict[str, int] | None = None
-    shared_agreement_: np.ndarray | None = None
-    cells_: np.ndarray | None = None
-    # batches of the model that cells were mapped onto; None for a model that was trained
-    reference_batches_: list[str] | None = None
 
     def train(
         self,
@@ -294,7 +280,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         The splitter, and the arguments of ``split`` of the training whose split is kept, if one is.
         """
         if options.get("external_indexing") is not None:
-            options["external_indexing"] = listed_split(self.adata, options["external_indexing"])
+            options["external_indexing"] = listed_split(
+                self.adata_manager.adata, options["external_indexing"]
+            )
         splitter = Splitter(self.adata_manager, **split, batch_size=batch_size, **options)
         if not self._keeps_split(splitter, by_default and "external_indexing" not in options):
             return splitter, {}
@@ -315,7 +303,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """
         if not self.is_trained_ or self.cells_ is None:
             return False
-        if not np.array_equal(self.cells_, hashes_of(self.adata.obs_names)):
+        if not np.array_equal(self.cells_, hashes_of(self.adata_manager.adata.obs_names)):
             return False
         split = [self.train_indices, self.validation_indices, self.test_indices]
         if by_default or splitter.gives(split):
@@ -338,7 +326,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """Training, validation and test cells of the training before; cells since then are test."""
         parts = (self.train_indices, self.validation_indices, self.test_indices)
         train, validation, test = (np.asarray(() if p is None else p, dtype=int) for p in parts)
-        n = self.adata.n_obs
+        n = self.adata_manager.adata.n_obs
         new = np.setdiff1d(np.arange(n), np.concatenate([train, validation, test]))
         if len(new):
             logger.warning(

@@ -3,8 +3,9 @@
 In reading order: ``embeddings``, ``predictions``, ``sampling``, ``writing`` (of cells);
 ``shared_features``, ``expert_weights``, ``axes`` and ``batch_correction`` (before and after
 training); ``evaluation``, ``interpretation``, ``enrichment``, ``differential`` (of latents and
-features); ``page`` and ``report`` (all on a page); ``cell_methods``, ``feature_methods`` and
-``latent_methods`` (the methods of the model, which check data once and call these functions).
+features); ``page`` and ``report`` (all on a page); ``model_state`` (what a model holds);
+``cell_methods``, ``feature_methods`` and ``latent_methods`` (the methods of the model, which check
+data once and call these functions).
 """
 
 from scvenn.readouts.axes import agreement, learn_axes
@@ -15,6 +16,7 @@ from scvenn.readouts.batch_correction import (
 from scvenn.readouts.cell_methods import ReadoutsMixin
 from scvenn.readouts.expert_weights import weigh_experts
 from scvenn.readouts.latent_methods import InterpretationMixin
+from scvenn.readouts.model_state import ModelState
 from scvenn.readouts.shared_features import (
     groups_of,
     learn_weak_effects,
@@ -25,6 +27,7 @@ from scvenn.readouts.shared_features import (
 
 __all__ = [
     "InterpretationMixin",
+    "ModelState",
     "ReadoutsMixin",
     "agreement",
     "extend_batch_correction",

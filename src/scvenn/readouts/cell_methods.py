@@ -14,59 +14,30 @@ from mudata import MuData
 
 from scvenn import network
 from scvenn.data import (
-    AlignedManager,
     Cells,
     ColumnField,
     Indices,
     Keys,
-    Registry,
     check_mudata,
     choose_rows,
     hashes_of,
     warn_of_spelled_missing,
 )
-from scvenn.network import SharedPrivateVAE
 from scvenn.novelty import novelty
 from scvenn.readouts.embeddings import embed, write_embeddings
+from scvenn.readouts.model_state import ModelState
 from scvenn.readouts.predictions import Prediction, check_modalities, check_modality
 from scvenn.readouts.sampling import draw_posterior, draw_prior
 from scvenn.readouts.writing import write_prediction
-from scvenn.screening import Screening
 
 
-class ReadoutsMixin:
+class ReadoutsMixin(ModelState):
     """Read-outs of :class:`~scvenn.SharedPrivateModel`.
 
     Every method takes the training data (``mdata=None``) or a new MuData, which may hold fewer
     modalities, other cells in any order, and more features in any order: cells and features are
     matched by name. Nothing is written but by :meth:`embed`.
     """
-
-    module: SharedPrivateVAE
-    adata: MuData | None
-    registry_: dict
-    screening_: dict[str, Screening] | None
-    versions_: dict[str, str]
-    adata_manager: AlignedManager
-    train_indices: Any
-    trained_cells_: np.ndarray
-    n_shared_effective_: int | None
-    n_private_effective_: dict[str, int] | None
-
-    @property
-    def modalities(self) -> list[str]:
-        """Names of the modalities of the model, in the order in which they were set up."""
-        return list(self.module.modalities)
-
-    @property
-    def batches(self) -> list[str]:
-        """Names of the batches that the model knows; none without ``batch_key``."""
-        return self._found.batches
-
-    @property
-    def _found(self) -> Registry:
-        """What the set-up found."""
-        return Registry(self.registry_)
 
     # ----------------------------------------------------------------- embeddings
 
@@ -675,10 +646,6 @@ class ReadoutsMixin:
         self._get_ready()
         manager = self._manager_of(mdata)
         return Cells(manager, choose_rows(manager.adata, indices), batch_size=batch_size)
-
-    def _manager_of(self, mdata: MuData | None) -> AlignedManager:
-        """A manager of the data, checked; None for the model's own."""
-        raise NotImplementedError
 
     def _training_cells(self, caller: str, others: Cells | None = None) -> Cells:
         """The cells that the model was trained on, read together with others of the same data."""
