@@ -328,10 +328,9 @@ def render() -> None:
     table = table[of_run == n_ways]
     groups = table.groupby(["problem", "way"], sort=False)
     mean = groups[[score for score in SHOWN if score in table]].mean()
-    mean.insert(0, "runs", groups.size())
-    text = (
-        mean.round(2).astype(object).where(mean.notna(), "–").reset_index().to_markdown(index=False)
-    )
+    shown = mean.map(lambda value: "–" if np.isnan(value) else f"{value:.2f}")
+    shown.insert(0, "runs", groups.size())
+    text = shown.reset_index().to_markdown(index=False, disable_numparse=True)
     page = HERE.parent / "docs" / "mapping.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

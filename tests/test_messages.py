@@ -10,6 +10,7 @@ import pytest
 import scvi
 
 import scvenn
+from scvenn._progress import progress
 from scvenn.models.messages import quiet_libraries
 from tests.conftest import QUIET
 
@@ -50,6 +51,19 @@ def test_without_held_out_cells_the_bar_shows_the_loss_of_training(small, capfd)
     shown = "".join(capfd.readouterr())
     assert "train_loss=" in shown
     assert "validation_loss" not in shown
+
+
+def test_no_bar_is_shown_where_the_user_turned_off_those_of_tqdm(small, capfd, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    scvenn.MMVAE(small).train(2, train_size=0.5, **WITH_BAR)
+    shown = "".join(capfd.readouterr())
+    assert "train_loss" not in shown
+    assert progress([1], description="Reading").disable
+
+
+def test_a_bar_is_shown_where_tqdm_is_asked_for_them(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    assert not progress([1], description="Reading").disable
 
 
 def test_the_end_of_training_is_told_with_its_reason(small, caplog, capsys):

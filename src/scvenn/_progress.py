@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,8 +29,13 @@ def progress(
     total
         Number of steps, where ``items`` does not tell.
     """
-    hidden = not (_shown.get() and is_first_process())
+    hidden = off_by_default() or not (_shown.get() and is_first_process())
     return tqdm(items, desc=description, total=total, leave=False, delay=2, disable=hidden)
+
+
+def off_by_default() -> bool:
+    """Whether the user turned off all of tqdm's bars, by ``TQDM_DISABLE=1``."""
+    return os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scvi.train._progress import ProgressBar
 
+from scvenn._progress import off_by_default
+
 logger = logging.getLogger("scvi.scvenn")
 
 # Loggers of libraries that report, as information, devices that are not there and the like.
@@ -62,7 +64,7 @@ class LossBar(ProgressBar):
         for k, callback in enumerate(callbacks):
             if type(callback) is ProgressBar:
                 callbacks[k] = cls(callback.refresh_rate)
-                if not trainer.is_global_zero:
+                if off_by_default() or not trainer.is_global_zero:
                     callbacks[k].disable()
 
 
