@@ -37,6 +37,7 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # they are shown with the results they were saved with
+nb_merge_streams = True  # lines of a log in one box
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -104,10 +105,20 @@ html_theme_options = {
 }
 
 
+def _copy_tutorial(source: str, target: str) -> None:
+    """Copy a notebook, whose links to pages of the documentation then start from here."""
+    text = Path(source).read_text(encoding="utf-8")
+    Path(target).write_text(text.replace("](../docs/", "](../"), encoding="utf-8")
+    # its time stays: a page whose original did not change is not built again
+    shutil.copystat(source, target)
+
+
 def setup(app: object) -> None:
     """Bring the tutorials here: Sphinx reads no document outside its own folder."""
     shutil.rmtree(HERE / "tutorials", ignore_errors=True)
-    # copies keep their times: a page whose original did not change is not built again
     shutil.copytree(
-        HERE.parent / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*")
+        HERE.parent / "tutorials",
+        HERE / "tutorials",
+        ignore=shutil.ignore_patterns(".*"),
+        copy_function=_copy_tutorial,
     )
