@@ -52,7 +52,7 @@ _MANY_FEATURES = 10
 _ESTIMATES = ("n_shared_effective_", "n_private_effective_", "shared_agreement_")
 
 
-class TrainingMixin(ModelState, UnsupervisedTrainingMixin):
+class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
     """Training of :class:`~scvenn.SharedPrivateModel`."""
 
     _training_plan_cls = HistoryPlan
