@@ -10,7 +10,7 @@ model is trained on the others:
   and *near*, the query is the batch that has a type of its own, far from all others or near one.
 - *CITE-seq*: four batches, of which one has no proteins and one no RNA.
 - *SNARE-seq*: twelve batches.
-- *PBMC runs*: two runs of 200 cells with panels of 17 and 32 proteins. The query lacks the
+- *PBMC runs*: two runs of 200 cells with panels of 14 and 29 proteins. The query lacks the
   proteins that its panel does not have, and a third of the others, which are predicted from RNA.
 
 Ways: *no mapping* (the query's cells are called cells of a known batch; features that are missing

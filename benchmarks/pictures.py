@@ -1,4 +1,4 @@
-"""Pictures of the tables of docs/beyond.md, docs/benchmarks.md and docs/performance.md.
+"""Pictures of the tables of docs/beyond.md, benchmarks.md, mapping.md and performance.md.
 
     python benchmarks/pictures.py
 
@@ -25,7 +25,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parent.parent
 BEYOND, PEERS = ROOT / "docs" / "beyond.md", ROOT / "benchmarks" / "peers" / "README.md"
-PERFORMANCE = ROOT / "docs" / "performance.md"
+MAPPING, PERFORMANCE = ROOT / "docs" / "mapping.md", ROOT / "docs" / "performance.md"
 FOLDER = ROOT / "docs" / "_static" / "tables"
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -229,6 +229,21 @@ PICTURES = {
         "<!-- begin parts -->",
         same("batch, within types", "types", "iLISI"),
         series="method",
+    ),
+    "mapping": Picture(
+        MAPPING,
+        "<!-- begin mapping -->",
+        {
+            title: column
+            for column, title in {
+                "batch": "accuracy of the batch",
+                "types": "accuracy of the type",
+                "lone": "a new type's neighbours",
+                "RNA → other": "RNA → other",
+                "other → RNA": "other → RNA",
+            }.items()
+        },
+        series="way",
     ),
     "speed": Picture(
         PERFORMANCE,
