@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import scvi
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
+import scvenn
 from scvenn import batches as _batches
 from scvenn.batches import BatchShifts, corrected, learn_batch_shifts
+from tests.conftest import QUIET
 
 N_DIMS = 5
 ALL = [[1.0] * 6] * 3
@@ -193,3 +196,21 @@ def test_a_latent_that_does_not_vary_stays_as_it_is():
 def test_nothing_learned_corrects_nothing():
     latent = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     np.testing.assert_array_equal(correct(latent, np.arange(5), BatchShifts.none(3)), latent)
+
+
+@pytest.mark.parametrize("batch_key", [None, "batch"])
+@pytest.mark.parametrize("value", [1e19, 1e38])
+def test_a_cell_with_an_enormous_value_has_a_position_far_away(batch_key, value):
+    scvi.settings.seed = 0
+    mdata = scvenn.datasets.simulate_counts(
+        100, modalities={"rna": "nb", "meth": "normal"}, n_features=12, n_batches=2
+    )
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key=batch_key)
+    model = scvenn.MMVAEpp(mdata, n_hidden=8)
+    model.train(1, **QUIET)
+    new = mdata.copy()
+    new["meth"].X[0, 0] = value
+    assert np.isfinite(model.get_shared_representation(new)).all()
+    assert np.isfinite(model.get_private_representation("meth", new)).all()
+    novelty = model.get_novelty(new)
+    assert novelty[0] > 1e6 * np.median(novelty)

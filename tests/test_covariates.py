@@ -582,3 +582,18 @@ def test_columns_of_the_same_name_are_told_apart_by_their_modality(small):
         column = model.adata_manager.get_from_registry(Keys.continuous(f"{m}:total_counts"))
         totals = small[m].obs["total_counts"].to_numpy()
         np.testing.assert_allclose(column[:, 0], (totals - totals.mean()) / totals.std(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["batch_key", "categorical_covariate_keys"])
+def test_a_missing_category_that_became_text_is_named(small, key):
+    small.obs["donor"] = pd.Series(["a", "b", None] * 20, index=small.obs_names).astype(str)
+    column = "donor" if key == "batch_key" else ["donor"]
+    message = f"{key}='donor': 'None' is read as a class of its own, with 20 cells.*fill in"
+    with pytest.warns(UserWarning, match=message):
+        scvenn.MMVAEpp.setup_mudata(small, **{key: column})
+
+
+def test_a_missing_group_that_became_text_is_named(small):
+    small.obs["kind"] = pd.Series(["a", "b", None] * 20, index=small.obs_names).astype(str)
+    with pytest.warns(UserWarning, match="given='kind': 'None' is read as a class of its own"):
+        scvenn.pp.shared_features(small, given="kind", inplace=False)

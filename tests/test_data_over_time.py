@@ -591,3 +591,47 @@ def test_setting_up_again_and_again_keeps_one_set_up():
         scvenn.MMVAEpp.setup_mudata(mdata)
     kept = [known for known in data_setup._SETUPS.values() if known.manager and known.is_of(mdata)]
     assert len(kept) == 1
+
+
+def rename_rna_cells(mdata, n):
+    names = mdata["rna"].obs_names.to_numpy().copy()
+    names[:n] = [f"{name}-1" for name in names[:n]]
+    mdata["rna"].obs_names = names
+
+
+@pytest.mark.parametrize("n", [1, N])
+@pytest.mark.parametrize("updated", [False, True], ids=["as_it_is", "after_update"])
+def test_cells_renamed_in_one_modality_are_not_cells_without_it(model, n, updated):
+    rename_rna_cells(model.adata, n)
+    if updated:
+        model.adata.update()
+    message = rf"obs_names of modality 'rna' were changed after .* {n} cells such as 'cell0'"
+    for read in (lambda: model.predict("rna", "atac"), model.embed, model.evaluate, model.train):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+def test_a_new_model_of_a_modality_with_unknown_cells_says_what_to_do():
+    mdata = data()
+    scvenn.MMVAEpp(mdata)
+    rename_rna_cells(mdata, 3)
+    with pytest.raises(ValueError, match=r"not in mdata.obs_names: 'cell0-1'.*mdata.update\(\)"):
+        scvenn.MMVAEpp(mdata)
+
+
+def test_a_new_model_sees_other_cells_of_the_same_number():
+    mdata = data()
+    rna = mdata["rna"].copy()
+    mdata.mod["rna"] = rna[: N // 2].copy()
+    assert scvenn.MMVAEpp(mdata).module.likelihood("rna").name == "nb"
+    others = rna[N // 2 :].copy()
+    others.X = np.log1p(others.X) / 3
+    mdata.mod["rna"] = others
+    assert scvenn.MMVAEpp(mdata).module.likelihood("rna").name == "normal"
+
+
+def test_training_on_needs_a_cell_of_each_modality(model):
+    rna = model.adata["rna"]
+    model.adata.mod["rna"] = rna[:0].copy()
+    with pytest.raises(ValueError, match="'rna' was measured in none of the 56 training cells"):
+        model.train(1, **QUIET)

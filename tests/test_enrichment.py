@@ -134,3 +134,34 @@ def test_without_decoupler_the_error_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "decoupler", None)
     with pytest.raises(ImportError, match=r"pip install 'scvenn\[enrichment\]'"):
         model.enrichment("rna", {"A": [f"rna_{j}" for j in range(10)]})
+
+
+def test_sets_may_be_named_by_numbers_and_rows_repeat(model):
+    features = list(model.get_var_names()["rna"])
+    by_name = model.enrichment("rna", {"5": features[:6], "x": features[6:12]})
+    by_number = model.enrichment("rna", {5: features[:6], "x": features[6:12]})
+    pd.testing.assert_frame_equal(by_number, by_name)
+    rows = pd.DataFrame({"source": [5] * 7, "target": features[:6] + features[:1]})
+    of_table = model.enrichment("rna", rows)
+    assert set(of_table["set"]) == {"5"}
+    assert set(of_table["n_features"]) == {6}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.0] * 6, "expected finite weights, not all 0"),
+        ([1.0] * 5 + [np.nan], "expected finite weights"),
+    ],
+)
+def test_weights_of_a_set_are_checked(model, weights, message):
+    features = model.get_var_names()["rna"][:6]
+    sets = pd.DataFrame({"source": "a", "target": features, "weight": weights})
+    with pytest.raises(ValueError, match=message):
+        model.enrichment("rna", sets)
+
+
+def test_a_feature_with_two_weights_is_refused(model):
+    sets = pd.DataFrame({"source": "a", "target": "rna_0", "weight": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="'a' has 'rna_0' more than once, with different weights"):
+        model.enrichment("rna", sets)

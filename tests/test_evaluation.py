@@ -516,3 +516,22 @@ def test_models_are_compared_in_one_table(model):
     assert list(table.columns) == ["model", *metrics.EVALUATION_COLUMNS, "by_chance", "screened"]
     one, two = (rows(table, model=name)["value"].to_numpy() for name in "ab")
     np.testing.assert_array_equal(one, two)
+
+
+def test_cells_of_which_no_two_have_a_modality_are_refused(model):
+    new = under_other_names(model.adata[:2].copy())
+    one, other, *_ = new.mod
+    parts = {one: new[one][[0]].copy(), other: new[other][[-1]].copy()}
+    parts[other].obs_names = ["another"]
+    two = MuData(parts)
+    two.obs["batch"] = model.batches[0]
+    with pytest.raises(ValueError, match="found no modality of .* that two or more of the 2 cells"):
+        model.evaluate(two)
+
+
+@pytest.mark.parametrize(
+    ("models", "found"), [({}, "dict, which is empty"), ([1, 2], "found list")]
+)
+def test_models_are_compared_by_name(models, found):
+    with pytest.raises(ValueError, match=rf"compare\(models\): expected trained models .*{found}"):
+        scvenn.metrics.compare(models)

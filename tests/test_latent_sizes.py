@@ -281,3 +281,20 @@ def test_columns_are_found_as_a_set_up_finds_them(key):
 def test_a_number_of_jobs_that_makes_no_sense_is_refused(small, n_jobs):
     with pytest.raises(ValueError, match="n_jobs=.*expected a number of processes"):
         scvenn.choose_latent_sizes(small, n_jobs=n_jobs, max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_shared": 3}, "n_shared=3: expected a list"),
+        ({"n_shared": [2.5]}, "n_shared=2.5: expected an integer"),
+        ({"n_splits": 2.5}, "n_splits=2.5: expected an integer"),
+        ({"model_kwargs": {"n_shared": 3}}, r"model_kwargs: \['n_shared'\] cannot be chosen here"),
+        ({"train_size": 0.5}, r"train_kwargs: \['train_size'\] cannot be chosen here"),
+        ({"write_obsm": True}, r"train_kwargs: \['write_obsm'\] cannot be chosen here"),
+        ({"model": "MMVAE"}, "expected a class of models, .* found an object of class str"),
+    ],
+)
+def test_arguments_that_cannot_be_tried_are_refused(small, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scvenn.choose_latent_sizes(small, **arguments)

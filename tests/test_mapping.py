@@ -479,3 +479,27 @@ def test_the_command_maps_as_the_method_does(model, query, tmp_path, monkeypatch
     np.testing.assert_array_equal(written.obs["scvenn_novelty"], mapped.get_novelty())
     loaded = scvenn.MMVAEpp.load("mapped", query)
     assert same(everything(loaded, None), everything(mapped, None))
+
+
+def test_a_query_without_cells_is_refused(model, query):
+    with pytest.raises(ValueError, match="found no cells"):
+        model.map_query(query[:0].copy())
+
+
+def test_features_under_similar_names_are_pointed_out(model, query):
+    new = query.copy()
+    names = new["rna"].var_names.to_numpy().copy()
+    names[:3] = [name.upper() for name in names[:3]]
+    new["rna"].var_names = names
+    new.update()
+    message = r"'rna': 3 of the features that count as not measured .* 'RNA_0' for 'rna_0'"
+    with pytest.warns(UserWarning, match=message):
+        model.map_query(new, max_epochs=1, enable_progress_bar=False)
+
+
+def test_a_modality_under_a_similar_name_is_pointed_out(model, query):
+    cells = query.copy()
+    new = MuData({"RNA": cells["rna"].copy(), "atac": cells["atac"].copy()})
+    new.obs["batch"] = "a"
+    with pytest.warns(UserWarning, match="'rna' of the model counts as not measured: .* 'RNA'"):
+        model.get_shared_representation(new)

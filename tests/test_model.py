@@ -242,3 +242,17 @@ def test_another_models_set_up_does_not_disturb(saved):
     before = saved.get_shared_representation()
     scvenn.MVAE.setup_mudata(saved.adata, modalities=["meth", "rna"])
     np.testing.assert_array_equal(saved.get_shared_representation(), before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"screen": "no"}, "screen='no': expected True or False"),
+        ({"start_at_means": 0}, "start_at_means=0: expected True or False"),
+        ({"dropout_rate": "a"}, "dropout_rate='a': expected 0 <= dropout_rate < 1"),
+        ({"modality_weights": {"rna": "2"}}, "modality_weights={'rna': '2'}: expected numbers"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(small, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scvenn.MMVAEpp(small, **arguments)

@@ -924,3 +924,21 @@ def test_a_model_gives_the_same_figure_as_its_table(two):
 def test_a_model_that_does_not_screen_has_no_shared_scores(three):
     with pytest.raises(ValueError, match="screen=True"):
         pl.shared_scores(three)
+
+
+@pytest.mark.parametrize("kind", ["object", "category"])
+def test_a_number_and_the_same_as_text_are_one_category(two, kind):
+    mdata = two.adata.copy()
+    mdata.obs["mix"] = pd.Series([1, "1", "a", "b"] * 30, index=mdata.obs_names, dtype="object")
+    mdata.obs["mix"] = mdata.obs["mix"].astype(kind)
+    axes = pl.embeddings(mdata, "mix", basis="pca")
+    legend = axes[-1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["1", "a", "b"]
+    colours = {tuple(c) for c in axes[0].collections[0].get_facecolors()}
+    assert len(colours) == 3
+
+
+@pytest.mark.parametrize("n", [0, 2.5, True])
+def test_the_number_of_loadings_is_checked(two, n):
+    with pytest.raises(ValueError, match="n=.*expected an integer of at least 1"):
+        pl.loadings(two.loadings("rna"), n)

@@ -584,3 +584,33 @@ def test_values_too_large_for_the_networks_are_an_error_and_no_nan(model):
     mdata["meth"].X[:4] = 3e38
     with pytest.raises(ValueError, match=r"'meth': \d of .* no finite latent.* reach 3e\+38"):
         model.predict("meth", "rna", mdata)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "64"])
+def test_a_batch_size_below_one_is_refused(small, batch_size):
+    model = scvenn.MMVAE(small)
+    with pytest.raises(ValueError, match="batch_size=.*expected an integer of at least 1"):
+        model.predict("rna", "atac", batch_size=batch_size)
+
+
+def test_a_flag_is_no_library_size(small):
+    model = scvenn.MMVAE(small)
+    with (
+        pytest.warns(UserWarning, match="train"),
+        pytest.raises(ValueError, match="library_size=True: expected None or a finite number"),
+    ):
+        model.predict("rna", "atac", library_size=True)
+
+
+@pytest.mark.parametrize("column", [["kind"], pd.Series(["a"])], ids=["list", "column"])
+def test_a_column_is_named_by_one_name(small, column):
+    model = scvenn.MMVAEpp(small, n_hidden=8)
+    model.train(1, train_size=0.7, **QUIET)
+    message = "expected the name of one column, found (list|Series)"
+    for read in (
+        lambda: model.evaluate(labels_key=column),
+        lambda: model.get_shared_scores(given=column),
+        lambda: model.differential(column, modality="rna"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read()

@@ -645,3 +645,19 @@ def test_a_failed_write_names_the_file_and_the_reason(tmp_path, error, message):
         write()
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [pd.cut(np.arange(60.0), 4), pd.to_datetime(["2020-01-01"] * 60)],
+    ids=["intervals", "dates"],
+)
+def test_a_column_that_cannot_be_written_is_named_and_nothing_is_left(small, tmp_path, values):
+    small.obs["depth"] = values
+    model = scvenn.MMVAE(small)
+    message = "/obs/depth cannot be written to a file: .*astype"
+    with pytest.raises(ValueError, match=message):
+        model.save(tmp_path / "model", save_anndata=True)
+    with pytest.raises(ValueError, match=message), pytest.warns(UserWarning, match="train"):
+        model.write_predictions(tmp_path / "p.h5ad", "rna", "atac")
+    assert not list(tmp_path.iterdir())

@@ -940,3 +940,41 @@ def test_a_dry_run_is_no_training(small):
     model = scvenn.MMVAE(small)
     with pytest.raises(ValueError, match="pass max_epochs=1"):
         model.train(fast_dev_run=True, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": 0.1}, r"train\(lr=...\): pass it as plan_kwargs={'lr': 0.1}"),
+        ({"plan_kwargs": {"foo": 1}}, r"plan_kwargs: \['foo'\] not found; expected some of"),
+        ({"plan_kwargs": ["lr"]}, "plan_kwargs=.*expected a dictionary"),
+        ({"callbacks": "x"}, "expected callbacks of Lightning, found 'x'"),
+        ({"checkpoint": 5}, "checkpoint=5: expected a folder"),
+        ({"early_stopping": "no"}, "early_stopping='no': expected True or False"),
+    ],
+)
+def test_arguments_of_training_of_another_kind_are_refused(small, arguments, message):
+    model = scvenn.MMVAE(small)
+    with pytest.raises(ValueError, match=message):
+        model.train(1, **QUIET, **arguments)
+    assert not model.is_trained_
+
+
+def test_a_split_is_asked_for_once(small):
+    cells = [np.arange(30), np.arange(30, 60)]
+    with pytest.raises(ValueError, match="was given a split twice"):
+        scvenn.MMVAE(small).train(
+            1, train_size=0.5, datasplitter_kwargs={"external_indexing": cells}, **QUIET
+        )
+
+
+def test_one_callback_needs_no_list(small):
+    class Counts(Callback):
+        n = 0
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.n += 1
+
+    counts = Counts()
+    scvenn.MMVAE(small).train(2, callbacks=counts, **QUIET)
+    assert counts.n == 2

@@ -307,15 +307,17 @@ def _members(
     latent: Float[Tensor, "n D"], batch: Int[Tensor, " n"], found: BatchShifts
 ) -> Float[Tensor, "n K"]:
     """Probability of each component, given where the batch of each cell has it."""
-    distances = latent.new_empty(len(latent), len(found.centres))
+    # squares of the distances of outliers are beyond single precision
+    precise = latent if latent.device.type == "mps" else latent.double()
+    distances = precise.new_empty(len(latent), len(found.centres))
     for b in batch.unique().tolist():
         own = batch == b
-        placed = found.centres + found.shifts[:, b]
+        placed = (found.centres + found.shifts[:, b]).to(precise)
         # exactly, so that the number of cells at a time makes no difference
         distances[own] = torch.cdist(
-            latent[own], placed, compute_mode="donot_use_mm_for_euclid_dist"
+            precise[own], placed, compute_mode="donot_use_mm_for_euclid_dist"
         )
-    return torch.softmax(-distances.square() / (2 * found.variance), dim=1)
+    return torch.softmax(-distances.square() / (2 * found.variance), dim=1).to(latent)
 
 
 def _expected_shift(

@@ -172,6 +172,8 @@ def predict(model: Path, path: Path, prediction: Arguments) -> Result:
     mdata = read_h5mu(path)
     trained = load(model)
     source, target = prediction["source"], prediction["target"]
+    if not mdata.n_obs:
+        raise ValueError(f"{path} has no cells.")
     # one cell, which checks the names before anything is written
     features = trained.predict(mdata=mdata, indices=[0], **prediction).columns
     measured = set().union(*(mdata.mod[m].obs_names for m in source if m in mdata.mod))

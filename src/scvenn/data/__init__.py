@@ -14,8 +14,21 @@ a file).
 
 from scvenn.data.blocks import BlockLoader
 from scvenn.data.cells import Cells, Indices, Tensors, choose_rows
-from scvenn.data.checks import as_list, check_mudata, choose_modalities, plain, quoted
-from scvenn.data.columns import as_text, check_groups, find_categories, find_column
+from scvenn.data.checks import (
+    as_list,
+    check_mudata,
+    choose_modalities,
+    plain,
+    quoted,
+    warn_of_renamed,
+)
+from scvenn.data.columns import (
+    as_text,
+    check_column_name,
+    check_groups,
+    find_categories,
+    find_column,
+)
 from scvenn.data.extending import REFERENCE, extended_for
 from scvenn.data.fields import ColumnField, observed_cells
 from scvenn.data.keys import Keys
@@ -27,7 +40,7 @@ from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
-from scvenn.data.written import size_of, write_h5mu
+from scvenn.data.written import size_of, writable, write_h5mu
 
 __all__ = [
     "REFERENCE",
@@ -43,6 +56,7 @@ __all__ = [
     "Tensors",
     "as_list",
     "as_text",
+    "check_column_name",
     "check_groups",
     "check_mudata",
     "choose_modalities",
@@ -60,6 +74,8 @@ __all__ = [
     "read_lazy",
     "row_sums",
     "size_of",
+    "warn_of_renamed",
     "warn_of_spelled_missing",
+    "writable",
     "write_h5mu",
 ]

@@ -11,6 +11,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from scvenn._warnings import warn
+
 
 def quoted(names: Iterable[Any], n: int = 5) -> str:
     """Quote the first ``n`` names, and how many there are."""
@@ -99,6 +101,18 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
             f"mdata.obs_names holds {quoted(repeated)} more than once; cells are aligned by name. "
             "Make the names unique in each modality and call mdata.update()."
         )
+
+
+def warn_of_renamed(mdata: MuData, modalities: Sequence[str]) -> None:
+    """Warn of modalities of a model that new data seems to have under another name."""
+    others = {str(m).casefold(): m for m in mdata.mod if m not in modalities}
+    for m in modalities:
+        if m not in mdata.mod and (other := others.get(m.casefold())):
+            warn(
+                f"modality {m!r} of the model counts as not measured: the data does not have it, "
+                f"but {other!r}. If this is the same, build the MuData with the name of the model: "
+                f"MuData({{{m!r}: mdata[{other!r}], ...}})."
+            )
 
 
 def _text_and_other(names: Mapping[str, pd.Index]) -> str:

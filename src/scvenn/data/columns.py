@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mudata import MuData
+from pandas.api.types import is_list_like
 
 from scvenn.data.checks import plain, quoted
 
@@ -37,6 +38,7 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
     ValueError
         If it is nowhere, or two of these contradict each other.
     """
+    check_column_name(key, argument.partition("=")[0])
     found = find_column_or_none(mdata, key)
     if found is None:
         raise ValueError(
@@ -44,6 +46,21 @@ def find_column(mdata: MuData, key: str, argument: str) -> pd.Series:
             f"the obs of { {m: list(adata.obs.columns) for m, adata in mdata.mod.items()} }."
         )
     return found
+
+
+def check_column_name(key: Any, argument: str) -> None:
+    """Refuse several names, or values, in place of the name of a column.
+
+    Raises
+    ------
+    ValueError
+        If the key is a list or a column itself.
+    """
+    if is_list_like(key):
+        raise ValueError(
+            f"{argument}: expected the name of one column, found {type(key).__name__}. Pass a "
+            "name; values go into mdata.obs first."
+        )
 
 
 def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:

@@ -46,7 +46,7 @@ from scvenn.data.matrices import (
 from scvenn.data.minified import check_posteriors, is_minified
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.on_disk import DiskMatrix
-from scvenn.data.renaming import remedy_for_names
+from scvenn.data.renaming import remedy_for_names, similar_names
 from scvenn.data.statistics import feature_stats
 from scvenn.data.stored import expression, stored_matrix
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
@@ -223,6 +223,13 @@ class ModalityField(Field):
             len(names),
             quoted(missing, 3),
         )
+        if similar := similar_names(missing, found.difference(names)):
+            name, instead = next(iter(similar.items()))
+            warn(
+                f"modality {self.modality!r}: {len(similar)} of the features that count as not "
+                f"measured are in the data under similar names, such as {instead!r} for {name!r}. "
+                "If these are the same features, give them the names of the model before mapping."
+            )
         return {**state, Keys.MAY_LACK: np.union1d(state.get(Keys.MAY_LACK, missing), missing)}
 
     def columns(self, mdata: MuData, state: dict) -> np.ndarray:
@@ -337,6 +344,9 @@ class ColumnField(Field):
         categories = np.array(sorted(set(values.dropna())), dtype=object)
         self._check(values, categories)
         check_groups(values, self.argument)
+        warn_of_spelled_missing(
+            values, self.argument, in_setup=self.is_label, complete=not self.is_label
+        )
         if self.is_label:
             n_known = int(values.notna().sum())
             logger.info(
@@ -347,7 +357,6 @@ class ColumnField(Field):
                 n_known,
                 len(values),
             )
-            warn_of_spelled_missing(values, self.argument, in_setup=True)
         return {Keys.CATEGORIES: categories, Keys.SOURCE: self.attr_key}
 
     def _warn_of_unused_category(self, mdata: MuData) -> None:
@@ -385,7 +394,9 @@ class ColumnField(Field):
             return state
         values, known = self.values(mdata), state[Keys.CATEGORIES]
         self._check(values, known)
-        check_groups(values[~values.isin(known)], self.argument)
+        unknown = values[~values.isin(known)]
+        check_groups(unknown, self.argument)
+        warn_of_spelled_missing(unknown, self.argument, complete=True)
         new = np.array(sorted(set(values) - set(known)), dtype=object)
         return {**state, Keys.CATEGORIES: np.concatenate([known, new])}
 

@@ -34,7 +34,7 @@ class _Rows(NamedTuple):
 
     names: pd.Index  # of the rows
     features: pd.Index
-    n_cells: int
+    cells: pd.Index  # of the whole modality
     sums: np.ndarray  # (rows, 4): values, weighted values, absolute values, how many are NaN
 
 
@@ -66,12 +66,17 @@ class Fingerprint:
         }
         self._columns = {f.registry_key: _column(mdata, f) for f in fields if _has_column(f)}
 
+    def cells_of(self, field: ModalityField) -> pd.Index | None:
+        """Names of the cells of a modality; None where the data did not have it."""
+        rows = self._rows.get(field.registry_key)
+        return None if rows is None else rows.cells
+
     @property
     def digest(self) -> str:
         """SHA-256 of the same, to compare with data of another process."""
         found = hashlib.sha256("\n".join(map(str, self.cells)).encode())
         for key, rows in self._rows.items():
-            names = [key, *map(str, rows.names), *map(str, rows.features), str(rows.n_cells)]
+            names = [key, *map(str, rows.names), *map(str, rows.features), str(len(rows.cells))]
             found.update("\n".join(names).encode())
             found.update(rows.sums.tobytes())
         for key, column in self._columns.items():
@@ -122,7 +127,7 @@ def _modality_differs(
     if old is None or field.modality not in mdata.mod:
         return (old is None) != (field.modality not in mdata.mod)
     adata = mdata.mod[field.modality]
-    if names and not (old.n_cells == adata.n_obs and old.features.equals(adata.var_names)):
+    if names and not (old.cells.equals(adata.obs_names) and old.features.equals(adata.var_names)):
         return True
     needed = set(state[Keys.COLUMN_NAMES]).difference(state.get(Keys.MAY_LACK, ()))
     if not needed <= set(adata.var_names.astype(str)):
@@ -140,7 +145,7 @@ def _rows(mdata: MuData, field: ModalityField, state: dict) -> _Rows:
     n_rows = min(adata.n_obs, max(8, _MOST_VALUES // max(1, adata.n_vars)))
     positions = np.unique(np.linspace(0, adata.n_obs - 1, n_rows).astype(int))
     names = adata.obs_names[positions]
-    return _Rows(names, adata.var_names, adata.n_obs, _sums(mdata, field, state, positions))
+    return _Rows(names, adata.var_names, adata.obs_names, _sums(mdata, field, state, positions))
 
 
 def _sums(mdata: MuData, field: ModalityField, state: dict, positions: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from functools import partial
@@ -17,7 +17,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager, AnnDataManagerValidationCheck, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
-from scvenn.data.checks import check_mudata, check_unique, quoted
+from scvenn.data.checks import check_mudata, check_names, check_unique, quoted
 from scvenn.data.columns import find_numbers
 from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
@@ -237,7 +237,7 @@ class AlignedManager(AnnDataManager):
         every = self.found.arguments["modalities"] is None
         if every and list(mdata.mod) != self.found.modalities:
             return True
-        self._check_unique(mdata)
+        self._check_each(check_names, mdata)
         return self.fingerprint is None or bool(
             self.fingerprint.changes(mdata, self.fields, self.found.states, labels=True, names=True)
         )
@@ -266,9 +266,15 @@ class AlignedManager(AnnDataManager):
         if self.fingerprint is None:
             return None
         check_mudata(self.adata, may_be_view=False)
-        self._check_unique(self.adata)
+        self._check_each(check_unique, self.adata)
         before = self.fingerprint.cells
-        _refuse_renamed(before, self.adata.obs_names)
+        _refuse_renamed(before, self.adata.obs_names, "obs_names")
+        for field in self._matrices:
+            had = self.fingerprint.cells_of(field)
+            if had is not None and field.modality in self.adata.mod:
+                now = self.adata.mod[field.modality].obs_names
+                _refuse_renamed(had, now, f"obs_names of modality {field.modality!r}")
+        self._check_each(check_names, self.adata)
         changes = self.fingerprint.changes(
             self.adata, self.fields, self.found.states, labels=labels
         )
@@ -289,17 +295,27 @@ class AlignedManager(AnnDataManager):
         self.fingerprint = Fingerprint(self.adata, self.fields, self.found.states)
         return before
 
-    def _check_unique(self, mdata: MuData) -> None:
-        """Raise where names repeat in a modality that is read, by which nothing can be found."""
+    def _check_each(self, check: Callable[[MuData, str], None], mdata: MuData) -> None:
+        """Check the names in each modality that is read and that the data has."""
         for field in self._matrices:
             if field.modality in mdata.mod:
-                check_unique(mdata, field.modality)
+                check(mdata, field.modality)
 
     def _check_fits(self) -> None:
         """Raise where the data does not fit the registry."""
         for field in self.fields:
             read = partial(self.get_from_registry, field.registry_key)
             field.transfer_field(self.found.state(field.registry_key), self.adata, read=read)
+
+    def check_measured(self, cells: np.ndarray) -> None:
+        """Refuse training cells, by their positions, of which none has one of the modalities."""
+        for field in self._matrices:
+            if not observed_cells(self.adata, field.modality)[cells].any():
+                raise ValueError(
+                    f"modality {field.modality!r} was measured in none of the {len(cells)} "
+                    "training cells. Train on more cells, or leave it out with "
+                    "setup_mudata(modalities=...)."
+                )
 
     def learn_statistics(self, cells: np.ndarray) -> dict[str, FeatureStats]:
         """Take means, scales and library sizes from some of the cells only.
@@ -318,6 +334,7 @@ class AlignedManager(AnnDataManager):
         ValueError
             If a modality was measured in none of the cells.
         """
+        self.check_measured(cells)
         found = {}
         for field in self.fields:
             state = self.found.state(field.registry_key)
@@ -327,25 +344,19 @@ class AlignedManager(AnnDataManager):
             if not isinstance(field, ModalityField):
                 continue
             measured = cells[observed_cells(self.adata, field.modality)[cells]]
-            if not len(measured):
-                raise ValueError(
-                    f"modality {field.modality!r} was measured in none of the {len(cells)} "
-                    "training cells. Train on more cells, or leave it out with "
-                    "setup_mudata(modalities=...)."
-                )
             matrix = self.get_from_registry(field.registry_key)
             found[field.modality] = field.learn_statistics(matrix, np.sort(measured), state)
         return found
 
 
-def _refuse_renamed(before: pd.Index, now: pd.Index) -> None:
+def _refuse_renamed(before: pd.Index, now: pd.Index, which: str) -> None:
     """Raise where cells went and others came: which was which cannot be found out."""
     if before is now or before.equals(now):
         return
     gone, new = before.difference(now, sort=False), now.difference(before, sort=False)
     if len(gone) and len(new):
         raise ValueError(
-            f"obs_names were changed after the model was set up: {len(gone)} cells such as "
+            f"{which} were changed after the model was set up: {len(gone)} cells such as "
             f"{quoted(gone, 3)} are no longer there, and {len(new)} such as {quoted(new, 3)} are "
             "new; cells are found by name. Put the former names back; or pass the changed data as "
             "new data, mdata.copy(); or build a new model."

@@ -24,6 +24,12 @@ _CASES: list[_Step] = [
     ("{}.str.capitalize()", lambda x: x.str.capitalize()),
 ]
 
+# How names of the same feature may differ, and what they have in common then.
+_SPELLINGS: dict[str, Callable[[str], str]] = {
+    "in upper and lower case or blanks": lambda name: name.strip().casefold(),
+    "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
+}
+
 
 def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, found: pd.Index) -> str:
     """What to do about features that are missing; they may be there under similar names."""
@@ -33,11 +39,7 @@ def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, foun
     owner = f"mdata[{modality!r}].var_names"
     if renaming := _renaming(owner, names, missing, found):
         return here + f"Rename them: {owner} = {renaming}."
-    spellings: dict[str, Callable[[str], str]] = {
-        "in upper and lower case or blanks": lambda name: name.strip().casefold(),
-        "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
-    }
-    for difference, spelling in spellings.items():
+    for difference, spelling in _SPELLINGS.items():
         present = {spelling(name): name for name in found}
         spelled = {spelling(name) for name in missing}
         if len(spelled) == len(missing) and spelled <= present.keys():
@@ -53,6 +55,17 @@ def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, foun
         "map_query(mdata), for which they need not be there; if they were but no cell had a count, "
         "add them with zeros."
     )
+
+
+def similar_names(missing: np.ndarray, found: pd.Index) -> dict[str, str]:
+    """Features that are missing, and what the data has under a similar name instead of each."""
+    similar: dict[str, str] = {}
+    for spelling in _SPELLINGS.values():
+        present = {spelling(name): name for name in found}
+        for name in missing:
+            if spelling(name) in present:
+                similar.setdefault(name, present[spelling(name)])
+    return similar
 
 
 def _renaming(owner: str, names: np.ndarray, missing: np.ndarray, found: pd.Index) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any, Literal, cast
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
-from pandas.api.types import is_list_like
 
 from scvenn.data.checks import as_list, check_mudata, choose_modalities
+from scvenn.data.columns import check_column_name
 from scvenn.data.fields import ColumnField, ModalityField, NumberField, ObservedField
 from scvenn.data.keys import Keys
 from scvenn.data.manager import AlignedManager
@@ -220,11 +220,8 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = as_list(value, name)
         elif isinstance(value, str):
             plain[name] = str(value)
-        elif name in ("labels_key", "batch_key") and is_list_like(value):
-            raise ValueError(
-                f"{name}: expected the name of one column, found {type(value).__name__}. Put the "
-                "values into mdata.obs, and pass the name that they have there."
-            )
+        elif name in ("labels_key", "batch_key"):
+            check_column_name(value, name)
         elif isinstance(value, Mapping | pd.Series):
             found = dict(value.items())
             plain[name] = dict(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,37 @@ def write_h5mu(mdata: MuData, path: Path) -> None:
     ------
     OSError
         If there is no room.
+    ValueError
+        If something in it cannot be written.
     """
     reserve(path, size_of(mdata))
-    mdata.write(path)
+    with writable():
+        mdata.write(path)
+
+
+@contextmanager
+def writable() -> Iterator[None]:
+    """Name what anndata has no form for in a file, in place of its own errors.
+
+    Raises
+    ------
+    ValueError
+        If a column, or anything else, is of a kind that cannot be written.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # anndata has errors of many kinds
+        notes = " ".join(getattr(error, "__notes__", ()))
+        place = re.search(r"key '([^']+)' .* to (/\S*)", notes)
+        what = f"{place[2].rstrip('/')}/{place[1]}" if place else "a part of the data"
+        what = what.removesuffix("/categories")  # of the column that is meant
+        raise ValueError(
+            f"{what} cannot be written to a file: {error}. Columns of dates or intervals, as of "
+            "pandas.cut, have to become text first: obs[column] = obs[column].astype(str). Leave "
+            "out what is not numbers, text or categories."
+        ) from error
 
 
 def size_of(part: MuData | AnnData) -> int:

@@ -25,6 +25,11 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
     -------
     The tables of all models under each other, with a first column ``model``.
 
+    Raises
+    ------
+    ValueError
+        If there are no models by name, or one cannot be evaluated.
+
     Examples
     --------
     >>> import scvenn
@@ -35,6 +40,11 @@ def compare(models: Mapping[str, Any], *args: Any, **kwargs: Any) -> pd.DataFram
     >>> table = compare(models)
     >>> medians(table)  # doctest: +SKIP
     """
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError(
+            "compare(models): expected trained models by name, {'MMVAE++': model, ...}; found "
+            f"{type(models).__name__}{'' if models else ', which is empty'}."
+        )
     tables = [model.evaluate(*args, **kwargs) for model in models.values()]
     for name, table in zip(models, tables, strict=True):
         table.insert(0, "model", name)

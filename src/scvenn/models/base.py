@@ -22,6 +22,7 @@ from scvenn.data import (
     fields_of,
     hashes_of,
     moved,
+    warn_of_renamed,
 )
 from scvenn.models.mapping import MappingMixin
 from scvenn.models.minifying import MinifyingMixin
@@ -224,6 +225,7 @@ class SharedPrivateModel(
     def _manager_of(self, mdata: MuData | None) -> AlignedManager:
         if mdata is not None and mdata is not self.adata:
             check_mudata(mdata, may_be_view=True)
+            warn_of_renamed(mdata, self.modalities)
             fields = fields_of(self.modalities, **self._found.arguments)
             return AlignedManager.reading(fields, self.registry_, mdata)
         if self.adata is None:

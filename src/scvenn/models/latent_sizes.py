@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +18,14 @@ from scvenn.data import AlignedManager, Keys, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
 from scvenn.models.side_by_side import Parcel, side_by_side
+from scvenn.network import check_positive
+
+# Arguments of models and trainings that differ between the trainings.
+_OF_MODEL = ("n_shared", "n_private")
+_OF_TRAINING = (
+    *("train_size", "validation_size", "shuffle_set_split", "datasplitter_kwargs"),
+    *("write_obsm", "checkpoint"),
+)
 
 
 class LatentSizes(NamedTuple):
@@ -113,14 +121,33 @@ def choose_latent_sizes(
     differences.
     """
     check_mudata(mdata, may_be_view=False)
+    if not (isinstance(model, type) and issubclass(model, SharedPrivateModel)):
+        found_type = type(model).__name__  # a model as text is a long summary
+        raise ValueError(
+            "model: expected a class of models, such as scvenn.MMVAEpp, found an object of class "
+            f"{found_type}."
+        )
     for name, sizes in (("n_shared", n_shared), ("n_private", n_private)):
-        if isinstance(sizes, str) or not len(sizes) or len(set(sizes)) < len(sizes):
-            raise ValueError(f"{name}={sizes!r}: expected one or more sizes, each once.")
+        several = isinstance(sizes, Collection) and not isinstance(sizes, str)
+        if not several or not len(sizes) or len(set(sizes)) < len(sizes):
+            raise ValueError(f"{name}={sizes!r}: expected a list of one or more sizes, each once.")
+        for size in sizes:
+            check_positive(**{name: size})
+    for argument, given, own in (
+        ("model_kwargs", model_kwargs or {}, _OF_MODEL),
+        ("train_kwargs", train_kwargs, _OF_TRAINING),
+    ):
+        if taken := [name for name in own if name in given]:
+            raise ValueError(
+                f"{argument}: {taken} cannot be chosen here. The sizes are n_shared=[...] and "
+                "n_private=[...], and every training holds out the cells of its split."
+            )
+    check_positive(n_splits=n_splits)
     if not 2 <= n_splits <= mdata.n_obs:
         raise ValueError(
             f"n_splits={n_splits!r}: expected a number between 2 and the {mdata.n_obs} cells."
         )
-    if n_jobs is not None and (not isinstance(n_jobs, int) or n_jobs == 0):
+    if n_jobs is not None and (not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
         raise ValueError(
             f"n_jobs={n_jobs!r}: expected a number of processes, or -1 for as many as cores."
         )

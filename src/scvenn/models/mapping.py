@@ -123,6 +123,8 @@ class MappingMixin(SavingMixin):
         check_mudata(mdata, may_be_view=False)
         if not self.is_trained_:
             raise ValueError("map_query() needs a trained model; call train() first.")
+        if not mdata.n_obs:
+            raise ValueError("map_query() found no cells in the MuData; expected at least one.")
         check_positive(batch_size=batch_size)
         if max_epochs is not None:
             check_positive(max_epochs=max_epochs)

@@ -438,4 +438,5 @@ def step(name: str, outcome: str, *, caller: str = "train") -> Iterator[None]:
     try:
         yield
     except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
-        raise ValueError(f"{caller}() failed while {name}: {error}. {outcome}") from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{caller}() failed while {name}: {reason}. {outcome}") from error

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import TrainingPlan
 
 from scvenn._progress import no_progress
 from scvenn._threads import respect_limits
@@ -30,7 +32,7 @@ from scvenn.models.runner import (
     step,
 )
 from scvenn.models.splitting import Splitter, check_parts, listed_split
-from scvenn.network import check_positive, fill_in
+from scvenn.network import check_flags, check_positive, fill_in
 from scvenn.readouts import (
     ModelState,
     agreement,
@@ -180,7 +182,12 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             )
         self._find_cells_by_name(labels=True)
         respect_limits()  # again: compiled functions of other packages raise the number of threads
-        _check_arguments(batch_size, shuffle, trainer_kwargs)
+        _check_arguments(batch_size, shuffle, plan_kwargs, trainer_kwargs)
+        check_flags(
+            shuffle_set_split=shuffle_set_split,
+            early_stopping=early_stopping,
+            write_obsm=write_obsm,
+        )
         several = in_several_processes(devices, trainer_kwargs)
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
@@ -193,6 +200,11 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         if in_blocks:
             options["shuffle"] = "blocks"
         by_default = train_size is None and validation_size is None and shuffle_set_split
+        if not by_default and options.get("external_indexing") is not None:
+            raise ValueError(
+                "train() was given a split twice: lists of cells, external_indexing, and one of "
+                "train_size, validation_size and shuffle_set_split. Leave out the latter."
+            )
         splitter, used = self._split_cells(split, batch_size, options, by_default=by_default)
         steps_per_epoch = -(-splitter.n_train // batch_size)
         if max_epochs is None:
@@ -214,12 +226,14 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         used = {name: repr(value) for name, value in arguments.items()} | used
         written = None
         if checkpoint is not None:
+            if not isinstance(checkpoint, str | os.PathLike):
+                raise ValueError(f"checkpoint={checkpoint!r}: expected a folder, or None.")
             self._refuse_a_second_training()
             written = Checkpoint(checkpoint, checkpoint_minutes, describe(self, arguments))
             if written.split is not None:
                 options["external_indexing"] = written.split
         screening = None if written is None else written.screening
-        others = trainer.get("callbacks") or []
+        others = _as_callbacks(trainer.get("callbacks"))
         before = BeforeTraining(partial(self._prepare, screening=screening))
         trainer["callbacks"] = [before, Duration(), *others]
         if several:
@@ -356,6 +370,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         """
         self.adata_manager.forget_posteriors()  # encoders are about to change
         if self.is_trained_:
+            self.adata_manager.check_measured(np.asarray(train))
             return
         cells = Cells(self.adata_manager, np.sort(train))
         for m in cells.modalities:
@@ -502,10 +517,25 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
 
 
 def _check_arguments(
-    batch_size: int, shuffle: str | None, trainer_kwargs: Mapping[str, Any]
+    batch_size: int,
+    shuffle: str | None,
+    plan_kwargs: Mapping[str, Any] | None,
+    trainer_kwargs: Mapping[str, Any],
 ) -> None:
     """Refuse what would end in another error later, or in a model that is not trained."""
     check_positive(batch_size=batch_size)
+    if plan_kwargs is not None and not isinstance(plan_kwargs, Mapping):
+        raise ValueError(
+            f"plan_kwargs={plan_kwargs!r}: expected a dictionary such as {{'lr': 1e-4}}."
+        )
+    of_plan = set(signature(TrainingPlan.__init__).parameters) - {"self", "module", "loss_kwargs"}
+    if misplaced := [name for name in trainer_kwargs if name in of_plan]:
+        name = misplaced[0]
+        raise ValueError(
+            f"train({name}=...): pass it as plan_kwargs={{{name!r}: {trainer_kwargs[name]!r}}}."
+        )
+    if unknown := [name for name in plan_kwargs or () if name not in of_plan]:
+        raise ValueError(f"plan_kwargs: {unknown} not found; expected some of {sorted(of_plan)}.")
     if shuffle not in (None, "cells", "blocks"):
         raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
     precision = trainer_kwargs.get("precision")
@@ -519,6 +549,14 @@ def _check_arguments(
             "fast_dev_run would leave a model that is not trained. To try a training, pass "
             "max_epochs=1."
         )
+
+
+def _as_callbacks(callbacks: Any) -> list[Callback]:
+    """Callbacks that a user passed: one, several or none."""
+    several = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    if wrong := [one for one in several if not isinstance(one, Callback)]:
+        raise ValueError(f"callbacks: expected callbacks of Lightning, found {wrong[0]!r}.")
+    return several
 
 
 def _defaults(

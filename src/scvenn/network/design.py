@@ -21,6 +21,7 @@ _KINDS = {
     "decoder": ("mlp", "linear"),
     "dispersion": ("feature", "feature-batch"),
 }
+_FLAGS = ("screen", "start_at_means", "encode_covariates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ class Design:
                 raise ValueError(f"{name}={chosen[name]!r}: expected {_either(kinds)}.")
         if chosen["screen"] is None:
             chosen["screen"] = screens
+        check_flags(**{name: chosen[name] for name in _FLAGS})
         if chosen["screen"]:
             _check_screening(objective, chosen["absent_private"])
         if chosen["dispersion"] == "feature-batch" and len(found.batches) < 2:
@@ -120,6 +122,13 @@ def check_positive(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
+
+
+def check_flags(**values: Any) -> None:
+    """Raise a ``ValueError`` unless all are True or False: other values are true by accident."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}={value!r}: expected True or False.")
 
 
 def _either(kinds: tuple[str, ...]) -> str:
@@ -156,7 +165,7 @@ def _private_sizes(n_private: Any, modalities: list[str]) -> dict[str, int]:
 def _dropout_rates(rate: Any, screen: bool, found: Registry) -> dict[str, float]:
     """One rate for each modality: that of all, or what improves predictions of its values."""
     if rate is not None:
-        if not 0 <= rate < 1:
+        if not (_is_weight(rate) and rate < 1):
             raise ValueError(f"dropout_rate={rate!r}: expected 0 <= dropout_rate < 1.")
         return dict.fromkeys(found.modalities, rate)
     return {
@@ -186,7 +195,8 @@ def _kl_weight(weight: Any, screen: bool) -> float:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and bool(0 <= value < np.inf)
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and bool(0 <= value < np.inf)
 
 
 def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:
@@ -200,6 +210,6 @@ def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, flo
             f"modality_weights={weights!r}: expected None, 'auto' or weights by modality, of "
             f"{list(n_features)}."
         )
-    if wrong := {m: w for m, w in weights.items() if not (np.isfinite(w) and w > 0)}:
+    if wrong := {m: w for m, w in weights.items() if not (_is_weight(w) and w > 0)}:
         raise ValueError(f"modality_weights={wrong}: expected numbers above 0.")
     return {m: float(weights.get(m, 1.0)) for m in n_features}

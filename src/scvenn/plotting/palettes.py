@@ -12,6 +12,7 @@ from matplotlib.colors import is_color_like
 from mudata import MuData
 from natsort import natsorted
 
+from scvenn.data import as_text
 from scvenn.plotting.drawing import PALETTE, distinct
 
 
@@ -22,10 +23,18 @@ def as_categories(column: pd.Series) -> pd.Categorical | None:
     """
     column = column.infer_objects()
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.array
+        names = column.cat.categories.map(as_text)
+        if names.is_unique:
+            return column.array
+        # 1 and "1" are one category, as in a set-up
+        return pd.Categorical(
+            column.astype(object).map(as_text, na_action="ignore"), names.unique()
+        )
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         is_flag = column.dropna().isin([0, 1]).all()
         return pd.Categorical(column.astype("Int8")) if is_flag else None
+    if pd.api.types.infer_dtype(column, skipna=True).startswith("mixed"):
+        column = column.map(as_text, na_action="ignore")
     values = pd.Categorical(column)
     return values.reorder_categories(natsorted(values.categories, key=str))
 

@@ -416,7 +416,7 @@ def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axe
     Raises
     ------
     ValueError
-        If the table is another or empty.
+        If the table is another or empty, or ``n`` is not 1 or more.
 
     Examples
     --------
@@ -428,6 +428,8 @@ def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axe
     ['b', 'a']
     """
     check_columns(table, ["feature", "dimension", "loading"], "model.loadings()")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n={n!r}: expected an integer of at least 1.")
     ranked = table.dropna(subset="loading").sort_values("loading", key=np.abs, ascending=False)
     if ranked.empty:
         raise ValueError("loadings() found no loading in the table that is a number.")

@@ -18,6 +18,7 @@ from scvenn.data import (
     ColumnField,
     Indices,
     Keys,
+    check_column_name,
     check_mudata,
     choose_rows,
     hashes_of,
@@ -643,6 +644,8 @@ class ReadoutsMixin(ModelState):
         self, mdata: MuData | None, indices: Indices | None, batch_size: int | None
     ) -> Cells:
         """Cells to read, of data that is checked here, once for all that is read of them."""
+        if batch_size is not None:
+            network.check_positive(batch_size=batch_size)
         self._get_ready()
         manager = self._manager_of(mdata)
         return Cells(manager, choose_rows(manager.adata, indices), batch_size=batch_size)
@@ -711,6 +714,7 @@ class ReadoutsMixin(ModelState):
 
     def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
         """A column of labels as text; missing where not known, as in the set-up."""
+        check_column_name(labels_key, "labels_key")
         used = self._found.arguments
         unknown = used["unlabeled_category"] if labels_key == used["labels_key"] else None
         return ColumnField(Keys.LABELS, labels_key, unknown).values(mdata)

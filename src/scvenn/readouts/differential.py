@@ -44,13 +44,17 @@ class Settings(NamedTuple):
         """Raise a ``ValueError`` if one is out of range."""
         if self.through not in _THROUGH:
             raise ValueError(f"through={self.through!r}: expected one of {list(_THROUGH)}.")
-        if self.delta is not None and not self.delta > 0:
+        if self.delta is not None and not (_is_number(self.delta) and self.delta > 0):
             raise ValueError(f"delta={self.delta!r}: expected None or a number above 0.")
-        if not 0 < self.fdr < 1:
+        if not (_is_number(self.fdr) and 0 < self.fdr < 1):
             raise ValueError(f"fdr={self.fdr!r}: expected a number between 0 and 1.")
         network.check_positive(n_samples=self.n_samples)
-        if not self.pseudocounts > 0:
+        if not (_is_number(self.pseudocounts) and self.pseudocounts > 0):
             raise ValueError(f"pseudocounts={self.pseudocounts!r}: expected a number above 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number)
 
 
 def differential(
@@ -245,7 +249,7 @@ def _comparisons(
             f"compared, {known}. Through 'private' or 'both' these are the cells in which the "
             "modality was measured."
         )
-    if len(known) < 2 or second in firsts:
+    if len(known) < 2 or second in firsts or not firsts:
         raise ValueError(
             f"groupby={groupby!r}: expected two different groups to compare, found {asked} among "
             f"{known}."

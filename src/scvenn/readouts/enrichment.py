@@ -67,14 +67,39 @@ def as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame
                 f"and 'target' (features), as decoupler has it; found {list(sets)}, without "
                 f"{missing}."
             )
-        return sets
+        return _as_text(sets)
     if not isinstance(sets, Mapping) or any(isinstance(of, str) for of in sets.values()):
         raise ValueError(
             "enrichment(sets=...): expected lists of features by the name of the set, or a table "
             f"with the columns 'source' and 'target'; found {type(sets).__name__}."
         )
-    pairs = [(name, feature) for name, of in sets.items() for feature in dict.fromkeys(of)]
-    return pd.DataFrame(pairs, columns=["source", "target"])
+    pairs = [(name, feature) for name, of in sets.items() for feature in of]
+    return _as_text(pd.DataFrame(pairs, columns=["source", "target"]))
+
+
+def _as_text(network: pd.DataFrame) -> pd.DataFrame:
+    """Names of sets and features as text, as numbers of clusters are not, and each pair once."""
+    found = network[["source", "target"]].astype(str)
+    if "weight" in network:
+        found["weight"] = pd.to_numeric(network["weight"], errors="coerce")
+    found = found.drop_duplicates()
+    repeated = found.duplicated(["source", "target"])
+    if repeated.any():
+        one = found[repeated].iloc[0]
+        raise ValueError(
+            f"enrichment(sets=...): the set {one['source']!r} has {one['target']!r} more than "
+            "once, with different weights. Keep one of the rows."
+        )
+    if "weight" in found:
+        largest = found["weight"].abs().groupby(found["source"]).max()
+        wrong = largest.index[~largest.between(0, np.inf, inclusive="neither")]
+        if found["weight"].isna().any() or len(wrong):
+            named = wrong if len(wrong) else found["source"][found["weight"].isna()].unique()
+            raise ValueError(
+                f"enrichment(sets=...): expected finite weights, not all 0, in each set; found "
+                f"others in {quoted(named)}."
+            )
+    return found
 
 
 def _sizes(network: pd.DataFrame, features: pd.Index) -> pd.Series:

@@ -271,6 +271,12 @@ def _score_latents(
     split = {"train": fitted, "test": scored}
     # a regression needs two cells
     sources = [m for m in test.modalities if all(cells.observed(m).sum() > 1 for cells in parts)]
+    if not sources:
+        raise ValueError(
+            f"evaluate() found no modality of {test.found.modalities} that two or more of the "
+            f"{len(test)} cells to score and two of the {len(train)} training cells have. Choose "
+            "others with indices=... or pass new data."
+        )
     embedded = [embed(net, cells, sources, batch_corrected=True) for cells in parts]
     latents = {"shared": np.vstack([shared for shared, _ in embedded])}
     latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}

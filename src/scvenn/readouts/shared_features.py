@@ -22,6 +22,7 @@ from scvenn.data import (
     find_categories,
     quoted,
     row_sums,
+    warn_of_spelled_missing,
 )
 from scvenn.likelihoods import Likelihood
 from scvenn.network import SharedPrivateVAE
@@ -150,6 +151,7 @@ def groups_of(cells: Cells, given: str, which: str) -> pd.Series:
     if not groups.notna().any():
         raise ValueError(f"given={given!r}: no {which} has a value in this column.")
     check_groups(groups, f"given={given!r}")
+    warn_of_spelled_missing(groups, f"given={given!r}")
     if groups.eq("all").any():
         raise ValueError(
             f"given={given!r}: a group is named 'all', which is the name of all groups together in "

@@ -15,7 +15,7 @@ from anndata.io import write_elem
 
 from scvenn import network
 from scvenn._whole_files import draft, reserve
-from scvenn.data import Cells, Keys, size_of
+from scvenn.data import Cells, Keys, size_of, writable
 from scvenn.readouts.predictions import Prediction
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
@@ -45,6 +45,8 @@ def write_prediction(
     ------
     FileExistsError
         If there is something at the path.
+    ValueError
+        If a column of ``obs`` cannot be written.
     """
     if path.exists():
         raise FileExistsError(f"{path} already exists. Remove it or choose another name.")
@@ -73,12 +75,14 @@ def write_prediction(
         if path.suffix == ".h5ad":
             reserve(unfinished, size_of(around) + 4 * around.n_obs * around.n_vars)
             with h5py.File(unfinished, "w") as file:
-                write_elem(file, "/", around)
+                with writable():
+                    write_elem(file, "/", around)
                 fill(file.create_dataset("X", around.shape, "float32"))
         else:
             # format 2, which every reader supports
             group = zarr.open_group(unfinished, mode="w", zarr_format=2)
-            write_elem(group, "/", around)
+            with writable():
+                write_elem(group, "/", around)
             chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))
             fill(group.create_array("X", shape=around.shape, chunks=chunk, dtype="float32"))
             zarr.consolidate_metadata(group.store)
