@@ -326,3 +326,11 @@ def test_b_cells_have_their_markers():
         markers = ["MS4A1", "CD79A", "CD22", "PAX5", "BLK", "FCRL1"]
         assert (table.loc[markers, "difference_mean"] > 0).all()
         assert table.loc[markers, "is_de_fdr_0.05"].mean() > 0.5
+
+
+def test_a_group_that_is_named_twice_is_compared_once():
+    mdata = scvenn.datasets.simulate_counts(80, n_features=12, n_types=3)
+    model = scvenn.MMVAE(mdata, n_hidden=8)
+    model.train(1, **QUIET)
+    table = model.differential("cell_type", group1=["type0", "type0"], modality="rna", n_samples=50)
+    assert len(table) == 12

@@ -1,6 +1,7 @@
 """What latents mean: known answers on planted data, and arithmetic that can be done by hand."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -541,3 +542,12 @@ def test_ighv_is_among_what_expression_and_methylation_share():
     markers = model.loadings("rna").pivot_table("loading", "feature", "dimension").abs()
     first = model.shared_features("rna")["feature"][:50]
     assert markers.loc[first].max(axis=1).median() > markers.max(axis=1).median()
+
+
+def test_loadings_are_the_same_from_several_threads():
+    model = scvenn.MMVAE(scvenn.datasets.simulate_counts(60, n_features=12), n_hidden=8)
+    model.train(1, **QUIET)
+    alone = model.loadings("rna")
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: model.loadings("rna"), range(8)):
+            pd.testing.assert_frame_equal(found, alone)

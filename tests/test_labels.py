@@ -378,3 +378,42 @@ def test_weights_give_a_small_modality_its_say():
         same = table[(table["metric"] == "r2") & (table["view"] == "same")]
         r2[choice] = same.groupby("target")["value"].median()
     assert r2["auto"]["view1"] > r2[None]["view1"] + 0.05
+
+
+@pytest.fixture
+def supervised(small, tmp_path):
+    """Where a supervised model was saved, and its data."""
+    small.obs["kind"] = ["a", "b"] * 30
+    scvenn.MMVAE.setup_mudata(small, labels_key="kind")
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "model")
+    return tmp_path / "model", small.copy()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["A", "B"] * 30, "none of the 60 cells has one of the labels .* 'a', 'b'; found 'A', 'B'"),
+        ([np.nan] * 60, "none of the 60 cells has .* found no label"),
+        (None, "labels_key='kind' not found in the data: the model was set up with these labels"),
+    ],
+    ids=["other_names", "unknown", "no_column"],
+)
+def test_a_model_that_was_loaded_does_not_train_without_its_labels(supervised, labels, message):
+    folder, mdata = supervised
+    mdata.obs["kind"] = labels
+    if labels is None:
+        del mdata.obs["kind"]
+    model = scvenn.MMVAE.load(folder, mdata)
+    assert np.isfinite(model.predict("rna", "atac", return_numpy=True)).all()
+    with pytest.raises(ValueError, match=message):
+        model.train(1, **QUIET)
+
+
+def test_labels_that_a_loaded_model_does_not_know_are_named(supervised):
+    folder, mdata = supervised
+    mdata.obs["kind"] = ["a", "b", "c"] * 20
+    model = scvenn.MMVAE.load(folder, mdata)
+    with pytest.warns(UserWarning, match="'c' is not among the labels .* not known in 20 cells"):
+        model.train(1, **QUIET)

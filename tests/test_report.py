@@ -539,3 +539,12 @@ def test_a_browser_shows_it(screened, tmp_path):
     blue = np.abs(pixels - np.array([0, 0x72, 0xB2]) / 255).max(2) < 0.02
     # the rules above the sections are as wide as the page: its style is heeded
     assert (blue[:, 50:950].mean(1) > 0.9).sum() >= 2 * 2
+
+
+def test_a_report_does_without_labels_that_the_data_lost(small, tmp_path):
+    small.obs["kind"] = ["a", "b"] * 30
+    scvenn.MMVAE.setup_mudata(small, labels_key="kind")
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    del small.obs["kind"]
+    assert model.report(tmp_path / "report.html").is_file()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -660,4 +661,46 @@ def test_a_column_that_cannot_be_written_is_named_and_nothing_is_left(small, tmp
         model.save(tmp_path / "model", save_anndata=True)
     with pytest.raises(ValueError, match=message), pytest.warns(UserWarning, match="train"):
         model.write_predictions(tmp_path / "p.h5ad", "rna", "atac")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["overwrite", "save_anndata"])
+def test_a_flag_of_save_is_true_or_false(small, tmp_path, flag):
+    with pytest.raises(ValueError, match=f"{flag}='no': expected True or False"):
+        scvenn.MMVAE(small).save(tmp_path / "model", **{flag: "no"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a/b", 1, "a\0"])
+def test_a_prefix_is_a_part_of_a_name(small, tmp_path, prefix):
+    for call in (scvenn.MMVAE(small).save, scvenn.MMVAE.load):
+        with pytest.raises(ValueError, match="prefix=.*expected None or a text without '/'"):
+            call(tmp_path / "model", prefix=prefix)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("below", ["", "model"])
+def test_a_file_in_place_of_the_folder_is_named(small, tmp_path, below):
+    (tmp_path / "afile").touch()
+    with pytest.raises(FileExistsError, match="afile is a file; expected a folder"):
+        scvenn.MMVAE(small).save(tmp_path / "afile" / below, overwrite=True)
+
+
+@pytest.mark.skipif(_whole_files.fcntl is None, reason="there are no locks of folders here")
+def test_a_save_waits_for_another_one_to_the_same_folder(small, tmp_path):
+    model = scvenn.MMVAE(small)
+    model.save(tmp_path / "model", save_anndata=True)
+    with ThreadPoolExecutor(1) as pool:
+        with _whole_files.alone_in(tmp_path / "model"):
+            saved = pool.submit(model.save, tmp_path / "model", overwrite=True, save_anndata=True)
+            assert not wait([saved], timeout=0.5).done
+        saved.result()
+    assert scvenn.MMVAE.load(tmp_path / "model").adata is not None
+
+
+def test_a_modality_whose_name_no_file_can_have_is_named(small, tmp_path):
+    small.mod["x/y"] = small.mod.pop("atac")
+    model = scvenn.MMVAE(small)
+    with pytest.raises(ValueError, match="modality 'x/y' cannot be written to a file"):
+        model.save(tmp_path / "model", save_anndata=True)
     assert not list(tmp_path.iterdir())

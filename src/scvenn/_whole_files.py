@@ -61,6 +61,37 @@ def draft(path: Path, *, by_all: bool = False) -> Iterator[Path]:
     _to_disk(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file in its place, or in that of one above it.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise FileExistsError(f"{place} is a file; expected a folder, or nothing, there.")
+            break
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other run writes to a folder, and let none do so inside."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def reserve(path: Path, n_bytes: int) -> None:
     """Check that there is room for a file, by making one of that size and removing it.
 

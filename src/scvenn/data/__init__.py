@@ -28,6 +28,7 @@ from scvenn.data.columns import (
     check_groups,
     find_categories,
     find_column,
+    has_column,
 )
 from scvenn.data.extending import REFERENCE, extended_for
 from scvenn.data.fields import ColumnField, observed_cells
@@ -65,6 +66,7 @@ __all__ = [
     "fields_of",
     "find_categories",
     "find_column",
+    "has_column",
     "hashes_of",
     "minified",
     "moved",

@@ -63,6 +63,11 @@ def check_column_name(key: Any, argument: str) -> None:
         )
 
 
+def has_column(mdata: MuData, key: str | None) -> bool:
+    """Whether there is such a column."""
+    return key is not None and find_column_or_none(mdata, key) is not None
+
+
 def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
     """The same; None where it is nowhere."""
     in_mdata = _column_of(mdata.obs, key, "mdata.obs")

@@ -416,6 +416,30 @@ class ColumnField(Field):
             )
         return state_registry
 
+    def check_known(self, state: dict, mdata: MuData) -> None:
+        """Refuse data without any label that the model knows; warn of those that it does not."""
+        if self.attr_key is None:
+            return
+        known = state[Keys.CATEGORIES]
+        if find_column_or_none(mdata, self.attr_key) is None:
+            raise ValueError(
+                f"{self.argument} not found in the data: the model was set up with these labels, "
+                f"{quoted(known)}, and would train without them. Add the column."
+            )
+        labels = self.values(mdata).dropna()
+        unknown = labels[~labels.isin(known)]
+        if len(unknown) == len(labels):
+            raise ValueError(
+                f"{self.argument}: none of the {mdata.n_obs} cells has one of the labels that the "
+                f"model knows, {quoted(known)}; found {quoted(unknown.unique()) or 'no label'}. "
+                "Give them the names that they had when the model was set up."
+            )
+        if len(unknown):
+            warn(
+                f"{self.argument}: {quoted(unknown.unique())} is not among the labels that the "
+                f"model knows, {quoted(known)}, and counts as not known in {len(unknown)} cells."
+            )
+
     def read(self, mdata: MuData, state: dict) -> np.ndarray:
         """Codes of the categories, (n_obs, 1); -1 for a label that is not known."""
         categories = state[Keys.CATEGORIES]

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Subset
 
 from scvenn.data.checks import check_mudata, check_names, check_unique, quoted
 from scvenn.data.columns import find_numbers
-from scvenn.data.fields import Field, ModalityField, NumberField, observed_cells
+from scvenn.data.fields import ColumnField, Field, ModalityField, NumberField, observed_cells
 from scvenn.data.fingerprint import Fingerprint
 from scvenn.data.keys import Keys
 from scvenn.data.minified import is_minified, posteriors_of, refuse_minified
@@ -306,6 +306,15 @@ class AlignedManager(AnnDataManager):
         for field in self.fields:
             read = partial(self.get_from_registry, field.registry_key)
             field.transfer_field(self.found.state(field.registry_key), self.adata, read=read)
+
+    def check_labels(self) -> None:
+        """Refuse data without any label that the model knows, and point out those it does not.
+
+        A model that was loaded with other data would train without its labels.
+        """
+        for field in self.fields:
+            if isinstance(field, ColumnField) and field.is_label:
+                field.check_known(self.found.state(field.registry_key), self.adata)
 
     def check_measured(self, cells: np.ndarray) -> None:
         """Refuse training cells, by their positions, of which none has one of the modalities."""

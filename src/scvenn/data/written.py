@@ -35,6 +35,11 @@ def write_h5mu(mdata: MuData, path: Path) -> None:
     ValueError
         If something in it cannot be written.
     """
+    if wrong := [m for m in mdata.mod if not m or "/" in m]:
+        raise ValueError(
+            f"modality {wrong[0]!r} cannot be written to a file: the name of a modality needs a "
+            "letter, and no '/'. Build the MuData with another name."
+        )
     reserve(path, size_of(mdata))
     with writable():
         mdata.write(path)
@@ -59,9 +64,9 @@ def writable() -> Iterator[None]:
         what = f"{place[2].rstrip('/')}/{place[1]}" if place else "a part of the data"
         what = what.removesuffix("/categories")  # of the column that is meant
         raise ValueError(
-            f"{what} cannot be written to a file: {error}. Columns of dates or intervals, as of "
-            "pandas.cut, have to become text first: obs[column] = obs[column].astype(str). Leave "
-            "out what is not numbers, text or categories."
+            f"{what} cannot be written to a file: {error}. Columns of dates, of intervals, as of "
+            "pandas.cut, and of different kinds have to become text, obs[column].astype(str), or "
+            "numbers, pandas.to_numeric(obs[column]), first. Leave out what is neither."
         ) from error
 
 

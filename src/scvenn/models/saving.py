@@ -21,7 +21,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
 from scvenn._processes import is_first_process
-from scvenn._whole_files import draft
+from scvenn._whole_files import alone_in, draft, make_folder
 from scvenn.data import (
     AlignedManager,
     Registry,
@@ -40,6 +40,7 @@ from scvenn.models.file_checks import (
 from scvenn.models.messages import quiet_libraries
 from scvenn.models.model_file import ModelFile, read_model_file, write_model_file
 from scvenn.models.value_file import damaged
+from scvenn.network import check_flags
 from scvenn.objective import Latents, Objective
 from scvenn.readouts import ModelState
 
@@ -105,6 +106,9 @@ class SavingMixin(ModelState, BaseModelClass):
         OSError
             If the files cannot be written, for example because the disk is full.
         """
+        check_flags(overwrite=overwrite, save_anndata=save_anndata)
+        folder = Path(dir_path)
+        _path(folder, prefix)  # checks the prefix
         if save_anndata:
             self._find_cells_by_name()
             if self.adata_manager.on_disk:
@@ -114,13 +118,13 @@ class SavingMixin(ModelState, BaseModelClass):
                 )
         if not is_first_process():
             return
-        folder = Path(dir_path)
         is_new = not folder.exists()
         if not (is_new or overwrite):
             raise FileExistsError(f"{folder} already exists. Pass overwrite=True to replace it.")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._write(folder, prefix, save_anndata)
+            make_folder(folder)
+            with alone_in(folder):
+                self._write(folder, prefix, save_anndata)
         except BaseException:  # Ctrl-C is no Exception
             if is_new:
                 with suppress(OSError):  # not if something is in it
@@ -141,7 +145,7 @@ class SavingMixin(ModelState, BaseModelClass):
         for path in list(folder.iterdir()):
             is_ours = name_of_ours.fullmatch(path.name) is not None
             if is_ours and (data is None or path.name != data["name"]):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _save_data(self, folder: Path, prefix: str) -> dict[str, Any]:
         """Save the data under a name that no other has; the name and SHA-256 of its file."""
@@ -322,7 +326,18 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
 
 
 def _path(folder: Path, prefix: str | None) -> Path:
-    return folder / f"{prefix or ''}model.safetensors"
+    """The file of a model.
+
+    Raises
+    ------
+    ValueError
+        If the prefix is no part of a file's name.
+    """
+    name = f"{prefix or ''}model.safetensors"
+    is_text = prefix is None or isinstance(prefix, str)
+    if not is_text or Path(name).name != name or "\0" in name:
+        raise ValueError(f"prefix={prefix!r}: expected None or a text without '/'.")
+    return folder / name
 
 
 def _refuse_legacy(folder: Path, prefix: str | None) -> None:

@@ -181,6 +181,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
                 "new model of all cells."
             )
         self._find_cells_by_name(labels=True)
+        self.adata_manager.check_labels()
         respect_limits()  # again: compiled functions of other packages raise the number of threads
         _check_arguments(batch_size, shuffle, plan_kwargs, trainer_kwargs)
         check_flags(

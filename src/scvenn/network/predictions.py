@@ -10,6 +10,7 @@ shared and a private latent, ``C`` classes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple, cast
@@ -30,6 +31,8 @@ from scvenn.network.vae import SharedPrivateVAE
 
 # By which parameters are moved for a difference of gradients.
 _SMALL_STEP = 0.01
+# Derivatives in forward mode are of one thread at a time: PyTorch counts them for the process.
+_FORWARD_MODE = threading.Lock()
 
 
 @torch.inference_mode()
@@ -372,9 +375,10 @@ def slopes(
     moved = shared if private is None else private  # (B, K)
     # one direction at a time: all at once would hold K arrays of cells by features
     steps = torch.eye(moved.shape[1], device=moved.device)
-    return torch.stack(
-        [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
-    )
+    with _FORWARD_MODE:
+        return torch.stack(
+            [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
+        )
 
 
 @torch.inference_mode()

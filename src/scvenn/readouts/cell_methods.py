@@ -264,6 +264,7 @@ class ReadoutsMixin(ModelState):
             raise ValueError(
                 f"key_prefix={key_prefix!r}: expected a text without '/', such as 'X'."
             )
+        network.check_flags(drop_empty_axes=drop_empty_axes)
         cells = self._cells_to_write(mdata, batch_size, "embed")
         kept = self._effective_sizes() if drop_empty_axes else None
         shared, private = embed(
@@ -342,6 +343,7 @@ class ReadoutsMixin(ModelState):
         --------
         >>> model.predict("rna", "atac")  # doctest: +SKIP
         """
+        network.check_flags(return_numpy=return_numpy)
         cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
             self._found,

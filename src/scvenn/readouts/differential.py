@@ -49,6 +49,7 @@ class Settings(NamedTuple):
         if not (_is_number(self.fdr) and 0 < self.fdr < 1):
             raise ValueError(f"fdr={self.fdr!r}: expected a number between 0 and 1.")
         network.check_positive(n_samples=self.n_samples)
+        network.check_flags(batch_correction=self.batch_correction)
         if not (_is_number(self.pseudocounts) and self.pseudocounts > 0):
             raise ValueError(f"pseudocounts={self.pseudocounts!r}: expected a number above 0.")
 
@@ -241,7 +242,8 @@ def _comparisons(
         firsts = [g for g in known if g != second]
     else:
         several = not np.isscalar(group1)  # a text is a scalar
-        firsts = [as_text(g) for g in (as_list(group1, "group1") if several else [group1])]
+        named = as_list(group1, "group1") if several else [group1]
+        firsts = list(dict.fromkeys(map(as_text, named)))
     asked = [*firsts, *([] if second is None else [second])]
     if unknown := [g for g in asked if g not in known]:
         raise ValueError(

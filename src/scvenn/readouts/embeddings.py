@@ -46,6 +46,7 @@ def embed(
     The shared latent, (n, K), NaN where none of the sources was measured; and the private latent of
     each source, (n, K), NaN where it was not.
     """
+    network.check_flags(batch_corrected=batch_corrected)
     shared = np.empty((len(cells), net.n_shared), np.float32)
     private = {m: np.empty((len(cells), net.n_private[m]), np.float32) for m in sources}
     for part, tensors in cells.minibatches(sources, bar):

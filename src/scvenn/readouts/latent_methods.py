@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from mudata import MuData
 
-from scvenn.data import Cells, Indices, as_list, find_column
+from scvenn.data import Cells, Indices, as_list, find_column, has_column
 from scvenn.readouts import evaluation, interpretation
 from scvenn.readouts.feature_methods import FeaturesMixin
 from scvenn.readouts.report import write_report
@@ -318,7 +318,8 @@ class InterpretationMixin(FeaturesMixin):
         cells = self._cells(mdata, None, None)
         own = cells.mdata is self.adata and self.train_indices is not None
         if labels_key is None and own:
-            labels_key = self._found.arguments["labels_key"]
+            key = self._found.arguments["labels_key"]  # which the data may have lost since
+            labels_key = key if has_column(cells.mdata, key) else None
         labels = None
         if labels_key is not None:
             labels = self._labels_of(cells.mdata, labels_key)

@@ -14,7 +14,7 @@ from anndata import AnnData
 from anndata.io import write_elem
 
 from scvenn import network
-from scvenn._whole_files import draft, reserve
+from scvenn._whole_files import draft, make_folder, reserve
 from scvenn.data import Cells, Keys, size_of, writable
 from scvenn.readouts.predictions import Prediction
 
@@ -64,7 +64,7 @@ def write_prediction(
 
     uns = {**written_by, "source": prediction.sources, "target": target}
     around = AnnData(obs=cells.mdata.obs.iloc[cells.rows], var=var, uns={Keys.UNS: uns})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     logger.info(
         "%s: %d cells x %d features to write, %.1f MB before compression",
         target,
