@@ -196,3 +196,14 @@ def test_a_second_training_takes_no_checkpoint(data, tmp_path):
     model.train(1, **EVERY_EPOCH)
     with pytest.raises(ValueError, match="for the first training of a model"):
         model.train(1, checkpoint=tmp_path, **EVERY_EPOCH)
+
+
+def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
+    def train(seed):
+        scvi.settings.seed = seed
+        mdata = scvenn.datasets.simulate_counts(60, n_features=12)
+        scvenn.MMVAE(mdata, n_hidden=8).train(1, checkpoint=tmp_path / "checkpoint", **QUIET)
+
+    train(0)
+    with pytest.raises(ValueError, match="the seed was 0 then and is 1 now"):
+        train(1)

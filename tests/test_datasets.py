@@ -226,3 +226,22 @@ def test_cll_labels():
 def test_features_of_one_cell_cannot_be_scaled():
     with pytest.raises(ValueError, match="n_obs=1 must be at least 2"):
         datasets.simulate_gp(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 0}, "depth=0: expected a number above 0"),
+        ({"depth": np.nan}, "depth=nan: expected a number above 0"),
+        ({"n_latent": 1}, "more than two types need two dimensions"),
+        ({"modalities": ["rna", "atac"]}, "expected likelihoods by modality"),
+    ],
+)
+def test_counts_that_cannot_be_simulated_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.simulate_counts(20, **arguments)
+
+
+def test_noise_of_a_simulation_is_a_number():
+    with pytest.raises(ValueError, match="noise=nan at least 0"):
+        datasets.simulate_gp(20, noise=np.nan)

@@ -535,3 +535,18 @@ def test_cells_of_which_no_two_have_a_modality_are_refused(model):
 def test_models_are_compared_by_name(models, found):
     with pytest.raises(ValueError, match=rf"compare\(models\): expected trained models .*{found}"):
         scvenn.metrics.compare(models)
+
+
+def test_modalities_that_no_scored_cell_has_together_are_named():
+    scvi.settings.seed = 0
+    kinds = dict.fromkeys("abc", "nb")
+    mdata = scvenn.datasets.simulate_counts(120, modalities=kinds, n_features=12)
+    first = np.arange(120) < 60
+    parts = {"a": mdata["a"][first].copy(), "b": mdata["b"].copy(), "c": mdata["c"][~first].copy()}
+    model = scvenn.MMVAE(MuData(parts), n_hidden=8)
+    model.train(1, train_size=0.6, **QUIET)
+    message = "scores of 'c' predicted from 'a' are NaN, as fewer than two"
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.evaluate()
+    texts = [str(one.message) for one in caught]
+    assert not any("'a0'" in text or "features that are constant" in text for text in texts)

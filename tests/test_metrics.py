@@ -270,3 +270,59 @@ def test_without_scib_metrics_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scib_metrics.benchmark", None)
     with pytest.raises(ImportError, match=r"pip install 'scvenn\[scib\]'"):
         metrics.scib({"z": np.zeros((5, 2))}, list("abaab"))
+
+
+def test_masked_values_are_missing():
+    truth = np.ma.masked_array([[1.0], [2.0], [3.0], [99.0]], mask=[[0], [0], [0], [1]])
+    predicted = np.array([[1.0], [2.0], [2.0], [0.0]])
+    assert metrics.r2(truth, predicted) == metrics.r2(truth[:3], predicted[:3])
+
+
+def test_columns_of_tables_are_found_by_name():
+    truth = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [5.0, 1.0, 0.0]})
+    predicted = truth[["b", "a"]] + 0.1
+    by_name = metrics.r2(truth, predicted)
+    np.testing.assert_allclose(by_name, metrics.r2(truth, truth + 0.1))
+
+
+@pytest.mark.parametrize("score", [metrics.r2, metrics.pearson])
+def test_infinite_predictions_are_refused(score):
+    with pytest.raises(ValueError, match="found infinite ones"):
+        score([[1.0], [2.0]], [[1.0], [np.inf]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1.0, 2.0, 3.0, 4.0], "abab"), r"embedding: expected an array .* shape \(4,\)"),
+        (([[1.0], [2.0], [3.0], [4.0]], "aba"), "labels: expected a value for each of 4 cells"),
+    ],
+)
+def test_probes_need_arrays_of_the_same_cells(arguments, message):
+    embedding, labels = arguments
+    with pytest.raises(ValueError, match=message):
+        metrics.probe_scores(embedding, list(labels), train=[0, 1], test=[2, 3])
+
+
+def test_a_probe_takes_lists_and_tables():
+    embedding = [[0.0], [1.0], [0.1], [0.9]]
+    for form in (embedding, pd.DataFrame(embedding)):
+        found = metrics.probe_scores(form, list("abab"), train=[0, 1], test=[2, 3])
+        assert found["auc"] == 1
+
+
+def test_regressions_need_training_cells():
+    z = np.linspace(-1, 1, 6)[:, None]
+    with pytest.raises(ValueError, match="0 training and 3 test cells have both"):
+        metrics.ridge_r2(z, z, train=[], test=[0, 1, 2])
+
+
+def test_medians_of_categorical_columns_have_no_rows_of_nothing():
+    score = {"metric": "r2", "view": "cross", "source": "rna", "target": "atac"}
+    table = pd.DataFrame({"feature": ["a", "b"], "value": [0.0, 0.6], "by_chance": 0.0}).assign(
+        **score
+    )
+    other = table.assign(metric="pearson", source="atac", target="rna")
+    both = pd.concat([table, other], ignore_index=True)
+    chosen = both.astype(dict.fromkeys(["metric", "source", "target"], "category"))
+    assert len(metrics.medians(chosen)) == 2

@@ -1,10 +1,12 @@
 """Terms, objectives and the four recipes."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvenn import Objective, Term
+import scvenn
+from scvenn import Objective, Penalty, Term
 from scvenn.objective import mmvae, mmvaepp, mopoe, mvae
 
 RECIPES = [mvae, mmvae, mmvaepp, mopoe]
@@ -117,3 +119,29 @@ def test_mopoe_of_many_modalities_is_refused():
     ):
         mopoe([f"m{i}" for i in range(30)])
     assert len(mopoe("abcdefghij").terms) == 2**11 - 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Objective(terms=Term(("a",), ("a",))), "found a Term. Pass terms=.*comma"),
+        (lambda: Term({"a", "b"}, ("a",)), "found a set, which has no order"),
+        (
+            lambda: Objective((Term(("a",), ("a",)),), prior_expert="no"),
+            "prior_expert='no'.: expected True or False",
+        ),
+    ],
+)
+def test_slips_in_writing_an_objective_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_weight_may_be_a_number_of_numpy():
+    assert Penalty("own", np.float32(0.5), lambda latents: 0).weight == 0.5
+
+
+def test_an_objective_is_no_name():
+    mdata = scvenn.datasets.simulate_counts(40, n_features=8)
+    with pytest.raises(ValueError, match=r"expected a scvenn.Objective, .* found str"):
+        scvenn.SharedPrivateModel(mdata, objective="mmvae")

@@ -942,3 +942,13 @@ def test_a_number_and_the_same_as_text_are_one_category(two, kind):
 def test_the_number_of_loadings_is_checked(two, n):
     with pytest.raises(ValueError, match="n=.*expected an integer of at least 1"):
         pl.loadings(two.loadings("rna"), n)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"), [(["a", "b"], "several groups, and none is 'all'"), ([], "found no row")]
+)
+def test_shared_scores_of_no_group_are_refused(two, groups, message):
+    table = two.get_shared_scores()
+    parts = [table.assign(group=group) for group in groups] or [table.iloc[:0]]
+    with pytest.raises(ValueError, match=message):
+        pl.shared_scores(pd.concat(parts))

@@ -101,7 +101,7 @@ def simulate_gp(
     ):
         if len(pair) != 2 or min(pair) < 1:
             raise ValueError(f"{name}={pair}: expected two numbers of at least 1.")
-    if n_obs < 2 or min(n_shared, n_private) < 1 or noise < 0:
+    if n_obs < 2 or min(n_shared, n_private) < 1 or not 0 <= noise < np.inf:
         raise ValueError(
             f"n_obs={n_obs} must be at least 2, as features are scaled over cells; "
             f"n_shared={n_shared} and n_private={n_private} at least 1; and noise={noise} at least "
@@ -191,6 +191,10 @@ def simulate_counts(
     >>> simulate_counts(50, n_features=20).shape
     (50, 40)
     """
+    if not (modalities is None or isinstance(modalities, Mapping)):
+        raise ValueError(
+            f"modalities={modalities!r}: expected likelihoods by modality, such as {{'rna': 'nb'}}."
+        )
     chosen = dict(modalities or {"rna": "nb", "atac": "bernoulli"})
     if unknown := {m: name for m, name in chosen.items() if name not in _DRAWS}:
         raise ValueError(f"modalities={unknown}: expected likelihoods among {list(_DRAWS)}.")
@@ -205,6 +209,12 @@ def simulate_counts(
         raise ValueError(
             f"n_obs={n_obs}, n_features={n_features}, n_types={n_types}, n_latent={n_latent}, "
             f"n_batches={n_batches}: expected numbers of at least 1."
+        )
+    if not 0 < depth < np.inf:
+        raise ValueError(f"depth={depth}: expected a number above 0.")
+    if n_latent == 1 and n_types > 2:
+        raise ValueError(
+            f"n_latent=1 and n_types={n_types}: more than two types need two dimensions or more."
         )
     rng = np.random.default_rng(seed)
     obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isfinite
+from numbers import Real
 from typing import Any, Literal
 
 __all__ = ["Latents", "Objective", "Penalty", "Term", "mmvae", "mmvaepp", "mopoe", "mvae"]
@@ -73,6 +74,11 @@ class Term:
                 raise ValueError(
                     f"Term({name}={value!r}): expected a tuple of modalities, found a string. "
                     f"Pass {name}=({value!r},)."
+                )
+            if isinstance(value, set | frozenset):
+                raise ValueError(
+                    f"Term({name}={value!r}): expected a tuple of modalities, found a set, which "
+                    "has no order."
                 )
             object.__setattr__(self, name, tuple(value))
             if len(set(value)) != len(value):
@@ -168,8 +174,10 @@ class Penalty:
                 f"Penalty(name={self.name!r}): expected a text that does not start like the "
                 f"history's own columns: {', '.join(_OF_HISTORY)}."
             )
-        if not isinstance(self.weight, int | float) or not isfinite(self.weight):
+        if not isinstance(self.weight, Real) or not isfinite(self.weight):
             raise ValueError(f"Penalty(weight={self.weight!r}): expected a finite number.")
+        if not isinstance(self.weight, int | float):  # numpy's numbers are no data for a file
+            object.__setattr__(self, "weight", float(self.weight))
         if not callable(self.value):
             raise ValueError(f"Penalty(value={self.value!r}): expected a function of the latents.")
 
@@ -212,8 +220,18 @@ class Objective:
     penalties: tuple[Penalty, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
-        object.__setattr__(self, "penalties", tuple(self.penalties))
+        for name in ("terms", "penalties"):
+            value = getattr(self, name)
+            if isinstance(value, Term | Penalty):
+                raise ValueError(
+                    f"Objective({name}=...): expected a tuple, found a {type(value).__name__}. "
+                    f"Pass {name}=(..., ), with a comma."
+                )
+            object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.prior_expert, bool):
+            raise ValueError(
+                f"Objective(prior_expert={self.prior_expert!r}): expected True or False."
+            )
         if not self.terms or not all(isinstance(term, Term) for term in self.terms):
             raise ValueError(
                 f"Objective(terms={self.terms!r}): expected one or more scvenn.Term objects."

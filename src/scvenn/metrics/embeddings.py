@@ -78,7 +78,9 @@ def _probe(
     embedding: np.ndarray, labels: Any, train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit a linear probe: classes, and probabilities (cells, classes) and labels of the test."""
+    embedding = _as_matrix(embedding, "embedding")
     values = pd.Series(np.asarray(labels, dtype=object))
+    _check_cells(len(embedding), labels=len(values))
     known = values.notna().to_numpy() & np.isfinite(embedding).all(1)
     train, test = _fit_and_score(train, test, known)
     text = values.astype(str).to_numpy()
@@ -165,7 +167,9 @@ def recovery_r2(
     >>> scores["linear"] < 0.1 < scores["knn"]
     True
     """
-    both = np.isfinite(learned).all(1) & ~np.isnan(np.asarray(truth, dtype=float)).all(1)
+    learned, truth = _as_matrix(learned, "learned"), _as_matrix(truth, "truth")
+    _check_cells(len(learned), truth=len(truth))
+    both = np.isfinite(learned).all(1) & ~np.isnan(truth).all(1)
     n_neighbors = min(10, both[np.asarray(train)].sum())
     estimators = {
         "linear": LinearRegression(),
@@ -181,7 +185,10 @@ def _fitted_r2(
     estimator: Any, source: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
     """R² of each column of the target, from an estimator fitted on the training rows."""
-    source, target = np.asarray(source), np.asarray(target, dtype=np.float64)
+    source, target = _as_matrix(source, "source"), _as_matrix(target, "target")
+    _check_cells(len(source), target=len(target))
+    if np.isinf(target).any():
+        raise ValueError("Expected a finite target, or NaN where it is not known; found infinity.")
     missing = np.isnan(target)
     train, test = _fit_and_score(train, test, np.isfinite(source).all(1) & ~missing.all(1))
     if min(len(train), len(test)) < 2:
@@ -195,16 +202,40 @@ def _fitted_r2(
     return r2(target[test], estimator.predict(source[test]).reshape(len(test), -1))
 
 
+def _as_matrix(values: Any, name: str) -> np.ndarray:
+    """Numbers of cells as an array (B, K)."""
+    found = np.asarray(values)
+    found = found if found.dtype.kind == "f" else found.astype(np.float64)
+    if found.ndim != 2:
+        raise ValueError(
+            f"{name}: expected an array (cells, dimensions), found one of shape {found.shape}."
+        )
+    return found
+
+
+def _check_cells(n_cells: int, **others: int) -> None:
+    """Refuse arrays of different numbers of cells."""
+    for name, n in others.items():
+        if n != n_cells:
+            raise ValueError(f"{name}: expected a value for each of {n_cells} cells, found {n}.")
+
+
 def _fit_and_score(train: Any, test: Any, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the usable training and test cells, after checking that they are apart."""
     every = np.arange(len(usable))
-    train, test = every[np.asarray(train)], every[np.asarray(test)]
+    train, test = (every[_rows(rows)] for rows in (train, test))
     if both := set(train) & set(test):
         raise ValueError(
             f"{len(both)} cells are in train and in test, for example position {min(both)}. A "
             "score on cells that were fitted says nothing: keep them apart."
         )
     return train[usable[train]], test[usable[test]]
+
+
+def _rows(chosen: Any) -> np.ndarray:
+    """Positions or a mask of cells; none as positions."""
+    rows = np.asarray(chosen)
+    return rows if rows.size else rows.astype(int)
 
 
 def scib(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import rankdata
 
 from scvenn._warnings import warn
@@ -125,12 +126,20 @@ def auroc(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def _pair(truth: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth and prediction, (B, D), with 0 where one is missing; and where both are there."""
-    x, y = (np.asarray(v, dtype=np.float64) for v in (truth, predicted))
+    if (
+        all(isinstance(v, pd.DataFrame) for v in (truth, predicted))
+        and len(truth.columns.symmetric_difference(predicted.columns)) == 0
+    ):
+        predicted = predicted[truth.columns]  # the same features in another order
+    # what is masked is missing
+    x, y = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (truth, predicted))
     if x.shape != y.shape or x.ndim != 2:
         raise ValueError(
             f"Expected truth and prediction of one shape (cells, features), found {x.shape} and "
             f"{y.shape}."
         )
+    if np.isinf(x).any() or np.isinf(y).any():
+        raise ValueError("Expected finite values and predictions, or NaN; found infinite ones.")
     present = ~(np.isnan(x) | np.isnan(y))
     return np.where(present, x, 0.0), np.where(present, y, 0.0), present
 

@@ -95,14 +95,14 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
         name for name in ("model", "metric", "view", "source", "target", "group") if name in table
     ]
     defined = table.dropna(subset="value")
-    groups = defined.groupby(by, sort=False, dropna=False)
+    groups = defined.groupby(by, sort=False, dropna=False, observed=True)
     found = groups.agg(
         n=("value", "size"), median=("value", "median"), by_chance=("by_chance", "median")
     )
     if "screened" in table:
         # of models that do not screen, and of latents, it is missing
         shared = defined[defined["screened"].astype("boolean").fillna(False)]
-        of_shared = shared.groupby(by, sort=False, dropna=False)
+        of_shared = shared.groupby(by, sort=False, dropna=False, observed=True)
         found["n_screened"] = of_shared.size()
         found["median_screened"] = of_shared["value"].median()
         found["by_chance_screened"] = of_shared["by_chance"].median()

@@ -205,6 +205,11 @@ class SharedPrivateModel(
                 "SharedPrivateModel needs an objective: pass objective=scvenn.Objective(...), or "
                 "use MVAE, MMVAE, MoPoEVAE or MMVAEpp, which have one."
             )
+        if not isinstance(chosen, Objective):
+            raise ValueError(
+                "objective: expected a scvenn.Objective, such as scvenn.Objective(terms=(...,)); "
+                f"found {type(chosen).__name__}."
+            )
         chosen.validate(modalities)
         return chosen
 

@@ -141,6 +141,13 @@ def shared_scores(
     check_columns(table, ["modality", "score", "shared"], "model.get_shared_scores()")
     if "group" in table and len(distinct(table["group"])) > 1:
         table = table[table["group"] == "all"]
+        if table.empty:
+            raise ValueError(
+                "shared_scores() draws one group, or the rows of all types together: the table has "
+                "several groups, and none is 'all'. Pass the rows of one of them."
+            )
+    if table.empty:
+        raise ValueError("shared_scores() found no row in the table.")
     modalities = distinct(table["modality"])
     panels = panels_of(modalities, axes, beside=1.1)
     for ax, m in zip(panels, modalities, strict=True):
