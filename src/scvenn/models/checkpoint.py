@@ -14,7 +14,6 @@ from types import NoneType
 from typing import Any, cast
 
 import numpy as np
-import scvi
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -196,8 +195,7 @@ def describe(model: Any, arguments: Mapping[str, Any]) -> dict[str, str]:
     return {
         "the class": type(model).__name__,
         "the data": model.adata_manager.fingerprint.digest,
-        "the seed of the model": str(model.seed_),
-        "the seed": str(scvi.settings.seed),
+        "the seed": str(model.seed_),
         **{f"the argument {name}": text for name, text in texts.items() if text is not None},
         **{f"the version of {name}": version for name, version in model.versions_.items()},
     }
