@@ -79,7 +79,8 @@ def test_a_sum_of_softplus_functions_is_interpolated_to_the_last_digits(middle, 
     found, expected = cells(function(cells.points)), function(at)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     slopes = [torch.autograd.grad(values.sum(), at)[0] for values in (found, expected)]
-    torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-9)
+    # on a short interval, slopes are differences of roundings
+    torch.testing.assert_close(*slopes, rtol=1e-7, atol=1e-9)
 
 
 def test_wide_intervals_take_more_points_and_double_precision_does():

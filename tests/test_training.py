@@ -960,14 +960,6 @@ def test_arguments_of_training_of_another_kind_are_refused(small, arguments, mes
     assert not model.is_trained_
 
 
-def test_a_split_is_asked_for_once(small):
-    cells = [np.arange(30), np.arange(30, 60)]
-    with pytest.raises(ValueError, match="was given a split twice"):
-        scvenn.MMVAE(small).train(
-            1, train_size=0.5, datasplitter_kwargs={"external_indexing": cells}, **QUIET
-        )
-
-
 def test_one_callback_needs_no_list(small):
     class Counts(Callback):
         n = 0

@@ -201,11 +201,6 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         if in_blocks:
             options["shuffle"] = "blocks"
         by_default = train_size is None and validation_size is None and shuffle_set_split
-        if not by_default and options.get("external_indexing") is not None:
-            raise ValueError(
-                "train() was given a split twice: lists of cells, external_indexing, and one of "
-                "train_size, validation_size and shuffle_set_split. Leave out the latter."
-            )
         splitter, used = self._split_cells(split, batch_size, options, by_default=by_default)
         steps_per_epoch = -(-splitter.n_train // batch_size)
         if max_epochs is None:
