@@ -13,7 +13,7 @@ SOURCE = Path(scvenn.__file__).parent
 # A room is a folder or a single file. It imports from rooms on lower floors only.
 FLOORS = [
     {"_warnings", "_processes"},
-    {"_progress", "_threads", "_mudata", "_whole_files"},
+    {"_arguments", "_progress", "_threads", "_mudata", "_whole_files"},
     {"_downloads", "objective", "metrics", "likelihoods", "screening", "batches", "novelty"},
     {"data"},
     {"network", "plotting"},

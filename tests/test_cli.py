@@ -424,6 +424,13 @@ def test_cells_without_a_source_are_not_predicted_and_counted(trained):
     assert np.isfinite(anndata.read_h5ad("a.h5ad").X).all(1).sum() == 20
 
 
+def test_a_file_without_cells_is_not_predicted(trained):
+    mudata.read_h5mu(trained)[:0].copy().write("empty.h5mu")
+    arguments = ["--from", "rna", "--to", "atac", "--out", "a.h5ad"]
+    result = run("predict", "model", "empty.h5mu", *arguments, code=1)
+    assert "empty.h5mu has no cells" in result.stderr
+
+
 def test_files_whose_tables_of_cells_have_a_named_index_are_read(small):
     """Mudata 0.3 cannot read these while it is told to keep columns as they are."""
     for adata in small.mod.values():

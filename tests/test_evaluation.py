@@ -545,7 +545,7 @@ def test_modalities_that_no_scored_cell_has_together_are_named():
     parts = {"a": mdata["a"][first].copy(), "b": mdata["b"].copy(), "c": mdata["c"][~first].copy()}
     model = scvenn.MMVAE(MuData(parts), n_hidden=8)
     model.train(1, train_size=0.6, **QUIET)
-    message = "scores of 'c' predicted from 'a' are NaN, as fewer than two"
+    message = "scores of 'c' from 'a', 'a' from 'c' are NaN, as fewer than two"
     with pytest.warns(UserWarning, match=message) as caught:
         model.evaluate()
     texts = [str(one.message) for one in caught]

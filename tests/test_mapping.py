@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 import scvenn
 from scvenn.batches import BatchShifts, extend_batch_shifts
 from scvenn.cli import main
+from scvenn.data.renaming import similar_names
 from scvenn.network import Branch, learned_tensors
 from scvenn.novelty import novelty
 from tests.conftest import MODELS, QUIET, three_modalities
@@ -503,3 +504,28 @@ def test_a_modality_under_a_similar_name_is_pointed_out(model, query):
     new.obs["batch"] = "a"
     with pytest.warns(UserWarning, match="'rna' of the model counts as not measured: .* 'RNA'"):
         model.get_shared_representation(new)
+
+
+@pytest.mark.parametrize(
+    ("missing", "there", "similar"),
+    [
+        ("ENSG01.2", "ENSG01.3", True),
+        ("ENSG01", "ENSG01.3", True),
+        (" Cd4", "CD4", True),
+        ("AC004.1", "AC004.2", False),  # two genes
+        ("chr1.100.200", "chr1.100.300", False),  # two peaks
+    ],
+)
+def test_names_are_similar_if_they_are_of_one_feature(missing, there, similar):
+    found = similar_names(np.array([missing]), pd.Index([there, "other"]))
+    assert found == ({missing: there} if similar else {})
+
+
+def test_a_modality_under_a_similar_name_is_pointed_out_when_a_model_is_loaded(
+    model, query, tmp_path
+):
+    model.save(tmp_path / "model")
+    new = MuData({"RNA": query["rna"].copy(), "atac": query["atac"].copy()})
+    new.obs["batch"] = "a"
+    with pytest.warns(UserWarning, match="'rna' of the model counts as not measured: .* 'RNA'"):
+        scvenn.MMVAEpp.load(tmp_path / "model", new)

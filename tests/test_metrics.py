@@ -326,3 +326,9 @@ def test_medians_of_categorical_columns_have_no_rows_of_nothing():
     both = pd.concat([table, other], ignore_index=True)
     chosen = both.astype(dict.fromkeys(["metric", "source", "target"], "category"))
     assert len(metrics.medians(chosen)) == 2
+
+
+def test_recovery_needs_training_cells():
+    z = np.linspace(-1, 1, 6)[:, None]
+    with pytest.raises(ValueError, match="0 training and 3 test cells have both"):
+        metrics.recovery_r2(z, z, train=[], test=[0, 1, 2])

@@ -101,3 +101,8 @@ def test_arguments_that_cannot_be_used_are_refused(mdata, arguments, message):
     with pytest.raises(ValueError, match=message):
         scvenn.pp.shared_features(mdata, **arguments)
     assert "scvenn_shared" not in mdata["rna"].var
+
+
+def test_whether_to_write_is_true_or_false(small):
+    with pytest.raises(ValueError, match="inplace='no': expected True or False"):
+        scvenn.pp.shared_features(small, inplace="no")

@@ -970,3 +970,11 @@ def test_one_callback_needs_no_list(small):
     counts = Counts()
     scvenn.MMVAE(small).train(2, callbacks=counts, **QUIET)
     assert counts.n == 2
+
+
+def test_the_reason_of_a_failure_ends_with_one_full_stop():
+    with (
+        pytest.raises(ValueError, match=r"failed while looking: no cell\. Nothing was done\.$"),
+        runner.step("looking", "Nothing was done."),
+    ):
+        raise ValueError("no cell.")

@@ -16,7 +16,7 @@ from requests import Response
 from requests import exceptions as requests_errors
 from tqdm import tqdm
 
-from scvenn._progress import off_by_default
+from scvenn._progress import bars_are_off
 from scvenn._whole_files import draft
 
 logger = logging.getLogger("scvi.scvenn")
@@ -117,7 +117,7 @@ def _download(remote: Remote, cache: Path, path: Path) -> None:
     """Download to a path, through the proxies that ``https_proxy`` and ``no_proxy`` name."""
     logger.info(f"downloading {remote.url}")
     # pooch asks whether the bar is true, which one without a total cannot say
-    hidden = True if off_by_default() else None  # None: where there is no terminal
+    hidden = bars_are_off() or None  # None: where there is no terminal
     with tqdm(desc=remote.name, total=1, unit="B", unit_scale=True, disable=hidden) as bar:
         get = pooch.HTTPDownloader(
             progressbar=bar,

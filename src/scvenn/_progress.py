@@ -29,11 +29,11 @@ def progress(
     total
         Number of steps, where ``items`` does not tell.
     """
-    hidden = off_by_default() or not (_shown.get() and is_first_process())
+    hidden = bars_are_off() or not (_shown.get() and is_first_process())
     return tqdm(items, desc=description, total=total, leave=False, delay=2, disable=hidden)
 
 
-def off_by_default() -> bool:
+def bars_are_off() -> bool:
     """Whether the user turned off all of tqdm's bars, by ``TQDM_DISABLE=1``."""
     return os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
 

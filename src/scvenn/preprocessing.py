@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from scvenn._arguments import check_flags
 from scvenn.data import Cells, Keys, as_list, check_mudata, choose_modalities
 from scvenn.models import MMVAEpp
 from scvenn.readouts import groups_of, scores_within, screen_features, table_of_scores
@@ -70,6 +71,7 @@ def shared_features(
     >>> scvenn.pp.shared_features(mdata)
     >>> shared = mdata["rna"][:, mdata["rna"].var["scvenn_shared"]]
     """
+    check_flags(inplace=inplace)
     check_mudata(mdata, may_be_view=not inplace)
     chosen = None if modalities is None else as_list(modalities, "modalities")
     names = choose_modalities(mdata, chosen)

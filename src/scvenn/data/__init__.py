@@ -41,7 +41,7 @@ from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
-from scvenn.data.written import size_of, writable, write_h5mu
+from scvenn.data.written import errors_of_writing, size_of, write_h5mu
 
 __all__ = [
     "REFERENCE",
@@ -62,6 +62,7 @@ __all__ = [
     "check_mudata",
     "choose_modalities",
     "choose_rows",
+    "errors_of_writing",
     "extended_for",
     "fields_of",
     "find_categories",
@@ -78,6 +79,5 @@ __all__ = [
     "size_of",
     "warn_of_renamed",
     "warn_of_spelled_missing",
-    "writable",
     "write_h5mu",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -24,12 +25,6 @@ _CASES: list[_Step] = [
     ("{}.str.capitalize()", lambda x: x.str.capitalize()),
 ]
 
-# How names of the same feature may differ, and what they have in common then.
-_SPELLINGS: dict[str, Callable[[str], str]] = {
-    "in upper and lower case or blanks": lambda name: name.strip().casefold(),
-    "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
-}
-
 
 def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, found: pd.Index) -> str:
     """What to do about features that are missing; they may be there under similar names."""
@@ -39,7 +34,11 @@ def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, foun
     owner = f"mdata[{modality!r}].var_names"
     if renaming := _renaming(owner, names, missing, found):
         return here + f"Rename them: {owner} = {renaming}."
-    for difference, spelling in _SPELLINGS.items():
+    spellings: dict[str, Callable[[str], str]] = {
+        "in upper and lower case or blanks": lambda name: name.strip().casefold(),
+        "by what stands behind the last dot": lambda name: name.rpartition(".")[0] or name,
+    }
+    for difference, spelling in spellings.items():
         present = {spelling(name): name for name in found}
         spelled = {spelling(name) for name in missing}
         if len(spelled) == len(missing) and spelled <= present.keys():
@@ -58,14 +57,17 @@ def remedy_for_names(modality: str, names: np.ndarray, missing: np.ndarray, foun
 
 
 def similar_names(missing: np.ndarray, found: pd.Index) -> dict[str, str]:
-    """Features that are missing, and what the data has under a similar name instead of each."""
-    similar: dict[str, str] = {}
-    for spelling in _SPELLINGS.values():
-        present = {spelling(name): name for name in found}
-        for name in missing:
-            if spelling(name) in present:
-                similar.setdefault(name, present[spelling(name)])
-    return similar
+    """Features that are missing, and what the data has instead of each under a similar name.
+
+    Names are similar if they differ in upper and lower case, in blanks, or in the version of an
+    Ensembl identifier. Elsewhere a number behind a dot may tell two genes apart: AC004.1 and .2.
+    """
+
+    def spelling(name: str) -> str:
+        return re.sub(r"^(ENS\w+)\.\d+$", r"\1", name.strip()).casefold()
+
+    present = {spelling(name): name for name in found}
+    return {name: present[spelling(name)] for name in missing if spelling(name) in present}
 
 
 def _renaming(owner: str, names: np.ndarray, missing: np.ndarray, found: pd.Index) -> str | None:

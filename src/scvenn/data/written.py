@@ -41,13 +41,13 @@ def write_h5mu(mdata: MuData, path: Path) -> None:
             "letter, and no '/'. Build the MuData with another name."
         )
     reserve(path, size_of(mdata))
-    with writable():
+    with errors_of_writing():
         mdata.write(path)
 
 
 @contextmanager
-def writable() -> Iterator[None]:
-    """Name what anndata has no form for in a file, in place of its own errors.
+def errors_of_writing() -> Iterator[None]:
+    """Turn errors of anndata, of what it cannot write, into one that names it and what to do.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def writable() -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # anndata has errors of many kinds
         notes = " ".join(getattr(error, "__notes__", ()))

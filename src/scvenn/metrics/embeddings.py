@@ -80,7 +80,7 @@ def _probe(
     """Fit a linear probe: classes, and probabilities (cells, classes) and labels of the test."""
     embedding = _as_matrix(embedding, "embedding")
     values = pd.Series(np.asarray(labels, dtype=object))
-    _check_cells(len(embedding), labels=len(values))
+    _check_cells(len(embedding), values, "labels")
     known = values.notna().to_numpy() & np.isfinite(embedding).all(1)
     train, test = _fit_and_score(train, test, known)
     text = values.astype(str).to_numpy()
@@ -168,9 +168,9 @@ def recovery_r2(
     True
     """
     learned, truth = _as_matrix(learned, "learned"), _as_matrix(truth, "truth")
-    _check_cells(len(learned), truth=len(truth))
+    _check_cells(len(learned), truth, "truth")
     both = np.isfinite(learned).all(1) & ~np.isnan(truth).all(1)
-    n_neighbors = min(10, both[np.asarray(train)].sum())
+    n_neighbors = min(10, both[_rows(train)].sum())
     estimators = {
         "linear": LinearRegression(),
         "knn": make_pipeline(StandardScaler(), KNeighborsRegressor(n_neighbors)),
@@ -186,7 +186,7 @@ def _fitted_r2(
 ) -> np.ndarray:
     """R² of each column of the target, from an estimator fitted on the training rows."""
     source, target = _as_matrix(source, "source"), _as_matrix(target, "target")
-    _check_cells(len(source), target=len(target))
+    _check_cells(len(source), target, "target")
     if np.isinf(target).any():
         raise ValueError("Expected a finite target, or NaN where it is not known; found infinity.")
     missing = np.isnan(target)
@@ -213,11 +213,12 @@ def _as_matrix(values: Any, name: str) -> np.ndarray:
     return found
 
 
-def _check_cells(n_cells: int, **others: int) -> None:
-    """Refuse arrays of different numbers of cells."""
-    for name, n in others.items():
-        if n != n_cells:
-            raise ValueError(f"{name}: expected a value for each of {n_cells} cells, found {n}.")
+def _check_cells(n_cells: int, values: Any, name: str) -> None:
+    """Refuse values of another number of cells."""
+    if len(values) != n_cells:
+        raise ValueError(
+            f"{name}: expected a value for each of {n_cells} cells, found {len(values)}."
+        )
 
 
 def _fit_and_score(train: Any, test: Any, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

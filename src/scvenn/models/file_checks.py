@@ -7,13 +7,13 @@ Each function raises an error of any kind where a file holds something else than
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from scvenn._arguments import is_number
 from scvenn.data import ColumnField, Keys, Registry, fields_of
 from scvenn.likelihoods import find_likelihood
 from scvenn.screening import Screening
@@ -26,10 +26,6 @@ def _is_vector(value: Any, kinds: str) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return _is_vector(value, "O") and all(isinstance(text, str) for text in value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_history(value: Any) -> bool:
@@ -105,7 +101,7 @@ def check_registry(registry: dict) -> None:
         if isinstance(field, ColumnField):
             sound = _is_texts(state[Keys.CATEGORIES]) or not len(state[Keys.CATEGORIES])
         elif field.mod_key is None:
-            sound = _is_number(state["mean"]) and _is_number(state["scale"]) and state["scale"] > 0
+            sound = is_number(state["mean"]) and is_number(state["scale"]) and state["scale"] > 0
         else:
             sound = _is_of_modality(state)
         if not sound:
@@ -122,9 +118,9 @@ def _is_of_modality(state: Mapping[str, Any]) -> bool:
         and len(set(names)) == len(names) > 0
         and all(_is_vector(state[key], "f") for key in ("mean", "scale"))
         and len(names) == len(state["mean"]) == len(state["scale"])
-        and _is_number(state["library"])
+        and is_number(state["library"])
         and state["library"] > 0
-        and _is_number(state.get("density", 1.0))
+        and is_number(state.get("density", 1.0))
     )
 
 

@@ -13,12 +13,12 @@ import torch
 from mudata import MuData
 from sklearn.model_selection import KFold
 
+from scvenn._arguments import check_positive
 from scvenn._progress import progress
 from scvenn.data import AlignedManager, Keys, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
 from scvenn.models.side_by_side import Parcel, side_by_side
-from scvenn.network import check_positive
 
 # Arguments of models and trainings that differ between the trainings.
 _OF_MODEL = ("n_shared", "n_private")

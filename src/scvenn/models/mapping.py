@@ -12,6 +12,7 @@ import torch
 from mudata import MuData
 from torch import Tensor
 
+from scvenn._arguments import check_positive
 from scvenn._progress import no_progress
 from scvenn.data import REFERENCE, Cells, Keys, Registry, check_mudata, extended_for, hashes_of
 from scvenn.models.duration import Duration
@@ -19,7 +20,7 @@ from scvenn.models.messages import quiet_libraries
 from scvenn.models.runner import HistoryPlan, KeptEpoch, Runner, single_precision, step
 from scvenn.models.saving import SavingMixin
 from scvenn.models.splitting import Splitter
-from scvenn.network import SharedPrivateVAE, check_positive, learned_tensors, take_over
+from scvenn.network import SharedPrivateVAE, learned_tensors, take_over
 from scvenn.readouts import extend_batch_correction
 
 # About as many steps of the optimiser, in so many epochs at most, and its rate: what is learned

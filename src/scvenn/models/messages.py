@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scvi.train._progress import ProgressBar
 
-from scvenn._progress import off_by_default
+from scvenn._progress import bars_are_off
 
 logger = logging.getLogger("scvi.scvenn")
 
@@ -64,7 +64,7 @@ class LossBar(ProgressBar):
         for k, callback in enumerate(callbacks):
             if type(callback) is ProgressBar:
                 callbacks[k] = cls(callback.refresh_rate)
-                if off_by_default() or not trainer.is_global_zero:
+                if bars_are_off() or not trainer.is_global_zero:
                     callbacks[k].disable()
 
 

@@ -20,6 +20,7 @@ from mudata import MuData
 from scvi.model._utils import parse_device_args
 from scvi.model.base import BaseModelClass
 
+from scvenn._arguments import check_flags
 from scvenn._processes import is_first_process
 from scvenn._whole_files import alone_in, draft, make_folder
 from scvenn.data import (
@@ -29,6 +30,7 @@ from scvenn.data import (
     fields_of,
     hashes_of,
     moved,
+    warn_of_renamed,
     write_h5mu,
 )
 from scvenn.models.file_checks import (
@@ -40,7 +42,6 @@ from scvenn.models.file_checks import (
 from scvenn.models.messages import quiet_libraries
 from scvenn.models.model_file import ModelFile, read_model_file, write_model_file
 from scvenn.models.value_file import damaged
-from scvenn.network import check_flags
 from scvenn.objective import Latents, Objective
 from scvenn.readouts import ModelState
 
@@ -108,7 +109,7 @@ class SavingMixin(ModelState, BaseModelClass):
         """
         check_flags(overwrite=overwrite, save_anndata=save_anndata)
         folder = Path(dir_path)
-        _path(folder, prefix)  # checks the prefix
+        _check_prefix(prefix)
         if save_anndata:
             self._find_cells_by_name()
             if self.adata_manager.on_disk:
@@ -326,18 +327,15 @@ def class_of(folder: Path, prefix: str | None = None) -> str:
 
 
 def _path(folder: Path, prefix: str | None) -> Path:
-    """The file of a model.
+    _check_prefix(prefix)
+    return folder / f"{prefix or ''}model.safetensors"
 
-    Raises
-    ------
-    ValueError
-        If the prefix is no part of a file's name.
-    """
-    name = f"{prefix or ''}model.safetensors"
-    is_text = prefix is None or isinstance(prefix, str)
-    if not is_text or Path(name).name != name or "\0" in name:
+
+def _check_prefix(prefix: Any) -> None:
+    """Refuse what cannot be put before the name of a file."""
+    is_part = isinstance(prefix, str) and Path(f"{prefix}x").name == f"{prefix}x"
+    if prefix is not None and (not is_part or "\0" in prefix):
         raise ValueError(f"prefix={prefix!r}: expected None or a text without '/'.")
-    return folder / name
 
 
 def _refuse_legacy(folder: Path, prefix: str | None) -> None:
@@ -397,6 +395,7 @@ def _manager_like(registry: dict, mdata: MuData) -> AlignedManager:
     """A manager of data that is read by the registry of a saved model."""
     check_mudata(mdata, may_be_view=False)
     found = Registry(registry)
+    warn_of_renamed(mdata, found.modalities)
     manager = AlignedManager(fields_of(found.modalities, **found.arguments), found.described)
     manager.register_fields(mdata, registry)
     return manager

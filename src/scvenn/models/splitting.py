@@ -9,6 +9,7 @@ import numpy as np
 from mudata import MuData
 from scvi.dataloaders import DataSplitter
 
+from scvenn._arguments import is_number
 from scvenn.data import AlignedManager, BlockLoader, choose_rows, plain
 from scvenn.models.processes import loader_of_part
 
@@ -101,8 +102,7 @@ def check_parts(train_size: Any, validation_size: Any) -> None:
 
 
 def _is_part(size: Any) -> bool:
-    number = isinstance(size, int | float | np.number) and not isinstance(size, bool)
-    return number and bool(0 <= size <= 1)
+    return is_number(size) and bool(0 <= size <= 1)
 
 
 def listed_split(mdata: MuData, external_indexing: Any) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import TrainingPlan
 
+from scvenn._arguments import check_flags, check_positive
 from scvenn._progress import no_progress
 from scvenn._threads import respect_limits
 from scvenn.batches import BatchShifts
@@ -32,7 +33,7 @@ from scvenn.models.runner import (
     step,
 )
 from scvenn.models.splitting import Splitter, check_parts, listed_split
-from scvenn.network import check_flags, check_positive, fill_in
+from scvenn.network import fill_in
 from scvenn.readouts import (
     ModelState,
     agreement,

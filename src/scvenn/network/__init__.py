@@ -9,7 +9,7 @@ categories than those that they learned from).
 """
 
 from scvenn.network.branch import Branch, ScreenedBranch
-from scvenn.network.design import Design, check_flags, check_positive
+from scvenn.network.design import Design
 from scvenn.network.gaussians import Gaussian
 from scvenn.network.growing import fill_in, learned_tensors, take_over
 from scvenn.network.minibatch import Minibatch, View
@@ -42,8 +42,6 @@ __all__ = [
     "ScreenedBranch",
     "SharedPrivateVAE",
     "View",
-    "check_flags",
-    "check_positive",
     "decode",
     "decoder_gradient",
     "draw",

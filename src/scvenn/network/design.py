@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scvenn._arguments import check_flags, check_positive, is_number
 from scvenn.data import Registry
 from scvenn.likelihoods import find_likelihood
 from scvenn.objective import Objective
@@ -117,20 +118,6 @@ class Design:
         return cls(**chosen)
 
 
-def check_positive(**values: Any) -> None:
-    """Raise a ``ValueError`` unless all are integers of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
-
-
-def check_flags(**values: Any) -> None:
-    """Raise a ``ValueError`` unless all are True or False: other values are true by accident."""
-    for name, value in values.items():
-        if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name}={value!r}: expected True or False.")
-
-
 def _either(kinds: tuple[str, ...]) -> str:
     """Names as in a sentence: 'a', 'b' or 'c'."""
     *first, last = map(repr, kinds)
@@ -195,8 +182,7 @@ def _kl_weight(weight: Any, screen: bool) -> float:
 
 
 def _is_weight(value: Any) -> bool:
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return is_number and bool(0 <= value < np.inf)
+    return is_number(value) and bool(0 <= value < np.inf)
 
 
 def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scvenn._arguments import check_positive
 from scvenn.metrics import EVALUATION_COLUMNS
 from scvenn.plotting.drawing import (
     BLUE,
@@ -428,8 +429,7 @@ def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axe
     ['b', 'a']
     """
     check_columns(table, ["feature", "dimension", "loading"], "model.loadings()")
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n={n!r}: expected an integer of at least 1.")
+    check_positive(n=n)
     ranked = table.dropna(subset="loading").sort_values("loading", key=np.abs, ascending=False)
     if ranked.empty:
         raise ValueError("loadings() found no loading in the table that is a number.")

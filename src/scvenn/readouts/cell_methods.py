@@ -13,6 +13,7 @@ import torch
 from mudata import MuData
 
 from scvenn import network
+from scvenn._arguments import check_flags, check_positive
 from scvenn.data import (
     Cells,
     ColumnField,
@@ -264,7 +265,7 @@ class ReadoutsMixin(ModelState):
             raise ValueError(
                 f"key_prefix={key_prefix!r}: expected a text without '/', such as 'X'."
             )
-        network.check_flags(drop_empty_axes=drop_empty_axes)
+        check_flags(drop_empty_axes=drop_empty_axes)
         cells = self._cells_to_write(mdata, batch_size, "embed")
         kept = self._effective_sizes() if drop_empty_axes else None
         shared, private = embed(
@@ -343,7 +344,7 @@ class ReadoutsMixin(ModelState):
         --------
         >>> model.predict("rna", "atac")  # doctest: +SKIP
         """
-        network.check_flags(return_numpy=return_numpy)
+        check_flags(return_numpy=return_numpy)
         cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
             self._found,
@@ -587,7 +588,7 @@ class ReadoutsMixin(ModelState):
         -----
         Set ``scvi.settings.seed`` for draws that can be repeated.
         """
-        network.check_positive(n_samples=n_samples)
+        check_positive(n_samples=n_samples)
         cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, source, "source")
         target = check_modality(self._found, target, "target")
@@ -618,7 +619,7 @@ class ReadoutsMixin(ModelState):
         --------
         >>> model.sample_prior(100)  # doctest: +SKIP
         """
-        network.check_positive(n_obs=n_obs)
+        check_positive(n_obs=n_obs)
         self._get_ready()
         code = None if batch is None else self._found.code_of_batch(batch, argument="batch")
         return draw_prior(self.module, n_obs, batch=code)
@@ -647,7 +648,7 @@ class ReadoutsMixin(ModelState):
     ) -> Cells:
         """Cells to read, of data that is checked here, once for all that is read of them."""
         if batch_size is not None:
-            network.check_positive(batch_size=batch_size)
+            check_positive(batch_size=batch_size)
         self._get_ready()
         manager = self._manager_of(mdata)
         return Cells(manager, choose_rows(manager.adata, indices), batch_size=batch_size)

@@ -10,6 +10,7 @@ import pandas as pd
 from mudata import MuData
 
 from scvenn import network
+from scvenn._arguments import check_flags
 from scvenn.data import Cells, Keys
 from scvenn.screening import Screening
 
@@ -46,7 +47,7 @@ def embed(
     The shared latent, (n, K), NaN where none of the sources was measured; and the private latent of
     each source, (n, K), NaN where it was not.
     """
-    network.check_flags(batch_corrected=batch_corrected)
+    check_flags(batch_corrected=batch_corrected)
     shared = np.empty((len(cells), net.n_shared), np.float32)
     private = {m: np.empty((len(cells), net.n_private[m]), np.float32) for m in sources}
     for part, tensors in cells.minibatches(sources, bar):

@@ -67,17 +67,17 @@ def as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame
                 f"and 'target' (features), as decoupler has it; found {list(sets)}, without "
                 f"{missing}."
             )
-        return _as_text(sets)
+        return _pairs_in_text(sets)
     if not isinstance(sets, Mapping) or any(isinstance(of, str) for of in sets.values()):
         raise ValueError(
             "enrichment(sets=...): expected lists of features by the name of the set, or a table "
             f"with the columns 'source' and 'target'; found {type(sets).__name__}."
         )
     pairs = [(name, feature) for name, of in sets.items() for feature in of]
-    return _as_text(pd.DataFrame(pairs, columns=["source", "target"]))
+    return _pairs_in_text(pd.DataFrame(pairs, columns=["source", "target"]))
 
 
-def _as_text(network: pd.DataFrame) -> pd.DataFrame:
+def _pairs_in_text(network: pd.DataFrame) -> pd.DataFrame:
     """Names of sets and features as text, as numbers of clusters are not, and each pair once."""
     found = network[["source", "target"]].astype(str)
     if "weight" in network:

@@ -71,16 +71,19 @@ def evaluate(
         rows += _score_latents(net, train, test, labels, groups)
     table = pd.DataFrame(rows, columns=[*metrics.EVALUATION_COLUMNS, "by_chance"])
     undefined = table[table["value"].isna()]
-    for source, target in permutations(test.modalities, 2):
-        both = test.observed(source) & test.observed(target)
-        of_pair = undefined["view"].eq("cross") & undefined["source"].eq(source)
-        of_pair &= undefined["target"].eq(target)
-        if both.sum() < 2 and of_pair.any():
-            undefined = undefined[~of_pair]
-            warn(
-                f"evaluate(): scores of {target!r} predicted from {source!r} are NaN, as fewer "
-                f"than two of the {len(test)} scored cells have both."
-            )
+    apart = [
+        (source, target)
+        for source, target in permutations(test.modalities, 2)
+        if (test.observed(source) & test.observed(target)).sum() < 2
+    ]
+    if apart:
+        named = ", ".join(f"{target!r} from {source!r}" for source, target in apart)
+        warn(
+            f"evaluate(): scores of {named} are NaN, as fewer than two of the {len(test)} scored "
+            "cells have both."
+        )
+        pairs = pd.MultiIndex.from_frame(undefined[["source", "target"]])
+        undefined = undefined[~(undefined["view"].eq("cross") & pairs.isin(apart))]
     of_features = undefined.dropna(subset="feature").groupby("target", sort=False)["feature"]
     if len(of_features):
         named = "; ".join(f"{m!r}: {quoted(names)}" for m, names in of_features.unique().items())

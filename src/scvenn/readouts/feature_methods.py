@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 from mudata import MuData
 
-from scvenn import network
+from scvenn._arguments import check_positive
 from scvenn.data import Cells, Indices, check_groups, find_categories, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import enrichment, interpretation
@@ -296,7 +296,7 @@ class FeaturesMixin(ReadoutsMixin):
         ['feature', 'score', 'gain', 'error', 'n_cells', 'listed', 'screening_score']
         """
         if n is not None:
-            network.check_positive(n=n)
+            check_positive(n=n)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         gains = self._gains(modality, cells, "shared_features")
         return self._ranking(modality, gains, "shared", n)
@@ -337,7 +337,7 @@ class FeaturesMixin(ReadoutsMixin):
         20
         """
         if n is not None:
-            network.check_positive(n=n)
+            check_positive(n=n)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         gains = self._gains(modality, cells, "private_features")
         return self._ranking(modality, gains, "private", n)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scvenn import network
+from scvenn._arguments import is_number
 from scvenn.data import Cells, Keys, Registry, Tensors, as_list, plain, quoted
 
 
@@ -55,9 +56,7 @@ class Prediction:
         ValueError
             If a modality, feature or batch is unknown, or the library size is not above 0.
         """
-        is_number = isinstance(library_size, int | float | np.number)
-        is_number &= not isinstance(library_size, bool)
-        if library_size is not None and not (is_number and 0 < library_size < np.inf):
+        if library_size is not None and not (is_number(library_size) and 0 < library_size < np.inf):
             raise ValueError(
                 f"library_size={library_size!r}: expected None or a finite number above 0."
             )

@@ -15,7 +15,7 @@ from anndata.io import write_elem
 
 from scvenn import network
 from scvenn._whole_files import draft, make_folder, reserve
-from scvenn.data import Cells, Keys, size_of, writable
+from scvenn.data import Cells, Keys, errors_of_writing, size_of
 from scvenn.readouts.predictions import Prediction
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
@@ -75,13 +75,13 @@ def write_prediction(
         if path.suffix == ".h5ad":
             reserve(unfinished, size_of(around) + 4 * around.n_obs * around.n_vars)
             with h5py.File(unfinished, "w") as file:
-                with writable():
+                with errors_of_writing():
                     write_elem(file, "/", around)
                 fill(file.create_dataset("X", around.shape, "float32"))
         else:
             # format 2, which every reader supports
             group = zarr.open_group(unfinished, mode="w", zarr_format=2)
-            with writable():
+            with errors_of_writing():
                 write_elem(group, "/", around)
             chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))
             fill(group.create_array("X", shape=around.shape, chunks=chunk, dtype="float32"))
