@@ -24,7 +24,7 @@ import scvenn
 from scvenn import Objective, SharedPrivateModel, Term, _progress
 from scvenn.models import duration, runner, training
 from scvenn.models.history import Records
-from scvenn.models.training import _default_max_epochs
+from scvenn.models.training_arguments import default_max_epochs
 from scvenn.readouts import shared_features
 from tests.conftest import QUIET, shuffled, three_modalities
 from tests.test_model import SMALL, trained
@@ -158,7 +158,7 @@ def test_the_warm_up_fits_the_epochs(small):
 
 @pytest.mark.parametrize(("steps", "epochs"), [(1, 400), (7, 400), (72, 56), (7000, 20)])
 def test_default_epochs_make_about_four_thousand_steps(steps, epochs):
-    assert _default_max_epochs(steps) == epochs
+    assert default_max_epochs(steps) == epochs
 
 
 def test_training_without_validation_cells(small):

@@ -1,0 +1,91 @@
+"""Arguments of a training: what is refused, and what is used where none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback
+from scvi.train import TrainingPlan
+
+from scvenn._arguments import check_positive
+
+# Lightning's names of float32 networks, with or without steps in half precision.
+_PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
+
+
+def check_arguments(
+    batch_size: int,
+    shuffle: str | None,
+    plan_kwargs: Mapping[str, Any] | None,
+    trainer_kwargs: Mapping[str, Any],
+) -> None:
+    """Refuse what would end in another error later, or in a model that is not trained."""
+    check_positive(batch_size=batch_size)
+    if plan_kwargs is not None and not isinstance(plan_kwargs, Mapping):
+        raise ValueError(
+            f"plan_kwargs={plan_kwargs!r}: expected a dictionary such as {{'lr': 1e-4}}."
+        )
+    of_plan = set(signature(TrainingPlan.__init__).parameters) - {"self", "module", "loss_kwargs"}
+    if misplaced := [name for name in trainer_kwargs if name in of_plan]:
+        name = misplaced[0]
+        raise ValueError(
+            f"train({name}=...): pass it as plan_kwargs={{{name!r}: {trainer_kwargs[name]!r}}}."
+        )
+    if unknown := [name for name in plan_kwargs or () if name not in of_plan]:
+        raise ValueError(f"plan_kwargs: {unknown} not found; expected some of {sorted(of_plan)}.")
+    if shuffle not in (None, "cells", "blocks"):
+        raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
+    precision = trainer_kwargs.get("precision")
+    if precision is not None and str(precision) not in _PRECISIONS:
+        raise ValueError(
+            f"precision={precision!r}: expected one of {list(_PRECISIONS)}. Networks and data "
+            "are float32."
+        )
+    if trainer_kwargs.get("fast_dev_run"):
+        raise ValueError(
+            "fast_dev_run would leave a model that is not trained. To try a training, pass "
+            "max_epochs=1."
+        )
+
+
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """Callbacks that a user passed: one, several or none."""
+    several = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    if wrong := [one for one in several if not isinstance(one, Callback)]:
+        raise ValueError(f"callbacks: expected callbacks of Lightning, found {wrong[0]!r}.")
+    return several
+
+
+def defaults(
+    max_epochs: int,
+    steps_per_epoch: int,
+    plan_kwargs: Mapping[str, Any],
+    trainer_kwargs: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the training plan and of the trainer: our defaults, and what users pass."""
+    tenth = max(1, max_epochs // 10)
+    plan = {
+        "lr": 1e-3,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "n_epochs_kl_warmup": tenth,
+        **plan_kwargs,
+    }
+    trainer = {
+        "check_val_every_n_epoch": 1,
+        "log_every_n_steps": min(10, steps_per_epoch),
+        "early_stopping_monitor": "validation_loss",
+        "early_stopping_mode": "min",
+        "early_stopping_patience": max(10, tenth),
+        "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
+        **trainer_kwargs,
+    }
+    return plan, trainer
+
+
+def default_max_epochs(steps_per_epoch: int) -> int:
+    """Epochs that make about 4,000 steps, at least 20 and at most 400."""
+    return int(np.clip(round(4000 / steps_per_epoch), 20, 400))
