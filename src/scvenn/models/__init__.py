@@ -2,12 +2,12 @@
 
 In reading order: ``published`` (a docstring and an objective each), ``base`` (the constructor, and
 which data is read), ``training`` (the split, what precedes and follows the training of the
-networks), ``training_arguments`` (its checks and defaults), ``runner`` (what is added to scvi-tools' runner), ``messages`` (what a training says),
-``divergence`` (the message where a loss is not finite), ``encoding``, ``value_file`` and
-``model_file`` (what a saved model is), ``file_checks`` (what it must hold), ``saving``,
-``checkpoint`` (a killed training goes on), ``mapping`` (new batches, donors and panels),
-``legacy`` (files of 0.1), ``refused`` (methods of scvi-tools that make no sense here),
-``latent_sizes``.
+networks), ``training_arguments`` (checks and defaults of ``train()``), ``runner`` (what is added to
+scvi-tools' runner), ``messages`` (what a training says), ``divergence`` (the message where a loss
+is not finite), ``encoding``, ``value_file`` and ``model_file`` (what a saved model is),
+``file_checks`` (what it must hold), ``saving``, ``checkpoint`` (a killed training goes on),
+``mapping`` (new batches, donors and panels), ``legacy`` (files of 0.1), ``refused`` (methods of
+scvi-tools that make no sense here), ``latent_sizes``.
 """
 
 from scvenn.models.base import SharedPrivateModel
