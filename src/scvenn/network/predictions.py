@@ -31,6 +31,8 @@ from scvenn.network.vae import SharedPrivateVAE
 
 # By which parameters are moved for a difference of gradients.
 _SMALL_STEP = 0.01
+# Derivatives (directions times cells times features) that are held at a time.
+_MOST_VALUES = 2_000_000
 # Derivatives in forward mode are of one thread at a time: PyTorch counts them for the process.
 _FORWARD_MODE = threading.Lock()
 
@@ -366,19 +368,29 @@ def slopes(
     """
     likelihood, covariates = network.likelihood(modality), network.covariates(tensors)
     of_raw = likelihood.scaled_mean if scale == "data" else likelihood.linear_predictor
+    n_cells = len(shared)
 
     def predicted(latent: Tensor) -> Tensor:
-        of_shared, of_private = (latent, None) if private is None else (shared, latent)
-        raw = _raw(network, modality, of_shared, of_private, covariates)
+        """Predictions of the cells, as often as the latent holds them, (times x B, D)."""
+        times = len(latent) // n_cells
+        of_shared, of_private = (
+            (latent, None) if private is None else (shared.repeat(times, 1), latent)
+        )
+        raw = _raw(network, modality, of_shared, of_private, covariates.repeat(times, 1))
         return of_raw(raw)
 
     moved = shared if private is None else private  # (B, K)
-    # one direction at a time: all at once would hold K arrays of cells by features
-    steps = torch.eye(moved.shape[1], device=moved.device)
+    directions = torch.eye(moved.shape[1]).to(moved)
+    # all at once would hold K arrays of cells by features; one at a time, a call costs more than
+    # the derivatives of few features
+    width = max(1, _MOST_VALUES // (n_cells * len(likelihood.mean_)))
+    found = []
     with _FORWARD_MODE:
-        return torch.stack(
-            [jvp(predicted, (moved,), (step.expand_as(moved),))[1].sum(0) for step in steps]
-        )
+        for some in directions.split(width):
+            steps = some.repeat_interleave(n_cells, 0)  # (width x B, K)
+            _, slope = jvp(predicted, (moved.repeat(len(some), 1),), (steps,))
+            found.append(slope.view(len(some), n_cells, -1).sum(1))
+    return torch.cat(found)
 
 
 @torch.inference_mode()

@@ -134,8 +134,9 @@ def _pointed(
         if len(some) < 2:
             privates[m] = axes
             continue
-        by_shared.append(matrix_of_loadings(net, some, m, "shared"))
-        by_private = matrix_of_loadings(net, some, m, "private")
+        latents = embed(net, some, net.modalities)
+        by_shared.append(matrix_of_loadings(net, some, latents, m, "shared"))
+        by_private = matrix_of_loadings(net, some, latents, m, "private")
         privates[m] = axes._replace(turn=axes.turn * _signs(by_private))
     turn = of_shared.turn * _signs(np.hstack(by_shared))
     return of_shared._replace(turn=turn), privates

@@ -21,7 +21,7 @@ from scvenn import network
 from scvenn.data import Cells, Keys, Tensors
 from scvenn.likelihoods import dense
 from scvenn.network import SharedPrivateVAE
-from scvenn.readouts.embeddings import embed
+from scvenn.readouts.embeddings import Embedding, embed
 
 # Cells with a value other than 0 that a feature needs to be ranked.
 _LEAST_CELLS = 10
@@ -73,7 +73,8 @@ def loadings(
 ) -> pd.DataFrame:
     """The table of :meth:`scvenn.SharedPrivateModel.loadings`, of cells with the modality."""
     names = cells.found.features(modality)
-    loading = matrix_of_loadings(net, cells, modality, latent, scale)
+    latents = embed(net, cells, net.modalities)
+    loading = matrix_of_loadings(net, cells, latents, modality, latent, scale)
     dimensions = [f"{latent}_{k}" for k in range(len(loading))]
     return pd.DataFrame(
         {
@@ -87,18 +88,19 @@ def loadings(
 def matrix_of_loadings(
     net: SharedPrivateVAE,
     cells: Cells,
+    latents: Embedding,
     modality: str,
     latent: Literal["shared", "private"],
     scale: Literal["data", "log"] = "data",
 ) -> np.ndarray:
-    """Loadings of all features of a modality, in cells that have it: (K, D)."""
-    shared, privates = embed(net, cells, net.modalities)
+    """Loadings of all features of a modality, in cells that have it, by their latents: (K, D)."""
+    shared, privates = latents
     private = privates[modality] if latent == "private" else None
     moved = shared if private is None else private  # (n, K)
     slope = np.zeros((moved.shape[1], len(cells.found.features(modality))))
     for part, tensors in cells.minibatches([], "Loadings"):
-        latents = _tensors((shared, private), part)
-        slope += network.slopes(net, tensors, modality, *latents, scale=scale).cpu().numpy()
+        given = _tensors((shared, private), part)
+        slope += network.slopes(net, tensors, modality, *given, scale=scale).cpu().numpy()
     return slope / len(cells) * moved.std(0, ddof=1)[:, None]
 
 
