@@ -207,3 +207,31 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path):
     train(0)
     with pytest.raises(ValueError, match="the seed was 0 then and is 1 now"):
         train(1)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        (
+            {"likelihoods": {"atac": "bernoulli"}},
+            {"likelihoods": {"atac": "poisson"}},
+            "the likelihood of 'atac' was bernoulli then and is poisson now",
+        ),
+        (
+            {"labels_key": "cell_type", "unlabeled_category": "type0"},
+            {"labels_key": "cell_type", "unlabeled_category": "type1"},
+            "the classes of labels was 'type1', 'type2' then and is 'type0', 'type2' now",
+        ),
+    ],
+    ids=["likelihood", "classes"],
+)
+def test_a_checkpoint_of_another_set_up_is_refused(data, tmp_path, then, now, message):
+    def train(arguments):
+        scvi.settings.seed = 0
+        mdata = data.copy()
+        scvenn.MMVAE.setup_mudata(mdata, **arguments)
+        scvenn.MMVAE(mdata, n_hidden=8).train(1, checkpoint=tmp_path / "checkpoint", **QUIET)
+
+    train(then)
+    with pytest.raises(ValueError, match=message):
+        train(now)

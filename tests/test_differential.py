@@ -334,3 +334,13 @@ def test_a_group_that_is_named_twice_is_compared_once():
     model.train(1, **QUIET)
     table = model.differential("cell_type", group1=["type0", "type0"], modality="rna", n_samples=50)
     assert len(table) == 12
+
+
+def test_a_group_that_is_named_as_all_others_are_is_refused(small):
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    small.obs["group"] = ["Rest", "a", "b"] * 20
+    with pytest.raises(ValueError, match="a group is named 'Rest'.*Rename it"):
+        model.differential("group", modality="rna")
+    table = model.differential("group", modality="rna", group2="Rest", n_samples=50)
+    assert set(table.comparison) == {"a vs Rest", "b vs Rest"}

@@ -550,3 +550,47 @@ def test_modalities_that_no_scored_cell_has_together_are_named():
         model.evaluate()
     texts = [str(one.message) for one in caught]
     assert not any("'a0'" in text or "features that are constant" in text for text in texts)
+
+
+def _damaged(latent):
+    stored = sp.csr_matrix(latent)
+    stored.indptr[5] += 10**7
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_damaged, r"the sparse matrix mdata\.obsm\['z_shared'\] is damaged"),
+        (lambda z: z.astype(complex), "complex128 with 2 dimensions; expected the numbers"),
+        (lambda z: z.astype(str), "expected the numbers of a latent"),
+        (lambda z: np.stack([z, z], axis=1), "with 3 dimensions; expected the numbers"),
+    ],
+    ids=["damaged", "complex", "text", "three dimensions"],
+)
+def test_what_is_no_planted_latent_is_an_error_and_no_crash(small, change, message):
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    small.obsm["z_shared"] = change(np.asarray(small.obsm["z_shared"]))
+    with pytest.raises(ValueError, match=message):
+        model.evaluate()
+
+
+def test_planted_latents_of_other_sizes_are_refused(small):
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    new = under_other_names(small)
+    new.obsm["z_shared"] = new.obsm["z_shared"][:, :1]
+    with pytest.raises(ValueError, match=r"has \d and 1 dimensions in training cells and in cells"):
+        model.evaluate(new)
+
+
+def test_a_label_that_cannot_be_scored_has_no_value_by_chance(small):
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, train_size=0.5, **QUIET)
+    small.obs["one"] = "a"
+    with pytest.warns(UserWarning, match="there are no scores"):
+        table = model.evaluate(labels_key="one")
+    of_labels = table[table["metric"].isin(["auc", "balanced_accuracy"])]
+    assert len(of_labels)
+    assert of_labels[["value", "by_chance"]].isna().all(axis=None)

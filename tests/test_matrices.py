@@ -149,9 +149,17 @@ def test_the_stored_arrays_are_never_changed(values, form, seed):
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix])
 @pytest.mark.parametrize(
-    ("value", "found"), [(np.inf, "inf"), (-np.inf, "-inf"), (1e39, "1e\\+39"), (-1e300, "-1e")]
+    ("value", "found"),
+    [
+        (np.inf, "inf"),
+        (-np.inf, "-inf"),
+        (1e39, "1e\\+39"),
+        (-1e300, "-1e"),
+        (9.96921e36, "9.9"),  # what NetCDF fills in
+        (1e20, "1e\\+20"),
+    ],
 )
-def test_values_that_single_precision_cannot_hold_are_refused(form, value, found):
+def test_values_that_are_no_measurements_are_refused(form, value, found):
     values = VALUES.astype(np.float64)
     values[3, 2] = value
     with pytest.raises(ValueError, match=rf"'rna': found {found}.* in mdata\['rna'\].X; expected"):
@@ -164,7 +172,7 @@ def test_infinite_entries_do_not_cancel():
 
 
 def test_a_value_beyond_double_precision_is_named():
-    with pytest.raises(ValueError, match=r"found 1e\+4000 .*at most 3.4e\+38"):
+    with pytest.raises(ValueError, match=r"found 1e\+4000 .*at most 1e\+15"):
         read(np.full((2, 2), np.longdouble("1e4000")))
 
 
@@ -294,7 +302,7 @@ def test_statistics_do_not_depend_on_storage_to_the_last_bit(counts, likelihood,
             values[i, j] = np.nan
     cells = np.array(sorted(rows))
     dense_as_is, *others = (
-        feature_stats(read(form(values)), cells, likelihood=likelihood)[0]
+        feature_stats(read(form(values)), cells, likelihood=likelihood).stats
         for form in (np.asarray, np.asfortranarray, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix)
     )
     for found in others:
@@ -305,7 +313,7 @@ def test_statistics_do_not_depend_on_storage_to_the_last_bit(counts, likelihood,
 
 def test_sums_of_half_precision_counts_do_not_overflow():
     values = np.full((3, 40), 60_000, np.float16)
-    found, _ = feature_stats(read(values), np.arange(3), likelihood="nb")
+    found = feature_stats(read(values), np.arange(3), likelihood="nb").stats
     assert found.library == pytest.approx(40 * 60_000, rel=1e-3)
     assert np.isfinite(found.mean).all()
 
@@ -314,7 +322,7 @@ def test_a_feature_that_is_missing_in_all_cells_has_mean_0_and_scale_1():
     values = VALUES / 3 - 0.5
     values[:4, 2] = np.nan
     for form in (np.asarray, sp.csr_matrix):
-        found, _ = feature_stats(read(form(values)), np.arange(4), likelihood="normal")
+        found = feature_stats(read(form(values)), np.arange(4), likelihood="normal").stats
         assert (found.mean[2], found.scale[2]) == (0, 1)
 
 

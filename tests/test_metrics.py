@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
@@ -332,3 +333,56 @@ def test_recovery_needs_training_cells():
     z = np.linspace(-1, 1, 6)[:, None]
     with pytest.raises(ValueError, match="0 training and 3 test cells have both"):
         metrics.recovery_r2(z, z, train=[], test=[0, 1, 2])
+
+
+FORMS = {
+    "CSR": sp.csr_matrix,
+    "CSC": sp.csc_array,
+    "np.matrix": np.matrix,
+    "table": pd.DataFrame,
+    "half precision": lambda values: values.astype(np.float16),
+    "masked": lambda values: np.ma.masked_array(np.nan_to_num(values), np.isnan(values)),
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize(
+    "score", ["r2", "pearson", "auroc", "ridge_r2", "recovery_r2", "probe_scores"]
+)
+def test_scores_do_not_depend_on_storage(rng, form, score):
+    truth = rng.integers(0, 2, (40, 3)).astype(float)
+    other = truth + rng.integers(0, 3, (40, 3))
+    if form == "masked":
+        truth[:4, 0] = np.nan
+    rows = {"train": np.arange(20), "test": np.arange(20, 40)}
+    of = {
+        "r2": lambda x: metrics.r2(x, other),
+        "pearson": lambda x: metrics.pearson(x, other),
+        "auroc": lambda x: metrics.auroc(x, other),
+        "ridge_r2": lambda x: metrics.ridge_r2(other, x, **rows),
+        "recovery_r2": lambda x: [*metrics.recovery_r2(other, x, **rows).values()],
+        "probe_scores": lambda x: [
+            *metrics.probe_scores(x, (other[:, 0] > 1).tolist(), **rows).values()
+        ],
+    }[score]
+    np.testing.assert_allclose(of(FORMS[form](truth)), of(truth), rtol=1e-6)
+
+
+def test_cells_of_tables_are_found_by_name(rng):
+    cells = [f"cell{i}" for i in range(20)]
+    truth = pd.DataFrame(rng.normal(size=(20, 2)), index=cells)
+    predicted = truth + rng.normal(size=(20, 2))
+    for score in (metrics.r2, metrics.pearson):
+        np.testing.assert_array_equal(
+            score(truth[::-1], predicted), score(truth[::-1], predicted[::-1])
+        )
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_tables_that_have_some_names_in_common_are_refused(rng, axis):
+    truth = pd.DataFrame(rng.normal(size=(5, 5)))
+    shifted = truth.rename(lambda name: name + 1, axis=axis)
+    with pytest.raises(ValueError, match="5 and 5 of them have 4 names in common"):
+        metrics.r2(truth, shifted)
+    strangers = truth.rename(lambda name: name + 10, axis=axis)
+    np.testing.assert_array_equal(metrics.r2(truth, strangers), 1)

@@ -306,3 +306,16 @@ def test_the_hub_of_scvi_tools_cannot_describe_a_folder_without_a_pickle(minifie
     minified.save(tmp_path / "model", save_anndata=True)
     with pytest.raises(ValueError, match="Failed to load model file"):
         hub.HubMetadata.from_dir(str(tmp_path / "model"), anndata_version="0.12")
+
+
+@pytest.mark.parametrize(("modality", "part"), [(None, "obsm"), (None, "obsp"), ("rna", "varm")])
+def test_a_damaged_matrix_beside_the_values_is_an_error_and_no_crash(small, modality, part):
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    owner = small if modality is None else small[modality]
+    n_rows, n_columns = {"obsm": (60, 2), "obsp": (60, 60), "varm": (12, 2)}[part]
+    graph = sp.csr_matrix(np.ones((n_rows, n_columns)))
+    graph.indptr[5] += 10**7
+    getattr(owner, part)["graph"] = graph
+    with pytest.raises(ValueError, match=rf"the sparse matrix mdata.*{part}\['graph'\] is damaged"):
+        model.minify_mudata()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 import scvi
 from anndata import AnnData
 from hypothesis import given
@@ -952,3 +953,24 @@ def test_shared_scores_of_no_group_are_refused(two, groups, message):
     parts = [table.assign(group=group) for group in groups] or [table.iloc[:0]]
     with pytest.raises(ValueError, match=message):
         pl.shared_scores(pd.concat(parts))
+
+
+@pytest.mark.parametrize("form", [np.float16, np.float64, sp.csr_matrix, pd.DataFrame])
+def test_embeddings_are_drawn_however_they_are_stored(mdata, form):
+    mdata = mdata.copy()
+
+    def places(mdata):
+        axes = scvenn.pl.embeddings(mdata, basis="pca")
+        return [np.abs(ax.collections[0].get_offsets()) for ax in np.ravel(axes)]
+
+    expected = places(mdata)
+    z = mdata.obsm["X_shared"]
+    mdata.obsm["X_shared"] = (
+        pd.DataFrame(z, index=mdata.obs_names)
+        if form is pd.DataFrame
+        else form(z)
+        if form is sp.csr_matrix
+        else z.astype(form)
+    )
+    for found, before in zip(places(mdata), expected, strict=True):
+        np.testing.assert_allclose(found, before, atol=0.05)

@@ -4,6 +4,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+import scvi
 from mudata import MuData
 from scipy.special import expit
 
@@ -17,7 +19,6 @@ from tests.test_testing import Geometric
 @pytest.fixture(scope="module", params=list(MODELS))
 def model(request):
     """One trained model of each class on incomplete data with batches."""
-    import scvi
 
     scvi.settings.seed = 0
     mdata = three_modalities(missing=0.3)
@@ -206,7 +207,6 @@ def spread_of_experts(monkeypatch, apart):
 
     Also the weights of its decoder, (D, K).
     """
-    import scvi
     import torch
 
     from scvenn.network import Gaussian
@@ -253,7 +253,6 @@ def test_samples_of_the_prior_look_like_the_data(model):
 
 
 def test_a_seed_gives_the_same_samples(model):
-    import scvi
 
     drawn = []
     for _ in range(2):
@@ -570,20 +569,47 @@ def test_counts_given_to_a_model_of_other_values_are_refused(model):
         model.get_shared_representation(mdata)
 
 
-def test_more_counts_than_single_precision_holds_are_refused(model):
+@pytest.mark.parametrize("modality", ["rna", "meth"])
+def test_values_that_are_no_measurements_are_refused_in_new_data(model, modality):
     mdata = model.adata.copy()
-    mdata["rna"].X = mdata["rna"].X.astype(np.float64).toarray()
-    mdata["rna"].X[7, :2] = 3e38  # each is in single precision, their sum is not
-    cell = mdata["rna"].obs_names[7]
-    with pytest.raises(ValueError, match=rf"add up to 6e\+38 in cell '{cell}'"):
-        model.predict("rna", "meth", mdata)
+    mdata[modality].X = sp.csr_matrix(mdata[modality].X).toarray()
+    mdata[modality].X[7, 0] = 1e30
+    with pytest.raises(
+        ValueError, match=rf"'{modality}': found 1e\+30 .*expected values of at most"
+    ):
+        model.get_elbo(mdata)
 
 
-def test_values_too_large_for_the_networks_are_an_error_and_no_nan(model):
-    mdata = model.adata.copy()
-    mdata["meth"].X[:4] = 3e38
-    with pytest.raises(ValueError, match=r"'meth': \d of .* no finite latent.* reach 3e\+38"):
-        model.predict("meth", "rna", mdata)
+def test_values_too_large_for_the_networks_are_an_error_and_no_nan(small):
+    """Of a feature with a tiny standard deviation."""
+    small["atac"].X = 1e-25 * np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    mdata = small.copy()
+    mdata["atac"].X[:4] = 1e15
+    with pytest.raises(ValueError, match=r"'atac': \d of .* no finite latent.* reach 1e\+15"):
+        model.predict("atac", "rna", mdata)
+
+
+@pytest.mark.parametrize("name", ["MMVAEpp", "MMVAE"])
+def test_features_that_are_constant_in_training_tell_nothing_of_new_cells(name):
+    mdata = three_modalities(missing=0.2)
+    for m, value in (("rna", 0), ("meth", 3), ("peaks", 0)):
+        x = sp.csr_matrix(mdata[m].X).toarray()
+        x[:, 0] = value
+        mdata[m].X = x
+    one = mdata["meth"].X.astype(np.float32)
+    one[::2, 1], one[1::2, 1] = 1, np.nextafter(np.float32(1), np.float32(2))  # rounding
+    mdata["meth"].X = one
+    scvi.settings.seed = 0
+    model = MODELS[name](mdata, n_shared=3, n_private=2, n_hidden=8)
+    model.train(3, **QUIET)
+    new = mdata.copy()
+    new["meth"].X[:, 0], new["meth"].X[:, 1], new["peaks"].X[:, 0] = 7.5, 1.1, 1
+    if name == "MMVAE":  # where shared is decoded, the sum of counts is an input
+        new["rna"].X[:, 0] = 5
+    found, expected = (model.get_latent_representation(data) for data in (new, mdata))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "64"])

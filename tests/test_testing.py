@@ -386,3 +386,68 @@ def test_a_network_that_no_term_trains_is_named():
     objective = scvenn.Objective((scvenn.Term(("a",), ("a", "b")), scvenn.Term(("b",), ("a",))))
     with pytest.raises(AssertionError, match="Every parameter of a model gets a gradient"):
         check_objective(objective)
+
+
+# --------------------------------------------------------------------------------------------
+# What is no part at all
+# --------------------------------------------------------------------------------------------
+
+
+class _OneAnswer(Poisson):
+    name = "one answer"
+
+    @staticmethod
+    def in_domain(values):
+        return bool((values >= 0).all())
+
+
+class _NoAnswer(Poisson):
+    name = "no answer"
+
+    @staticmethod
+    def in_domain(values):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("cls", [_OneAnswer, _NoAnswer])
+def test_a_domain_must_judge_each_value(cls):
+    with pytest.raises(AssertionError, match=r"breaks a promise: in_domain .* each value"):
+        check_likelihood(cls)
+
+
+class _NameOfAnother(Poisson):
+    pass
+
+
+def test_a_name_is_of_one_likelihood():
+    with pytest.raises(AssertionError, match="name is 'poisson', as that of Poisson"):
+        check_likelihood(_NameOfAnother)
+
+
+@pytest.mark.parametrize("part", ["poisson", 3, nn.Linear])
+def test_what_is_no_likelihood_is_refused(part):
+    with pytest.raises(ValueError, match="expected a subclass of Likelihood"):
+        check_likelihood(part)
+
+
+def test_typical_values_must_be_numbers():
+    with pytest.raises(ValueError, match=r"values=.*expected an array of numbers"):
+        check_likelihood(Poisson, values=[["a"] * 4] * 6)
+
+
+def test_what_is_no_objective_is_refused():
+    terms = (scvenn.Term(("a",), ("a", "b")), scvenn.Term(("b",), ("a", "b")))
+    with pytest.raises(ValueError, match=r"expected a scvenn\.Objective"):
+        check_objective(terms)
+
+
+def test_a_saved_model_of_a_likelihood_that_is_not_here_says_so(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(LIKELIHOODS, LogNormal.name, LogNormal)
+    small["atac"].X = 1 + np.asarray(small["atac"].X.todense())
+    scvenn.MMVAE.setup_mudata(small, likelihoods={"atac": "lognormal"})
+    model = scvenn.MMVAE(small, n_hidden=8)
+    model.train(1, **QUIET)
+    model.save(tmp_path / "model")
+    monkeypatch.delitem(LIKELIHOODS, LogNormal.name)
+    with pytest.raises(ValueError, match=r"^likelihood 'lognormal' not found.*must be added"):
+        scvenn.MMVAE.load(tmp_path / "model", small)

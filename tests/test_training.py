@@ -951,6 +951,10 @@ def test_a_dry_run_is_no_training(small):
         ({"callbacks": "x"}, "expected callbacks of Lightning, found 'x'"),
         ({"checkpoint": 5}, "checkpoint=5: expected a folder"),
         ({"early_stopping": "no"}, "early_stopping='no': expected True or False"),
+        *(
+            ({"checkpoint_minutes": minutes}, "checkpoint_minutes=.*: expected a number of minutes")
+            for minutes in (np.nan, np.inf, -5, "1", None, True)
+        ),
     ],
 )
 def test_arguments_of_training_of_another_kind_are_refused(small, arguments, message):
@@ -958,6 +962,16 @@ def test_arguments_of_training_of_another_kind_are_refused(small, arguments, mes
     with pytest.raises(ValueError, match=message):
         model.train(1, **QUIET, **arguments)
     assert not model.is_trained_
+
+
+def test_an_argument_that_is_misspelt_is_pointed_out(small):
+    model = scvenn.MMVAE(small)
+    said = r"train\(\) has no argument 'max_epoch'\. Did you mean 'max_epochs'\?"
+    with pytest.raises(TypeError, match=said):
+        model.train(max_epoch=1)
+    said = r"setup_mudata\(\) has no argument 'batch_keys'\. Did you mean 'batch_key'\?"
+    with pytest.raises(TypeError, match=said):
+        scvenn.MMVAE.setup_mudata(small, batch_keys="batch")
 
 
 def test_one_callback_needs_no_list(small):

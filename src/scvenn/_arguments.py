@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -25,3 +27,12 @@ def check_flags(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name}={value!r}: expected True or False.")
+
+
+def check_names(function: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raise a ``TypeError`` as Python does where a function gets an argument that it has not."""
+    for name in given:
+        if name not in known:
+            meant = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {meant[0]!r}?" if meant else ""
+            raise TypeError(f"{function}() has no argument {name!r}.{hint}")

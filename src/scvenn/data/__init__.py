@@ -41,6 +41,7 @@ from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.names import hashes_of, moved
 from scvenn.data.registry import Registry
 from scvenn.data.setup import SetUpMixin, fields_of
+from scvenn.data.stored import stored_latent
 from scvenn.data.written import errors_of_writing, size_of, write_h5mu
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "read_lazy",
     "row_sums",
     "size_of",
+    "stored_latent",
     "warn_of_renamed",
     "warn_of_spelled_missing",
     "write_h5mu",

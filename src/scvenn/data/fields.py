@@ -38,7 +38,6 @@ from scvenn.data.matrices import (
     are_counts,
     canonical,
     check_measured,
-    check_sums,
     check_values,
     sums_of,
     warn_of_empty_cells,
@@ -47,12 +46,15 @@ from scvenn.data.minified import check_posteriors, is_minified
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.on_disk import DiskMatrix
 from scvenn.data.renaming import remedy_for_names, similar_names
-from scvenn.data.statistics import feature_stats
+from scvenn.data.statistics import LEAST_VARIATION, Summary, feature_stats
 from scvenn.data.stored import expression, stored_matrix
-from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.likelihoods import LIKELIHOODS
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
 logger = logging.getLogger("scvi.scvenn")
+
+# Standard deviations of a covariate from its mean: what is further away is in other units.
+_FARTHEST = 1e6
 
 
 class Field(BaseAnnDataField):
@@ -129,7 +131,7 @@ class ModalityField(Field):
         state["likelihood"] = likelihood
         state["of_counts"] = LIKELIHOODS[likelihood].discrete or are_counts(matrix, rows)
         check_measured(matrix, rows, names=names, modality=m)
-        self._look_at_cells(mdata, matrix, rows, likelihood)
+        self._warn_of_empty_cells(mdata, matrix, rows)
         logger.info(
             "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
@@ -139,13 +141,20 @@ class ModalityField(Field):
             likelihood,
             "inferred" if self.likelihood is None else "as asked",
         )
-        self.learn_statistics(matrix, rows, state)
+        found = self.learn_statistics(matrix, rows, state)
+        if found.nearly.any():
+            logger.warning(
+                "%s: %s vary by no more than a millionth of their mean, and count as constant. If "
+                "the differences matter, subtract the smallest value of each.",
+                m,
+                quoted(names[found.nearly]),
+            )
         return state
 
-    def learn_statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> FeatureStats:
+    def learn_statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> Summary:
         """Put into the state what some of the cells that have the modality say of its features."""
-        found, density = feature_stats(matrix, rows, likelihood=state["likelihood"])
-        state.update(vars(found), density=density)
+        found = feature_stats(matrix, rows, likelihood=state["likelihood"])
+        state.update(vars(found.stats), density=found.density, constant=found.constant)
         return found
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
@@ -173,18 +182,12 @@ class ModalityField(Field):
                     "least 0); the model was trained on values that do not. Normalise and "
                     f"transform them like the training data, and put the result into {self.where}."
                 )
-            self._look_at_cells(mdata, matrix, rows, state_registry["likelihood"])
+            self._warn_of_empty_cells(mdata, matrix, rows)
         return state_registry
 
-    def _look_at_cells(
-        self, mdata: MuData, matrix: Matrix, rows: np.ndarray, likelihood: str
-    ) -> None:
-        """Refuse cells of too many counts, and warn of those without any value."""
-        names, m = mdata.obs_names, self.modality
-        sums = sums_of(matrix, rows)
-        if LIKELIHOODS[likelihood].discrete:
-            check_sums(sums, names=names[rows], modality=m, where=self.where)
-        warn_of_empty_cells(matrix, rows, sums, names=names, modality=m, layer=self.layer)
+    def _warn_of_empty_cells(self, mdata: MuData, matrix: Matrix, rows: np.ndarray) -> None:
+        of = {"names": mdata.obs_names, "modality": self.modality, "layer": self.layer}
+        warn_of_empty_cells(matrix, rows, sums_of(matrix, rows), **of)
 
     def read(self, mdata: MuData, state: dict) -> Matrix:
         """Values (n_obs, D), CSR, dense or on disk; zeros for cells that lack the modality."""
@@ -505,8 +508,7 @@ class NumberField(Field):
     def statistics(self, values: np.ndarray, rows: np.ndarray) -> dict[str, float | bool]:
         """Mean and scale of the column over some of the cells."""
         mean, scale = float(values[rows].mean()), float(values[rows].std())
-        # a scale of a few roundings is that of a constant
-        constant = scale <= 1e-6 * abs(mean) or scale == 0
+        constant = scale <= LEAST_VARIATION * abs(mean) or scale == 0
         return {"mean": mean, "scale": 1.0 if constant else scale, "constant": constant}
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
@@ -520,7 +522,7 @@ class NumberField(Field):
         if state.get("constant", False):  # files of 0.1 do not have it
             return np.zeros((len(values), 1), dtype=np.float32)
         standardised = (values - state["mean"]) / state["scale"]
-        if (far := np.abs(standardised) > np.finfo(np.float32).max).any():
+        if (far := np.abs(standardised) > _FARTHEST).any():
             raise ValueError(
                 f"{self.argument}: found {values[far][0]:g} in cell "
                 f"{quoted(mdata.obs_names[far])}; in training its mean was {state['mean']:g} and "

@@ -354,7 +354,7 @@ class AlignedManager(AnnDataManager):
                 continue
             measured = cells[observed_cells(self.adata, field.modality)[cells]]
             matrix = self.get_from_registry(field.registry_key)
-            found[field.modality] = field.learn_statistics(matrix, np.sort(measured), state)
+            found[field.modality] = field.learn_statistics(matrix, np.sort(measured), state).stats
         return found
 
 

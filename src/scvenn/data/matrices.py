@@ -28,7 +28,9 @@ _CHUNK = 10_000_000
 # arithmetic in single precision moves large ones by more, in proportion, and never by half.
 _ROUNDING, _RELATIVE_ROUNDING, _MOST_ROUNDING = 1e-3, 4e-6, 0.25
 
-_LARGEST = np.finfo(np.float32).max
+# Of a value. Sums over features of the squares of standardised values stay within what single
+# precision holds; larger ones are no measurements.
+_LARGEST = 1e15
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
@@ -57,7 +59,7 @@ def canonical(matrix: Any, modality: str, where: str) -> Matrix:
     TypeError
         If it is not a matrix of real numbers in memory.
     ValueError
-        If its index is damaged, or a value is infinite or beyond what float32 holds.
+        If its index is damaged, or a value is infinite or beyond 1e15.
     """
     if isinstance(matrix, pd.DataFrame):
         matrix = matrix.to_numpy()
@@ -160,13 +162,14 @@ def _canonical_sparse(matrix: Any, modality: str, where: str) -> sp.csr_matrix:
     return result
 
 
-def sound(matrix: Any, modality: str, where: str) -> Any:
-    """CSR or CSC whose index was checked before anything follows it."""
+def sound(matrix: Any, modality: str | None, where: str) -> Any:
+    """CSR or CSC whose index was checked before anything follows it; of a modality, or of none."""
     try:
         return _checked(matrix)
     except (ValueError, IndexError, TypeError, OverflowError) as error:
+        of = "" if modality is None else f"modality {modality!r}: "
         raise ValueError(
-            f"modality {modality!r}: the sparse matrix {where} is damaged ({error}). A file that "
+            f"{of}the sparse matrix {where} is damaged ({error}). A file that "
             "was cut off or written by another tool can be so; make or copy it again."
         ) from error
 
@@ -193,15 +196,12 @@ def _checked(matrix: Any) -> Any:
 
 
 def _check_finite(stored: np.ndarray, values: np.ndarray, modality: str, where: str) -> None:
-    """Raise unless values, as cast to float32, are finite or NaN."""
-    infinite = np.isinf(values)
-    if infinite.any():
-        found = np.asarray(stored)[infinite][0]
-        reason = (
-            "expected finite values (NaN where a value was not measured)"
-            if np.isinf(found)
-            else f"expected values of at most {_LARGEST:.3g}, which single precision holds"
-        )
+    """Raise unless values, as cast to float32, are NaN, or finite and not too large."""
+    too_large = np.abs(values) > _LARGEST
+    if too_large.any():
+        found = np.asarray(stored)[too_large][0]
+        size = "finite values" if np.isinf(found) else f"values of at most {_LARGEST:g}"
+        reason = f"expected {size} (NaN where a value was not measured)"
         raise ValueError(f"modality {modality!r}: found {found!s} in {where}; {reason}.")
 
 
@@ -253,24 +253,6 @@ def sums_of(matrix: Matrix, rows: np.ndarray) -> np.ndarray:
     """Sums of some rows in double precision, (len(rows),), a few rows at a time."""
     sums = [row_sums(chunk).ravel() for chunk in row_blocks(matrix, rows, "Adding up counts")]
     return np.concatenate([*sums, np.zeros(0)])
-
-
-def check_sums(sums: np.ndarray, *, names: pd.Index, modality: str, where: str) -> None:
-    """Raise a ``ValueError`` if the counts of a cell are more than single precision holds.
-
-    Parameters
-    ----------
-    sums, names
-        Of the cells, (n,).
-    modality, where
-        For messages.
-    """
-    if (far := sums > _LARGEST).any():
-        raise ValueError(
-            f"modality {modality!r}: the values of {where} add up to {sums[far][0]:g} in cell "
-            f"{quoted(names[far])}; expected at most {_LARGEST:.3g}, which single precision "
-            "holds. Counts are not that large: check how the values were made."
-        )
 
 
 def rows_at_once(n_columns: int) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
 from scvenn._mudata import pull_on_update
 from scvenn.data.keys import Keys
+from scvenn.data.matrices import sound
 
 _KEPT = ("obsm", "varm", "obsp", "varp", "uns")
 
@@ -36,6 +38,9 @@ def minified(mdata: MuData, posteriors: Mapping[str, np.ndarray], name: str) -> 
         By which the model knows them as its own.
     """
     mod = {}
+    _check_indices(mdata, "mdata")
+    for m in posteriors:
+        _check_indices(mdata.mod[m], f"mdata[{m!r}]")
     for m, encoded in posteriors.items():
         adata = mdata.mod[m]
         kept = {part: dict(getattr(adata, part)) for part in _KEPT}
@@ -52,6 +57,14 @@ def minified(mdata: MuData, posteriors: Mapping[str, np.ndarray], name: str) -> 
         found.obsp.update({k: graph[has_one][:, has_one] for k, graph in mdata.obsp.items()})
         found.uns.update(mdata.uns)
         return found.copy()  # which shares nothing with the data
+
+
+def _check_indices(data: MuData | AnnData, where: str) -> None:
+    """Refuse sparse matrices that are damaged beside the values: copying them would crash."""
+    for part in ("obsm", "obsp", "varm", "varp"):
+        for key, stored in getattr(data, part).items():
+            if sp.issparse(stored):
+                sound(stored, None, f"{where}.{part}[{key!r}]")
 
 
 def posteriors_of(mdata: MuData, modality: str) -> np.ndarray:

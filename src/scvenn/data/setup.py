@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from scvenn._arguments import check_names
 from scvenn.data.checks import as_list, check_mudata, choose_modalities
 from scvenn.data.columns import check_column_name
 from scvenn.data.fields import ColumnField, ModalityField, NumberField, ObservedField
@@ -127,7 +128,8 @@ class SetUpMixin:
         Raises
         ------
         TypeError
-            If ``mdata`` is not a MuData, or a matrix is not one of numbers.
+            If ``mdata`` is not a MuData, a matrix is not one of numbers, or there is no argument of
+            a name.
         ValueError
             If names are unknown or repeated, cells do not overlap, or values do not fit the
             likelihood.
@@ -140,6 +142,8 @@ class SetUpMixin:
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         source_registry = kwargs.get("source_registry")
+        if source_registry is None:  # else these are of scvi-tools
+            check_names("setup_mudata", kwargs, setup_method_args["setup_args"])
         check_mudata(mdata, may_be_view=False)
         arguments = _plain(setup_method_args["setup_args"])
         setup_method_args["setup_args"] = arguments

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 from sklearn.preprocessing import StandardScaler
@@ -9,13 +11,22 @@ from sklearn.preprocessing import StandardScaler
 from scvenn.data.matrices import SMALLEST, Matrix, row_blocks, row_sums
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
 
+# A standard deviation below this part of the mean is rounding, of features and of covariates.
+LEAST_VARIATION = 1e-6
 # What takes the time where there is much data.
 _BAR = "Means and scales"
 
 
-def feature_stats(
-    matrix: Matrix, rows: np.ndarray, *, likelihood: str
-) -> tuple[FeatureStats, float]:
+class Summary(NamedTuple):
+    """What some cells say of the features of a modality."""
+
+    stats: FeatureStats
+    density: float  # the share of the values that are not 0, or missing
+    constant: np.ndarray  # features that have one value, up to rounding, (D,)
+    nearly: np.ndarray  # those of them that have more than one, (D,)
+
+
+def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Summary:
     """Mean and scale of each feature and the median library size, over some of the cells.
 
     How sums are taken follows from the likelihood, so that the same values in any storage give the
@@ -32,21 +43,23 @@ def feature_stats(
 
     Returns
     -------
-    The summary, in which a feature without any observed value has mean 0 and scale 1; and the share
-    of the values that are not 0, or missing.
+    The summary, in which a feature without any observed value has mean 0 and scale 1.
     """
     gather = _sums_of_discrete if LIKELIHOODS[likelihood].discrete else _sums_of_real
     n_seen, mean, variance, library, n_nonzero = gather(matrix, rows)
     mean, variance = (np.where(n_seen > 0, values, 0.0) for values in (mean, variance))
-    # a variance of a few roundings is that of a constant
-    constant = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + SMALLEST**2
+    # what varies by a few roundings is constant
+    constant = np.sqrt(variance) <= LEAST_VARIATION * np.abs(mean) + SMALLEST
     positive = library[np.isfinite(library) & (library > 0)]
     found = FeatureStats(
         mean=mean.astype(np.float32),
         scale=np.where(constant, 1.0, np.sqrt(variance)).astype(np.float32),
         library=float(np.median(positive)) if len(positive) else 1.0,
     )
-    return found, n_nonzero / max(len(rows) * matrix.shape[1], 1)
+    density = n_nonzero / max(len(rows) * matrix.shape[1], 1)
+    # the variance of one value is 0, or of a few roundings in double precision
+    one_value = variance <= 10 * np.finfo(np.float64).eps * np.square(mean) + SMALLEST**2
+    return Summary(found, density, constant, constant & ~one_value)
 
 
 Sums = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]

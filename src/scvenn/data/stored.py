@@ -92,3 +92,25 @@ def _put_there(adata: AnnData, where: str, new_data: bool) -> str:
     if new_data:
         return f"{found} of the data given, from where the model reads them"
     return f"{found}, or choose another with setup_mudata(layers=...)" if others else found
+
+
+def stored_latent(mdata: MuData, key: str) -> np.ndarray:
+    """A latent in ``mdata.obsm``, (n_obs, K), however it is stored; NaN where it is not finite.
+
+    Raises
+    ------
+    ValueError
+        If it is something else, or a sparse matrix that is damaged.
+    """
+    stored, where = mdata.obsm[key], f"mdata.obsm[{key!r}]"
+    if sp.issparse(stored):
+        stored = sound(stored, None, where).toarray()
+    values = np.asarray(stored)
+    if values.dtype.kind not in "biuf" or values.ndim != 2:
+        raise ValueError(
+            f"{where} is of {values.dtype} with {values.ndim} dimensions; expected the numbers of "
+            "a latent, (cells, dimensions). Store other data under another key."
+        )
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    return np.where(np.isfinite(values), values, np.float32(np.nan))

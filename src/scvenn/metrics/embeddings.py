@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from scvenn.metrics.arrays import as_array
 from scvenn.metrics.features import mean_of_present, r2
 
 
@@ -204,8 +205,7 @@ def _fitted_r2(
 
 def _as_matrix(values: Any, name: str) -> np.ndarray:
     """Numbers of cells as an array (B, K)."""
-    found = np.asarray(values)
-    found = found if found.dtype.kind == "f" else found.astype(np.float64)
+    found = as_array(values)
     if found.ndim != 2:
         raise ValueError(
             f"{name}: expected an array (cells, dimensions), found one of shape {found.shape}."
@@ -277,6 +277,7 @@ def scib(
         ) from error
     from anndata import AnnData
 
+    embeddings = {name: _as_matrix(values, name) for name, values in embeddings.items()}
     for name, embedding in embeddings.items():
         if not np.isfinite(embedding).all():
             raise ValueError(f"Embedding {name!r} holds NaN; leave out cells without it.")

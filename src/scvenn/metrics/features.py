@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 
 from scvenn._warnings import warn
+from scvenn.metrics.arrays import as_array, in_one_order
 
 
 def r2(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -25,9 +25,10 @@ def r2(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     truth
-        Values, (B, D); NaN where not observed.
+        Values, (B, D); NaN where not observed. Arrays, sparse matrices or tables.
     predicted
-        Predictions, (B, D); NaN where there is none.
+        Predictions, (B, D); NaN where there is none. Cells and features of two tables are matched
+        by name, unless they have no name in common.
 
     Returns
     -------
@@ -37,7 +38,7 @@ def r2(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the shapes differ.
+        If the shapes differ, or tables have some names in common and others not.
 
     Examples
     --------
@@ -68,7 +69,7 @@ def pearson(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the shapes differ.
+        As :func:`r2`.
 
     Examples
     --------
@@ -103,7 +104,7 @@ def auroc(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the shapes differ, or ``truth`` holds other values.
+        As :func:`r2`; or if ``truth`` holds other values.
 
     Examples
     --------
@@ -126,13 +127,7 @@ def auroc(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def _pair(truth: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth and prediction, (B, D), with 0 where one is missing; and where both are there."""
-    if (
-        all(isinstance(v, pd.DataFrame) for v in (truth, predicted))
-        and len(truth.columns.symmetric_difference(predicted.columns)) == 0
-    ):
-        predicted = predicted[truth.columns]  # the same features in another order
-    # what is masked is missing
-    x, y = (np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (truth, predicted))
+    x, y = (as_array(v).astype(np.float64) for v in in_one_order(truth, predicted))
     if x.shape != y.shape or x.ndim != 2:
         raise ValueError(
             f"Expected truth and prediction of one shape (cells, features), found {x.shape} and "

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map
 
+from scvenn.data import quoted
 from scvenn.models.encoding import encode
 from scvenn.models.processes import Together
 from scvenn.models.value_file import read_values, write_values
@@ -192,9 +193,12 @@ def describe(model: Any, arguments: Mapping[str, Any]) -> dict[str, str]:
     """
     given = {**model.init_params_["non_kwargs"], **arguments}
     texts = {name: _text(value) for name, value in given.items() if name not in _SHOWN}
+    found = model.adata_manager.found
     return {
         "the class": type(model).__name__,
         "the data": model.adata_manager.fingerprint.digest,
+        **{f"the likelihood of {m!r}": found.likelihood(m) for m in found.modalities},
+        "the classes of labels": quoted(found.classes, len(found.classes)),
         "the seed": str(model.seed_),
         **{f"the argument {name}": text for name, text in texts.items() if text is not None},
         **{f"the version of {name}": version for name, version in model.versions_.items()},

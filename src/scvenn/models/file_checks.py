@@ -1,7 +1,8 @@
 """What the file of a model must hold before a model is built of it: it may be a stranger's.
 
 Each function raises an error of any kind where a file holds something else than was ever saved;
-:meth:`~scvenn.SharedPrivateModel.load` makes it the message of a damaged file.
+:meth:`~scvenn.SharedPrivateModel.load` makes it the message of a damaged file, but for a
+:class:`NotInSessionError`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,20 @@ _ATTRIBUTES: dict[str, Callable[[Any], bool]] = {
     "trained_on_": lambda value: isinstance(value, str),
 }
 _POSITIONS = ("train_indices_", "validation_indices_", "test_indices_")
+
+
+class NotInSessionError(ValueError):
+    """A file is sound, and what it takes to load it is not in this session."""
+
+
+def check_likelihoods(registry: dict) -> None:
+    """Raise a :class:`NotInSessionError` if a likelihood is not known: users may have their own."""
+    found = Registry(registry)
+    for name in map(found.likelihood, found.modalities):
+        try:
+            find_likelihood(name)
+        except ValueError as error:
+            raise NotInSessionError(str(error)) from error
 
 
 def check_attributes(cls: type, attributes: Mapping[str, Any]) -> None:

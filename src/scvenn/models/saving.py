@@ -34,7 +34,9 @@ from scvenn.data import (
     write_h5mu,
 )
 from scvenn.models.file_checks import (
+    NotInSessionError,
     check_attributes,
+    check_likelihoods,
     check_registry,
     check_sizes,
     check_types,
@@ -214,9 +216,16 @@ class SavingMixin(ModelState, BaseModelClass):
         *_, where = parse_device_args(
             accelerator, device, return_device="torch", validate_single_device=True
         )
+        functions = {} if penalties is None else penalties
+        if not (isinstance(functions, Mapping) and all(map(callable, functions.values()))):
+            raise ValueError(
+                f"penalties={penalties!r}: expected functions by the name of a penalty."
+            )
         try:
             with quiet_libraries():
-                model = cls._built(found, penalties or {})
+                model = cls._built(found, functions)
+        except NotInSessionError:
+            raise
         except Exception as error:  # what was made up can break anything
             raise damaged(path, f"its parts do not fit together ({error})") from error
         model.to_device(where)
@@ -245,6 +254,7 @@ class SavingMixin(ModelState, BaseModelClass):
         arguments["objective"] = _with_functions(arguments["objective"], penalties)
         weights = {name: torch.from_numpy(array) for name, array in found.weights.items()}
         check_attributes(cls, attributes)
+        check_likelihoods(registry)
         check_registry(registry)
         check_sizes(arguments, weights, len(Registry(registry).modalities))
         with torch.device("meta"):
@@ -384,7 +394,9 @@ def _with_functions(objective: Objective | None, functions: Mapping[str, Any]) -
     penalties = () if objective is None else objective.penalties
     if unknown := sorted(set(functions) - {penalty.name for penalty in penalties}):
         known = [penalty.name for penalty in penalties]
-        raise ValueError(f"penalties={unknown}: the model has {known}. Pass only these names.")
+        raise NotInSessionError(
+            f"penalties={unknown}: the model has {known}. Pass only these names."
+        )
     if objective is None:
         return None
     given = [replace(p, value=functions.get(p.name, p.value)) for p in penalties]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -160,11 +161,14 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         ------
         ValueError
             If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; ``shuffle`` is
-            none of its choices; there is a checkpoint of another training, or the model was trained
-            before; lists of cells overlap or leave cells out; a model that screens is asked for
-            another split than its first; several devices are asked for in a notebook, or by a
-            strategy other than DDP; the loss is not finite (the model then has the weights of the
-            best epoch so far); or a file that data is read from was changed.
+            none of its choices; ``checkpoint_minutes`` is negative; there is a checkpoint of
+            another training, or the model was trained before; lists of cells overlap or leave cells
+            out; a model that screens is asked for another split than its first; several devices
+            are asked for in a notebook, or by a strategy other than DDP; the loss is not finite
+            (the model then has the weights of the best epoch so far); or a file that data is read
+            from was changed.
+        TypeError
+            If there is no argument of a name.
         OSError
             If a file that data is read from was removed or cut off.
         KeyboardInterrupt
@@ -185,7 +189,15 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         self._find_cells_by_name(labels=True)
         self.adata_manager.check_labels()
         respect_limits()  # again: compiled functions of other packages raise the number of threads
-        check_arguments(batch_size, shuffle, plan_kwargs, trainer_kwargs)
+        check_arguments(
+            batch_size,
+            shuffle,
+            checkpoint,
+            checkpoint_minutes,
+            plan_kwargs,
+            trainer_kwargs,
+            own=signature(self.train).parameters,
+        )
         check_flags(
             shuffle_set_split=shuffle_set_split,
             early_stopping=early_stopping,
@@ -224,8 +236,6 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         used = {name: repr(value) for name, value in arguments.items()} | used
         written = None
         if checkpoint is not None:
-            if not isinstance(checkpoint, str | os.PathLike):
-                raise ValueError(f"checkpoint={checkpoint!r}: expected a folder, or None.")
             self._refuse_a_second_training()
             written = Checkpoint(checkpoint, checkpoint_minutes, describe(self, arguments))
             if written.split is not None:
@@ -427,6 +437,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             for rows in (self.train_indices, self.validation_indices)
         )
         self._fill_in(train)
+        self._ignore_constant_features()
         if self.screening_ is not None:
             with step("weighing the experts", outcome):
                 weigh_experts(self.module, held_out, train)
@@ -469,6 +480,13 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
                 ", ".join(lacking),
                 m,
             )
+
+    def _ignore_constant_features(self) -> None:
+        """Have encoders leave out features that have one value in all training cells."""
+        for m in self.modalities:
+            state = self.adata_manager.found.state(Keys.x(m))
+            if np.any(constant := state.get("constant", False)):  # files of 0.1 do not have it
+                self.module.branch(m).ignore(constant)
 
     def _take_over(self, learned: dict[str, Any]) -> None:
         """Take over what the first of several processes learned after training."""

@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback
-from scvi.train import TrainingPlan
+from lightning.pytorch import Trainer as LightningTrainer
+from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import Trainer, TrainingPlan
 
-from scvenn._arguments import check_positive
+from scvenn._arguments import check_names, check_positive, is_number
 
 # Lightning's names of float32 networks, with or without steps in half precision.
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
+def _names(function: Callable[..., Any]) -> set[str]:
+    """Names of a function's arguments."""
+    parameters = signature(function).parameters.values()
+    named = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return named - {"self"}
+
+
 def check_arguments(
     batch_size: int,
     shuffle: str | None,
+    checkpoint: Any,
+    checkpoint_minutes: float,
     plan_kwargs: Mapping[str, Any] | None,
     trainer_kwargs: Mapping[str, Any],
+    own: Collection[str],
 ) -> None:
-    """Refuse what would end in another error later, or in a model that is not trained."""
+    """Refuse what would end in another error later, or in a model that is not trained.
+
+    Parameters
+    ----------
+    batch_size, shuffle, checkpoint, checkpoint_minutes, plan_kwargs, trainer_kwargs
+        Arguments of ``train``.
+    own
+        Names of all arguments that it has.
+    """
     check_positive(batch_size=batch_size)
+    if not (checkpoint is None or isinstance(checkpoint, str | os.PathLike)):
+        raise ValueError(f"checkpoint={checkpoint!r}: expected a folder, or None.")
+    if not (is_number(checkpoint_minutes) and 0 <= checkpoint_minutes < np.inf):
+        raise ValueError(
+            f"checkpoint_minutes={checkpoint_minutes!r}: expected a number of minutes, 0 or more."
+        )
     if plan_kwargs is not None and not isinstance(plan_kwargs, Mapping):
         raise ValueError(
             f"plan_kwargs={plan_kwargs!r}: expected a dictionary such as {{'lr': 1e-4}}."
         )
-    of_plan = set(signature(TrainingPlan.__init__).parameters) - {"self", "module", "loss_kwargs"}
+    of_plan = _names(TrainingPlan.__init__) - {"module", "loss_kwargs"}
     if misplaced := [name for name in trainer_kwargs if name in of_plan]:
         name = misplaced[0]
         raise ValueError(
             f"train({name}=...): pass it as plan_kwargs={{{name!r}: {trainer_kwargs[name]!r}}}."
         )
+    theirs = (Trainer.__init__, LightningTrainer.__init__, UnsupervisedTrainingMixin.train)
+    check_names("train", trainer_kwargs, {*own, *of_plan}.union(*map(_names, theirs)))
     if unknown := [name for name in plan_kwargs or () if name not in of_plan]:
         raise ValueError(f"plan_kwargs: {unknown} not found; expected some of {sorted(of_plan)}.")
     if shuffle not in (None, "cells", "blocks"):

@@ -124,6 +124,19 @@ class Branch(nn.Module):
     def _start_at_means(self) -> None:
         self.decoder.out.bias.data.copy_(self.around_zero + self.likelihood.start())
 
+    @torch.no_grad()
+    def ignore(self, constant: Bool[np.ndarray, " D"]) -> None:
+        """Have the encoder leave out features that had one value in training.
+
+        Nothing was learned of them: what it makes of other values would be its random start. What
+        it read of the one value becomes a part of the bias.
+        """
+        chosen = torch.as_tensor(np.flatnonzero(constant), device=self.private_axes.device)
+        read = self.likelihood.encoder_input(self.likelihood.mean_)[chosen]  # (C,)
+        weight = self.hidden.weight  # (D, H)
+        self.hidden.bias.add_(read @ weight[chosen])
+        weight[chosen] = 0
+
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
         seen = covariates if self.encode_covariates else None

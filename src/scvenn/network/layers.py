@@ -62,6 +62,11 @@ class HiddenLayers(FCLayers):
         # the gradient of a part is copied into that of the whole
         return by_feature[: len(by_feature) - self.n_cov] if self.n_cov else by_feature
 
+    @property
+    def bias(self) -> Float[Tensor, " H"]:
+        """Of the first layer."""
+        return self.fc_layers[0][0].bias
+
     def of_covariates(self) -> Iterator[Float[Tensor, "V H"]]:
         """Weights of the covariates, which all layers read: views of those of each layer."""
         if self.n_cov:

@@ -388,7 +388,7 @@ def slopes(
     with _FORWARD_MODE:
         for some in directions.split(width):
             steps = some.repeat_interleave(n_cells, 0)  # (width x B, K)
-            _, slope = jvp(predicted, (moved.repeat(len(some), 1),), (steps,))
+            slope = jvp(predicted, (moved.repeat(len(some), 1),), (steps,))[1]
             found.append(slope.view(len(some), n_cells, -1).sum(1))
     return torch.cat(found)
 

@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from mudata import MuData
 
-from scvenn.data import Keys, find_column
+from scvenn.data import Keys, find_column, stored_latent
 from scvenn.plotting.drawing import (
     BLUE,
     PALE,
@@ -202,7 +202,7 @@ def _latents(mdata: MuData) -> dict[str, np.ndarray]:
         f"private {m}": Keys.private(m, written["key_prefix"]) for m in written["modalities"]
     }
     # data that was embedded with some of the model's modalities lacks the others
-    return {name: np.asarray(mdata.obsm[key]) for name, key in keys.items() if key in mdata.obsm}
+    return {name: stored_latent(mdata, key) for name, key in keys.items() if key in mdata.obsm}
 
 
 def _in_two_dimensions(latent: np.ndarray, basis: str, n_neighbors: int) -> np.ndarray:

@@ -29,6 +29,8 @@ from scvenn.readouts.predictions import SomeFeatures
 _BLOCK = 50_000_000
 
 _THROUGH = ("shared", "private", "both")
+# What the table calls all other groups, as scvi-tools does.
+_REST = "Rest"
 
 
 class Settings(NamedTuple):
@@ -253,8 +255,13 @@ def _comparisons(
             f"groupby={groupby!r}: expected two different groups to compare, found {asked} among "
             f"{known}."
         )
+    if second is None and _REST in known:
+        raise ValueError(
+            f"groupby={groupby!r}: a group is named {_REST!r}, which stands for all other groups "
+            "in the table. Rename it, or choose a group2 to compare with."
+        )
     return [
-        (g, "Rest", groups == g, groups != g)
+        (g, _REST, groups == g, groups != g)
         if second is None
         else (g, second, groups == g, groups == second)
         for g in firsts

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from scvenn import metrics
 from scvenn._warnings import warn
-from scvenn.data import Cells, quoted
+from scvenn.data import Cells, quoted, stored_latent
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.axes import LEAST_VARIANCE
 from scvenn.readouts.embeddings import embed
@@ -331,7 +331,7 @@ def _score_latents(
         yield from _score_labels(latents, labels, fitted, scored)
     for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
         if all(target in cells.mdata.obsm for cells in parts):
-            truth = np.vstack([_planted(cells, target) for cells in parts])
+            truth = _planted(parts, target)
             for source, latent in latents.items():
                 recovered = [dict.fromkeys(_RECOVERY, np.nan)] * 2
                 if paired(latent, truth):
@@ -399,11 +399,16 @@ def _leakage_within(
             yield "leakage_r2_within", "latent", source, target, name, values[k], by_chance[k]
 
 
-def _planted(cells: Cells, key: str) -> np.ndarray:
-    """A planted latent, (n, L), however it is stored; NaN where it is not finite."""
-    stored = cells.mdata.obsm[key]
-    values = np.asarray(stored.toarray() if sp.issparse(stored) else stored, dtype=np.float64)
-    return np.where(np.isfinite(values), values, np.nan)[cells.rows]
+def _planted(parts: Sequence[Cells], key: str) -> np.ndarray:
+    """A planted latent of the cells of all parts, (n, L), however it is stored; NaN: not known."""
+    found = [stored_latent(cells.mdata, key)[cells.rows].astype(np.float64) for cells in parts]
+    if len({values.shape[1] for values in found}) > 1:
+        sizes = " and ".join(str(values.shape[1]) for values in found)
+        raise ValueError(
+            f"evaluate(): mdata.obsm[{key!r}] has {sizes} dimensions in training cells and in "
+            "cells to score; expected as many in both."
+        )
+    return np.vstack(found)
 
 
 def _score_labels(
@@ -423,9 +428,9 @@ def _score_labels(
             left_out.setdefault(reason, []).append(source)
             known = known.where(known.isin(train))
         n_classes = min(train.nunique(), known.iloc[scored].nunique())
-        by_chance = {"auc": 0.5, "balanced_accuracy": 1 / max(1, known.iloc[scored].nunique())}
-        scores = dict.fromkeys(_LABEL_METRICS, np.nan)
+        scores = by_chance = dict.fromkeys(_LABEL_METRICS, np.nan)
         if n_classes > 1:
+            by_chance = {"auc": 0.5, "balanced_accuracy": 1 / known.iloc[scored].nunique()}
             scores = metrics.probe_scores(latent, known, train=fitted, test=scored)
         else:
             reason = (

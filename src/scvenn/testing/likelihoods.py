@@ -52,6 +52,8 @@ def check_likelihood(cls: type[Likelihood], *, values: np.ndarray | None = None)
     ------
     AssertionError
         At the first promise that is broken. The message names the promise and what was found.
+    ValueError
+        If this is no class of a likelihood, or the values are no numbers.
 
     Examples
     --------
@@ -62,21 +64,36 @@ def check_likelihood(cls: type[Likelihood], *, values: np.ndarray | None = None)
     -----
     Distributions are compared with 20,000 draws of each value, the same draws at every call.
     """
-    rng = np.random.default_rng(0)
+    if not (isinstance(cls, type) and issubclass(cls, Likelihood)):
+        raise ValueError(f"check_likelihood({cls!r}): expected a subclass of Likelihood.")
+    part, rng = f"likelihood {cls.__name__}", np.random.default_rng(0)
+    made_up = [make(rng) for make in _VALUES]
+    check_promises(part, [_judges_each_value], cls, made_up[0])
     if values is None:
-        values = next((x for x in (make(rng) for make in _VALUES) if cls.in_domain(x).all()), None)
+        values = next((x for x in made_up if cls.in_domain(x).all()), None)
+    elif np.asarray(values).dtype.kind not in "biuf":
+        raise ValueError(f"values={values!r}: expected an array of numbers.")
     if values is None or np.shape(values) != (B, D):
         raise AssertionError(
             f"{cls.__name__}: no typical values to check it with. Pass values=..., an array of "
             f"shape {(B, D)} in the domain."
         )
     case = Case(cls, np.asarray(values, dtype=np.float32))
-    check_promises(f"likelihood {cls.__name__}", _CHECKS, case)
+    check_promises(part, _CHECKS, case)
 
 
 # --------------------------------------------------------------------------------------------
 # What it declares
 # --------------------------------------------------------------------------------------------
+
+
+def _judges_each_value(cls: type[Likelihood], values: np.ndarray) -> None:
+    """in_domain gives True or False for each value of an array."""
+    inside = cls.in_domain(values)
+    require(
+        isinstance(inside, np.ndarray) and inside.shape == values.shape and inside.dtype == bool,
+        f"Of values of shape {values.shape} it gives {inside!r:.60}.",
+    )
 
 
 def _declarations(case: Case) -> None:
@@ -104,6 +121,14 @@ def _declarations(case: Case) -> None:
     same = [] if rank is None else [name for name in same if name != cls.name]
     require(not same, f"inferred_rank is {rank!r}, as that of {same}.")
     require(cls.n_outputs >= 1, f"n_outputs is {cls.n_outputs!r}.")
+
+
+def _own_name(case: Case) -> None:
+    """No other likelihood has its name."""
+    other = LIKELIHOODS.get(case.cls.name, case.cls)
+    # one that was defined anew, as in a notebook, replaces itself
+    is_own = other.__qualname__ == case.cls.__qualname__
+    require(is_own, f"name is {case.cls.name!r}, as that of {other.__name__}.")
 
 
 def _constructor(case: Case) -> None:
@@ -515,4 +540,5 @@ _CHECKS = (
     _state,
     _copies,
     *SHORTCUTS,
+    _own_name,
 )

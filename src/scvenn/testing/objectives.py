@@ -43,6 +43,8 @@ def check_objective(objective: Objective, *, modalities: Sequence[str] | None = 
     ------
     AssertionError
         At the first promise that is broken. The message names the promise and what was found.
+    ValueError
+        If this is no objective.
 
     Examples
     --------
@@ -50,6 +52,8 @@ def check_objective(objective: Objective, *, modalities: Sequence[str] | None = 
     >>> terms = [Term(("rna",), ("rna", "adt")), Term(("adt",), ("rna", "adt"))]
     >>> check_objective(Objective(tuple(terms)), modalities=["rna", "adt"])
     """
+    if not isinstance(objective, Objective):
+        raise ValueError(f"check_objective({objective!r:.60}): expected a scvenn.Objective.")
     named = [m for term in objective.terms for m in (*term.encode, *term.decode)]
     case = _Case(objective, tuple(dict.fromkeys(named) if modalities is None else modalities))
     with _without_messages():
