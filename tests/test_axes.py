@@ -256,6 +256,7 @@ def test_signs_of_axes_do_not_depend_on_the_order_of_cells(monkeypatch):
     _axes._pointed(
         model.module,
         cells,
+        _axes.embed(model.module, cells, model.modalities),
         _axes.Axes(np.eye(4), 4),
         {m: _axes.Axes(np.eye(n), n) for m, n in SIZES["n_private"].items()},
     )

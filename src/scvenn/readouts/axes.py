@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scvenn import network
 from scvenn.data import Cells
-from scvenn.readouts.embeddings import embed
+from scvenn.readouts.embeddings import Embedding, embed
 from scvenn.readouts.interpretation import matrix_of_loadings
 
 # Cells with a modality from which axes are learned.
@@ -111,7 +111,12 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
     known = shared[np.isfinite(shared[:, 0])]
     of_shared = ordered_axes(np.hstack(by_shared), _covariance_of(known))
     _set(net, of_shared, of_private)
-    of_shared, of_private = _pointed(net, cells, of_shared, of_private)
+    # as the networks give them from here on
+    on_axes = (
+        (shared @ of_shared.turn).astype(np.float32),
+        {m: (z @ of_private[m].turn).astype(np.float32) for m, z in privates.items()},
+    )
+    of_shared, of_private = _pointed(net, cells, on_axes, of_shared, of_private)
     _set(net, of_shared, of_private)
     return of_shared, of_private
 
@@ -125,18 +130,27 @@ def _set(net: network.SharedPrivateVAE, of_shared: Axes, of_private: dict[str, A
 
 
 def _pointed(
-    net: network.SharedPrivateVAE, cells: Cells, of_shared: Axes, of_private: dict[str, Axes]
+    net: network.SharedPrivateVAE,
+    cells: Cells,
+    latents: Embedding,
+    of_shared: Axes,
+    of_private: dict[str, Axes],
 ) -> tuple[Axes, dict[str, Axes]]:
-    """The axes, turned around where the largest loading of any feature is negative."""
+    """The axes, turned around where the largest loading of any feature is negative.
+
+    ``latents``: of the cells, on these axes, which the networks already have.
+    """
+    shared, private = latents
     by_shared, privates = [np.zeros((net.n_shared, 1))], {}
     for m, axes in of_private.items():
         some = cells.take(cells.observed(m)).sample(_CELLS_OF_SIGNS)
         if len(some) < 2:
             privates[m] = axes
             continue
-        latents = embed(net, some, net.modalities)
-        by_shared.append(matrix_of_loadings(net, some, latents, m, "shared"))
-        by_private = matrix_of_loadings(net, some, latents, m, "private")
+        chosen = np.isin(cells.rows, some.rows)
+        of_some = shared[chosen], {m: private[m][chosen]}
+        by_shared.append(matrix_of_loadings(net, some, of_some, m, "shared"))
+        by_private = matrix_of_loadings(net, some, of_some, m, "private")
         privates[m] = axes._replace(turn=axes.turn * _signs(by_private))
     turn = of_shared.turn * _signs(np.hstack(by_shared))
     return of_shared._replace(turn=turn), privates
