@@ -7,10 +7,12 @@ import pytest
 import scipy.sparse as sp
 import scvi
 from mudata import MuData
+from scipy.spatial.distance import pdist
 from scipy.special import expit
 
 import scvenn
 from scvenn import network
+from scvenn.models.training import TrainingMixin
 from scvenn.readouts.predictions import Prediction
 from tests.conftest import MODELS, QUIET, shuffled, three_modalities
 from tests.test_testing import Geometric
@@ -594,9 +596,9 @@ def test_values_too_large_for_the_networks_are_an_error_and_no_nan(small):
 @pytest.mark.parametrize("name", ["MMVAEpp", "MMVAE"])
 def test_features_that_are_constant_in_training_tell_nothing_of_new_cells(name):
     mdata = three_modalities(missing=0.2)
-    for m, value in (("rna", 0), ("meth", 3), ("peaks", 0)):
+    for m, values in (("rna", [0, 7]), ("meth", [3, 3]), ("peaks", [0, 1])):
         x = sp.csr_matrix(mdata[m].X).toarray()
-        x[:, 0] = value
+        x[:, [0, 2]] = values
         mdata[m].X = x
     one = mdata["meth"].X.astype(np.float32)
     one[::2, 1], one[1::2, 1] = 1, np.nextafter(np.float32(1), np.float32(2))  # rounding
@@ -605,11 +607,45 @@ def test_features_that_are_constant_in_training_tell_nothing_of_new_cells(name):
     model = MODELS[name](mdata, n_shared=3, n_private=2, n_hidden=8)
     model.train(3, **QUIET)
     new = mdata.copy()
-    new["meth"].X[:, 0], new["meth"].X[:, 1], new["peaks"].X[:, 0] = 7.5, 1.1, 1
-    if name == "MMVAE":  # where shared is decoded, the sum of counts is an input
-        new["rna"].X[:, 0] = 5
+    new["meth"].X[:, 0], new["meth"].X[:, 1], new["peaks"].X[:, [0, 2]] = 7.5, 1.1, [1, 0]
+    if name == "MMVAE":  # private encoders of models that screen read the sum of counts
+        new["rna"].X[:, [0, 2]] = 5
     found, expected = (model.get_latent_representation(data) for data in (new, mdata))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["MMVAEpp", "MMVAE"])
+def test_cells_of_training_stay_where_they_are_when_constant_features_are_ignored(
+    name, monkeypatch
+):
+    def distances(mdata):
+        scvi.settings.seed = 0
+        model = MODELS[name](mdata, n_shared=3, n_private=2, n_hidden=8)
+        model.train(20, early_stopping=False, **QUIET)
+        return [pdist(model.get_private_representation(m)) for m in model.modalities]
+
+    mdata = three_modalities(missing=0.0)
+    for m, value in (("rna", 7), ("peaks", 1)):
+        x = mdata[m].X.toarray()
+        x[:, :3] = value
+        mdata[m].X = x
+    found = distances(mdata.copy())
+    monkeypatch.setattr(TrainingMixin, "_ignore_constant_features", lambda self: None)
+    for one, other in zip(found, distances(mdata), strict=True):
+        assert np.abs(one - other).max() < 0.1 * other.mean()
+
+
+def test_a_second_training_on_other_cells_keeps_what_it_learns_of_a_feature(small):
+    x = small["atac"].X.toarray()
+    x[:30, 0], x[30:, 0] = 0, 1
+    small["atac"].X = x
+    model = scvenn.MMVAE(small, n_hidden=8)
+    cells = np.arange(60)
+    for held_out in (cells[30:], cells[:10]):
+        split = [np.setdiff1d(cells, held_out), held_out, []]
+        model.train(1, datasplitter_kwargs={"external_indexing": split}, **QUIET)
+        moved = model.module.branch("atac").hidden.weight[0]
+    assert moved.abs().max() > 0
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "64"])

@@ -142,12 +142,12 @@ class ModalityField(Field):
             "inferred" if self.likelihood is None else "as asked",
         )
         found = self.learn_statistics(matrix, rows, state)
-        if found.nearly.any():
+        if found.nearly_constant.any():
             logger.warning(
-                "%s: %s vary by no more than a millionth of their mean, and count as constant. If "
-                "the differences matter, subtract the smallest value of each.",
+                "%s: features that vary by no more than a millionth of their mean count as "
+                "constant: %s. If the differences matter, subtract the smallest value of each.",
                 m,
-                quoted(names[found.nearly]),
+                quoted(names[found.nearly_constant]),
             )
         return state
 

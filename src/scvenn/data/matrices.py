@@ -28,8 +28,8 @@ _CHUNK = 10_000_000
 # arithmetic in single precision moves large ones by more, in proportion, and never by half.
 _ROUNDING, _RELATIVE_ROUNDING, _MOST_ROUNDING = 1e-3, 4e-6, 0.25
 
-# Of a value. Sums over features of the squares of standardised values stay within what single
-# precision holds; larger ones are no measurements.
+# Of a value: sums of squares of many such stay within what single precision holds. Larger ones
+# are not measured; some programs write them for what is missing.
 _LARGEST = 1e15
 SMALLEST = float(np.finfo(np.float32).tiny)
 

@@ -23,7 +23,7 @@ class Summary(NamedTuple):
     stats: FeatureStats
     density: float  # the share of the values that are not 0, or missing
     constant: np.ndarray  # features that have one value, up to rounding, (D,)
-    nearly: np.ndarray  # those of them that have more than one, (D,)
+    nearly_constant: np.ndarray  # those of them that have more than one, (D,)
 
 
 def feature_stats(matrix: Matrix, rows: np.ndarray, *, likelihood: str) -> Summary:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
@@ -106,11 +108,14 @@ def stored_latent(mdata: MuData, key: str) -> np.ndarray:
     if sp.issparse(stored):
         stored = sound(stored, None, where).toarray()
     values = np.asarray(stored)
+    if isinstance(stored, pd.DataFrame) and values.dtype == object:  # columns of several types
+        with suppress(TypeError, ValueError):
+            values = stored.to_numpy(np.float64, na_value=np.nan)
     if values.dtype.kind not in "biuf" or values.ndim != 2:
         raise ValueError(
             f"{where} is of {values.dtype} with {values.ndim} dimensions; expected the numbers of "
             "a latent, (cells, dimensions). Store other data under another key."
         )
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
-    return np.where(np.isfinite(values), values, np.float32(np.nan))
+    values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+    # what single precision does not hold is no latent, and other packages refuse it
+    return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)

@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from pandas.api.types import infer_dtype
 
 
 def as_array(values: Any) -> np.ndarray:
     """Numbers in any form as an array of single or double precision; NaN where they are masked."""
     if sp.issparse(values):
         values = values.toarray()
+    if isinstance(values, pd.DataFrame):
+        return values.to_numpy(np.float64, na_value=np.nan)
+    if np.iscomplexobj(values):
+        raise ValueError("Expected real numbers, found complex ones.")
     # lists have no type; of other floats, scikit-learn takes none
     dtype = np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
     if np.ma.isMaskedArray(values):
@@ -32,6 +37,8 @@ def in_one_order(truth: Any, predicted: Any) -> tuple[Any, Any]:
         return truth, predicted
     for axis, what in enumerate(("cells", "features")):
         names, others = truth.axes[axis], predicted.axes[axis]
+        if any(infer_dtype(index) != "string" for index in (names, others)):
+            continue  # numbers are positions of some table, and no names
         common = names.intersection(others)
         if names.equals(others) or common.empty:
             continue

@@ -28,7 +28,7 @@ def r2(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         Values, (B, D); NaN where not observed. Arrays, sparse matrices or tables.
     predicted
         Predictions, (B, D); NaN where there is none. Cells and features of two tables are matched
-        by name, unless they have no name in common.
+        by name, where they have names in common.
 
     Returns
     -------

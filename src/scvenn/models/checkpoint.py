@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Any, cast
@@ -44,6 +45,8 @@ _KEPT = ("least", "n_finished", "epoch", "weights")
 _STOPPING = ("wait_count", "stopped_epoch", "best_score", "_current_step", "early_stopping_reason")
 _RECORDS = ("_values", "_time")
 _PARTS = ("train", "val", "test")
+# Letters of a long text that are shown.
+_AROUND = 20
 # Arguments of a training that change nothing but what is shown of it.
 _SHOWN = ("enable_progress_bar",)
 
@@ -87,9 +90,10 @@ class Checkpoint(Callback):
         for name in sorted(of.keys() | self.of.keys()):
             was, now = of.get(name), self.of.get(name)
             if was != now:
+                was, now = _apart(str(was), str(now))
                 raise ValueError(
-                    f"{self.path} was written by another training: {name} was {_short(was)} then "
-                    f"and is {_short(now)} now. To go on with it, train as then. To start anew, "
+                    f"{self.path} was written by another training: {name} was {was} then "
+                    f"and is {now} now. To go on with it, train as then. To start anew, "
                     "pass another folder or remove this one."
                 )
 
@@ -224,9 +228,16 @@ def _as_tensor(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
+def _apart(*texts: str) -> list[str]:
+    """Texts that differ, cut to where they do if they are long."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    start = max(0, len(list(same)) - _AROUND)
+    return [
+        text
+        if len(text) <= 2 * _AROUND
+        else f"{'…' * (start > 0)}{text[start : start + 2 * _AROUND]}…"
+        for text in texts
+    ]
 
 
 def get_seeds() -> dict[str, Any]:

@@ -127,6 +127,7 @@ def _is_of_modality(state: Mapping[str, Any]) -> bool:
     """Whether this is what a set-up found in a modality."""
     find_likelihood(state["likelihood"])
     names, may_lack = state[Keys.COLUMN_NAMES], state.get(Keys.MAY_LACK)
+    constant = state.get("constant")
     return (
         _is_texts(names)
         and (may_lack is None or (_is_texts(may_lack) and set(may_lack) < set(names)))
@@ -136,6 +137,7 @@ def _is_of_modality(state: Mapping[str, Any]) -> bool:
         and is_number(state["library"])
         and state["library"] > 0
         and is_number(state.get("density", 1.0))
+        and (constant is None or (_is_vector(constant, "b") and len(constant) == len(names)))
     )
 
 

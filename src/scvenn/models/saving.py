@@ -219,7 +219,7 @@ class SavingMixin(ModelState, BaseModelClass):
         functions = {} if penalties is None else penalties
         if not (isinstance(functions, Mapping) and all(map(callable, functions.values()))):
             raise ValueError(
-                f"penalties={penalties!r}: expected functions by the name of a penalty."
+                f"penalties={penalties!r}: expected a dictionary of functions, by name of penalty."
             )
         try:
             with quiet_libraries():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
-from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -196,7 +195,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             checkpoint_minutes,
             plan_kwargs,
             trainer_kwargs,
-            own=signature(self.train).parameters,
+            function=TrainingMixin.train,
         )
         check_flags(
             shuffle_set_split=shuffle_set_split,
@@ -271,6 +270,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             finally:
                 if kept.n_finished:
                     self.train_params_ = used
+                    self._ignore_constant_features()
             if not kept.n_finished:
                 logger.warning(kept.summary)
                 return
@@ -437,7 +437,6 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             for rows in (self.train_indices, self.validation_indices)
         )
         self._fill_in(train)
-        self._ignore_constant_features()
         if self.screening_ is not None:
             with step("weighing the experts", outcome):
                 weigh_experts(self.module, held_out, train)
@@ -482,11 +481,13 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             )
 
     def _ignore_constant_features(self) -> None:
-        """Have encoders leave out features that have one value in all training cells."""
+        """Have encoders leave out features that had one value in all cells ever trained on."""
+        if len(self.trained_cells_) > len(np.asarray(self.train_indices)):
+            return  # found of the first training, whose cells were others
         for m in self.modalities:
-            state = self.adata_manager.found.state(Keys.x(m))
-            if np.any(constant := state.get("constant", False)):  # files of 0.1 do not have it
-                self.module.branch(m).ignore(constant)
+            constant = self.adata_manager.found.state(Keys.x(m)).get("constant")
+            if constant is not None:  # as in files of earlier versions
+                self.module.branch(m).ignore_features(constant)
 
     def _take_over(self, learned: dict[str, Any]) -> None:
         """Take over what the first of several processes learned after training."""

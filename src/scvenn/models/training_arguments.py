@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -33,7 +33,7 @@ def check_arguments(
     checkpoint_minutes: float,
     plan_kwargs: Mapping[str, Any] | None,
     trainer_kwargs: Mapping[str, Any],
-    own: Collection[str],
+    function: Callable[..., Any],
 ) -> None:
     """Refuse what would end in another error later, or in a model that is not trained.
 
@@ -41,13 +41,13 @@ def check_arguments(
     ----------
     batch_size, shuffle, checkpoint, checkpoint_minutes, plan_kwargs, trainer_kwargs
         Arguments of ``train``.
-    own
-        Names of all arguments that it has.
+    function
+        That method.
     """
     check_positive(batch_size=batch_size)
     if not (checkpoint is None or isinstance(checkpoint, str | os.PathLike)):
         raise ValueError(f"checkpoint={checkpoint!r}: expected a folder, or None.")
-    if not (is_number(checkpoint_minutes) and 0 <= checkpoint_minutes < np.inf):
+    if not (is_number(checkpoint_minutes) and checkpoint_minutes >= 0):
         raise ValueError(
             f"checkpoint_minutes={checkpoint_minutes!r}: expected a number of minutes, 0 or more."
         )
@@ -61,8 +61,13 @@ def check_arguments(
         raise ValueError(
             f"train({name}=...): pass it as plan_kwargs={{{name!r}: {trainer_kwargs[name]!r}}}."
         )
-    theirs = (Trainer.__init__, LightningTrainer.__init__, UnsupervisedTrainingMixin.train)
-    check_names("train", trainer_kwargs, {*own, *of_plan}.union(*map(_names, theirs)))
+    functions = (
+        function,
+        UnsupervisedTrainingMixin.train,
+        Trainer.__init__,
+        LightningTrainer.__init__,
+    )
+    check_names("train", trainer_kwargs, of_plan.union(*map(_names, functions)))
     if unknown := [name for name in plan_kwargs or () if name not in of_plan]:
         raise ValueError(f"plan_kwargs: {unknown} not found; expected some of {sorted(of_plan)}.")
     if shuffle not in (None, "cells", "blocks"):

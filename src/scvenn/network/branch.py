@@ -124,18 +124,29 @@ class Branch(nn.Module):
     def _start_at_means(self) -> None:
         self.decoder.out.bias.data.copy_(self.around_zero + self.likelihood.start())
 
-    @torch.no_grad()
-    def ignore(self, constant: Bool[np.ndarray, " D"]) -> None:
+    def ignore_features(self, constant: Bool[np.ndarray, " D"]) -> None:
         """Have the encoder leave out features that had one value in training.
 
-        Nothing was learned of them: what it makes of other values would be its random start. What
-        it read of the one value becomes a part of the bias.
+        Nothing was learned of other values of them: their weights are as random as at the start.
         """
-        chosen = torch.as_tensor(np.flatnonzero(constant), device=self.private_axes.device)
-        read = self.likelihood.encoder_input(self.likelihood.mean_)[chosen]  # (C,)
-        weight = self.hidden.weight  # (D, H)
-        self.hidden.bias.add_(read @ weight[chosen])
-        weight[chosen] = 0
+        features, read = self._constant_input(constant)
+        self.hidden.leave_out(features, read)
+
+    @torch.no_grad()
+    def _constant_input(
+        self, constant: Bool[np.ndarray, " D"]
+    ) -> tuple[Int[Tensor, " C"], Float[Tensor, " C"]]:
+        """Positions of constant features, and what is read of them: the same, whatever others are.
+
+        A likelihood of a user's may read values relative to those of other features.
+        """
+        mean, scale = self.likelihood.mean_, self.likelihood.scale_
+        fixed = torch.as_tensor(constant, device=mean.device)
+        one, other = self.likelihood.encoder_input(
+            torch.stack([mean, torch.where(fixed, mean, mean + scale)])
+        )
+        features = torch.nonzero(fixed & (one == other)).squeeze(1)
+        return features, one[features]
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared and private, (B, K) each, given this modality."""
@@ -344,6 +355,19 @@ class ScreenedBranch(Branch):
         hidden = hidden_layers(len(self.features), **self._encoding)
         self.shared_hidden = hidden.to(device).train(self.training)
         self.cross_decoder.restrict(np.tile(predicts, self.likelihood.n_outputs))  # (R,)
+
+    def ignore_features(self, constant: Bool[np.ndarray, " D"]) -> None:
+        """The same for both encoders; that of private reads next to nothing of such features.
+
+        But for counts above 0: how far they are from their prediction depends on the cell's sum.
+        """
+        features, read = self._constant_input(constant)
+        of_sums = self.likelihood.discrete and not self.likelihood.binary
+        silent = features[read == 0] if of_sums else features
+        self.hidden.leave_out(silent, read.new_zeros(len(silent)))
+        is_read = torch.isin(self.features, features)
+        of_read = torch.isin(features, self.features)
+        self.shared_hidden.leave_out(torch.nonzero(is_read).squeeze(1), read[of_read])
 
     def encode(self, view: View, covariates: Float[Tensor, "B V"]) -> tuple[Gaussian, Gaussian]:
         """Posteriors of shared, and of private given what the prediction of shared leaves over."""

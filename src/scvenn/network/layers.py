@@ -62,10 +62,19 @@ class HiddenLayers(FCLayers):
         # the gradient of a part is copied into that of the whole
         return by_feature[: len(by_feature) - self.n_cov] if self.n_cov else by_feature
 
-    @property
-    def bias(self) -> Float[Tensor, " H"]:
-        """Of the first layer."""
-        return self.fc_layers[0][0].bias
+    @torch.no_grad()
+    def leave_out(self, features: Int[Tensor, " C"], read: Float[Tensor, " C"]) -> None:
+        """Set the weights of some features to 0, and add what was read of them to the bias.
+
+        Parameters
+        ----------
+        features
+            Their positions.
+        read
+            The value of each, which was the same in all cells.
+        """
+        self.fc_layers[0][0].bias.add_(read @ self.weight[features])
+        self.weight[features] = 0
 
     def of_covariates(self) -> Iterator[Float[Tensor, "V H"]]:
         """Weights of the covariates, which all layers read: views of those of each layer."""

@@ -207,7 +207,8 @@ class ReadoutsMixin(ModelState):
         Notes
         -----
         A new type that lies within a known one in all latents cannot be found in this way: the
-        encoders were not trained to tell the two apart.
+        encoders were not trained to tell the two apart. Nor can one that differs only in features
+        that had one value in all training cells.
         """
         cells = self._cells(mdata, indices, batch_size)
         reference = self.module.reference.latents.cpu().numpy()
