@@ -568,19 +568,39 @@ def test_next_to_no_cells_share_nothing(n, form):
     assert not found.shared.any()
 
 
+NULL = np.random.default_rng(0).exponential(0.02, 3000) - 0.03
+
+
 @pytest.mark.parametrize(
     ("score", "null", "n_above"),
     [
-        ([0.5, 0.6, 0.7], [-0.1, -0.1, -0.1], 3),
-        ([0.5, 0.6, 0.7], [0.9, 0.9, 0.9], 0),
-        ([-0.3, -0.2, 0.7], [-0.4, -0.4, -0.4], 1),  # never below 0
-        ([0.1, *np.full(20, 0.5)], [0.3, *np.full(20, -0.1)], 20),  # 1 accident among 21
-        ([0.4, *np.full(19, 0.5)], [0.45, *np.full(19, -0.1)], 19),
+        ([0.5, 0.6, 0.7], NULL, 3),
+        ([0.5, 0.6, 0.7], 0.9 + NULL, 0),
+        ([0.5, 0.6, 0.7], [-0.1, -0.1, -0.1], 0),  # as high as any of few is no evidence
+        ([0.5, 0.6, 0.7], np.full(300, -0.1), 3),
+        ([-0.3, -0.2, 0.7], -1 + NULL, 1),  # never below 0
+        # 1 in 20 chance scores is above .03, and here are 50 of them: 48 others are not enough
+        ([*np.full(48, 0.03), *np.zeros(952)], NULL, 0),
+        ([*np.full(48, 0.5), *np.zeros(952)], NULL, 48),
+        # the highest of many chance scores is one of them
+        ([NULL.max() + 0.005, *NULL[:2999]], NULL, 0),
     ],
 )
 def test_thresholds(score, null, n_above):
     score = np.array(score)
     assert (score > threshold(score, np.array(null), fdr=0.04)).sum() == n_above
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [10, 100, 1000])
+def test_independent_modalities_share_nothing_nearly_always(d):
+    """At a false discovery rate of 5 %, in 95 % of cases."""
+    n_runs, wrong = 24, 0
+    for seed in range(n_runs):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(2, 150, d)).astype(np.float32)
+        wrong += screened(x, [y]).shared.any()
+    assert wrong <= 4  # more in 1 of 100 cases
 
 
 # ------------------------------------------------------------------------------- in a model

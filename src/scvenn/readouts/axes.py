@@ -31,8 +31,12 @@ _CELLS_OF_SIGNS = 250
 _LEAST_CELLS = 10
 # Axes carry something up to the one with which they have this part of what all carry.
 _CARRIED = 0.99
-# Variance along an axis, relative to the largest, below which it is rounding.
+# Variance along an axis, relative to the largest, below which it is rounding; and what axes carry,
+# as a part of the variance of predictions.
 LEAST_VARIANCE = 1e-9
+_LEAST_CARRIED = 1e-9
+# Standard deviation of a reading, where the prior has 1, below which it is constant.
+_LEAST_SPREAD = 1e-4
 
 
 class Axes(NamedTuple):
@@ -53,7 +57,8 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
     Parameters
     ----------
     moved
-        Covariance of the latent and the predictions of all features, (K, D).
+        Covariance of the latent and the predictions of all features, (K, D), relative to the
+        standard deviation of the predictions.
     covariance
         Of the latent, (K, K).
 
@@ -68,7 +73,7 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
     order = np.argsort(-carried, kind="stable")
     turn, along, explained = turn[:, order], along[order], np.cumsum(carried[order])
     turn = turn * _signs(along)
-    if not explained[-1] > 0:
+    if not explained[-1] > _LEAST_CARRIED:
         return Axes(turn, 0)
     return Axes(turn, 1 + int(np.argmax(explained >= _CARRIED * explained[-1])))
 
@@ -106,8 +111,10 @@ def learn_axes(net: network.SharedPrivateVAE, train: Cells) -> tuple[Axes, dict[
         for part, tensors in cells.take(of_cells).minibatches([], f"Axes of {m}"):
             from_shared.add(part, network.scaled_means(net, tensors, m, s[part], None))
             from_both.add(part, network.scaled_means(net, tensors, m, s[part], p[part]))
-        by_shared.append(from_shared.covariance() / np.sqrt(from_both.variance() or 1.0))
-        of_private[m] = ordered_axes(from_both.covariance(), _covariance_of(privates[m][of_cells]))
+        spread = np.sqrt(from_both.variance() or 1.0)
+        by_shared.append(from_shared.covariance() / spread)
+        covariance = _covariance_of(privates[m][of_cells])
+        of_private[m] = ordered_axes(from_both.covariance() / spread, covariance)
     known = shared[np.isfinite(shared[:, 0])]
     of_shared = ordered_axes(np.hstack(by_shared), _covariance_of(known))
     _set(net, of_shared, of_private)
@@ -166,19 +173,21 @@ def agreement(net: network.SharedPrivateVAE, held_out: Cells) -> np.ndarray:
     """How well modalities agree on each axis of ``shared``, (K,).
 
     The correlation of what is read from one modality alone and from another, in held-out cells that
-    have both; the mean over pairs of modalities. NaN where fewer than 10 cells have two, or where
-    an axis does not vary.
+    have both; the mean over pairs of modalities that both vary along the axis. NaN where there is
+    none, such as where fewer than 10 cells have two modalities.
     """
     each = {m: embed(net, held_out, [m])[0] for m in net.modalities}
-    found = []
+    total, number = np.zeros(net.n_shared), np.zeros(net.n_shared)
     for one, other in combinations(each.values(), 2):
         both = np.isfinite(one[:, 0]) & np.isfinite(other[:, 0])
         if both.sum() < _LEAST_CELLS:
             continue
         a, b = (z[both] - z[both].mean(0) for z in (one.astype(float), other.astype(float)))
+        varies = np.minimum(a.std(0), b.std(0)) > _LEAST_SPREAD
         norm = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
-        found.append((a * b).sum(0) / np.where(norm > 0, norm, np.nan))
-    return np.mean(found, axis=0) if found else np.full(net.n_shared, np.nan)
+        total += np.where(varies, (a * b).sum(0) / np.where(varies, norm, 1), 0)
+        number += varies
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def _covariance_of(latent: np.ndarray) -> np.ndarray:

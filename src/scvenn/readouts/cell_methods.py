@@ -181,7 +181,8 @@ class ReadoutsMixin(ModelState):
 
         In each latent that a cell has, corrected for batches, its mean distance to the 10 nearest
         of up to 2,000 other training cells is taken relative to the median of these among
-        themselves. The score is the root mean square over the latents.
+        themselves. The score is the root mean square over the latents; those of which no axis
+        carries anything are left out.
 
         Parameters
         ----------
@@ -222,7 +223,14 @@ class ReadoutsMixin(ModelState):
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
         ends = np.cumsum([self.module.n_shared, *self.module.n_private.values()])
-        return novelty([shared, *private.values()], np.split(reference, ends[:-1], axis=1))
+        pairs = zip(
+            [self.n_shared_effective_, *(self.n_private_effective_ or {}).values()],
+            [shared, *private.values()],
+            np.split(reference, ends[:-1], axis=1),
+            strict=True,
+        )
+        carrying = [(latent, known) for n_axes, latent, known in pairs if n_axes]
+        return novelty(*zip(*carrying, strict=True)) if carrying else np.full(len(cells), np.nan)
 
     def embed(
         self,

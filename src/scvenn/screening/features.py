@@ -22,8 +22,10 @@ FDR = 0.05
 # Cells of ridge regression: its cost grows with the cube of their number.
 _MOST_CELLS_OF_RIDGE = 1500
 # Scores of shuffled cells that a threshold is estimated from, where so many shuffles give as many.
-_LEAST_NULL = 1000
-_MOST_SHUFFLES = 10
+_LEAST_NULL = 3000
+_MOST_SHUFFLES = 50
+# Chance scores of which a share is an estimate, and to which the tail is fitted at least.
+_FEW, _LEAST_TAIL = 10, 50
 
 
 class Screening(NamedTuple):
@@ -137,14 +139,43 @@ def shuffled_within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def threshold(score: np.ndarray, null: np.ndarray, fdr: float) -> float:
-    """Smallest score above which the share of chance scores is at most ``fdr``; never below 0.
+    """Smallest score that Benjamini & Hochberg's procedure accepts; never below 0.
 
-    How many of the scores above are due to chance is estimated by how many features of shuffled
-    cells are above, on average over shuffles: ``null`` is (shuffles, D), or (D,) for one.
+    Parameters
+    ----------
+    score
+        Of the features, (D,).
+    null
+        Of the same features of shuffled cells, (shuffles, D), or (D,) of one shuffle: what features
+        have by chance.
+    fdr
+        Accepted false discovery rate among the features whose score is higher.
     """
-    shuffles = null.size / len(score)
     score, null = np.sort(score[np.isfinite(score)]), np.sort(null[np.isfinite(null)])
+    if not len(null):
+        return np.inf
     found = len(score) - np.arange(len(score))  # as high as this score or higher
-    by_chance = (len(null) - np.searchsorted(null, score, side="left")) / shuffles
-    acceptable = score[(by_chance <= fdr * found) & (score > 0)]
+    acceptable = score[(_by_chance(score, null) * len(score) <= fdr * found) & (score > 0)]
     return float(np.nextafter(acceptable[0], -np.inf)) if len(acceptable) else np.inf
+
+
+def _by_chance(score: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Probability of a chance score as high as each score, (D,), from sorted chance scores.
+
+    Where ten are as high, it is their share. Beyond, a share of 0 would say that nothing is due to
+    chance: it is that of a generalised Pareto distribution, fitted to the highest chance scores by
+    its moments, with a tail that is at least exponential (Knijnenburg et al., Bioinformatics
+    25:i161, 2009).
+    """
+    as_high = len(null) - np.searchsorted(null, score, side="left")
+    probability, few = as_high / len(null), as_high < _FEW
+    start, *tail = null[-max(_LEAST_TAIL, len(null) // 10) :]
+    excess = np.array(tail) - start
+    if len(excess) < _FEW or not excess.any():
+        probability[few] = (1 + as_high[few]) / (1 + len(null))
+        return probability
+    mean, variance = excess.mean(), excess.var()
+    shape = np.clip((1 - mean**2 / variance) / 2, 1e-6, 0.5) if variance else 1e-6
+    far = np.maximum(score[few] - start, 0) / (mean * (1 - shape))
+    probability[few] = len(excess) / len(null) * (1 + shape * far) ** (-1 / shape)
+    return probability
