@@ -1,5 +1,7 @@
 """Ordered axes of the latents: a fixed rotation, found at the end of training."""
 
+from types import SimpleNamespace
+
 import anndata
 import mudata
 import numpy as np
@@ -368,3 +370,35 @@ def test_without_held_out_cells_there_is_no_agreement_to_tell(small):
     model = scvenn.MMVAEpp(small)
     model.train(1, train_size=1.0, **QUIET)
     assert np.isnan(model.shared_agreement_).all()
+
+
+def test_where_nothing_is_shared_shared_has_no_axis_and_no_effect():
+    """Readings of cells then differ by rounding, and by which modalities a cell has."""
+    simulated = scvenn.datasets.simulate_counts(
+        300, n_features=30, seed=1, missing=0.1, modalities={"rna": "nb", "adt": "poisson"}
+    )
+    adt = simulated["adt"]
+    adt.X = adt.X[np.random.default_rng(1).permutation(adt.n_obs)]
+    scvi.settings.seed = 1
+    model = scvenn.MMVAEpp(simulated)
+    model.train(5, **QUIET)
+    assert not model.get_shared_scores().shared.any()
+    assert model.n_shared_effective_ == 0
+    assert not model.loadings("rna").loading.any()
+    assert model.write_contributions()["scvenn_shared_rna"].dropna().max() < 1e-6
+    assert model.get_novelty().max() < 4
+
+
+def test_agreement_is_that_of_modalities_that_vary(monkeypatch):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(50, 2))
+    read = {
+        "rna": z,
+        "meth": z + 0.1 * rng.normal(size=(50, 2)),
+        "peaks": 0.3 + 1e-7 * rng.normal(size=(50, 2)),
+    }
+    net = SimpleNamespace(modalities=list(read), n_shared=2)
+    monkeypatch.setattr(_axes, "embed", lambda net, cells, sources: (read[sources[0]], {}))
+    assert (_axes.agreement(net, None) > 0.98).all()
+    read["meth"] = read["peaks"]
+    assert np.isnan(_axes.agreement(net, None)).all()

@@ -199,7 +199,7 @@ def test_nothing_learned_corrects_nothing():
 
 
 @pytest.mark.parametrize("batch_key", [None, "batch"])
-@pytest.mark.parametrize("value", [1e19, 1e38])
+@pytest.mark.parametrize("value", [1e12, 1e15])
 def test_a_cell_with_an_enormous_value_has_a_position_far_away(batch_key, value):
     scvi.settings.seed = 0
     mdata = scvenn.datasets.simulate_counts(

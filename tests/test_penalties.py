@@ -132,7 +132,7 @@ def test_the_function_of_a_penalty_is_asked_for_only_to_train_further(small):
     with pytest.raises(ValueError, match=r"^penalties=\['other'\]: the model has \['size'\]"):
         scvenn.SharedPrivateModel.load("model", small, penalties={"other": size_of_private})
     for wrong in ({"size": 3}, [size_of_private]):
-        with pytest.raises(ValueError, match="penalties=.*expected functions by the name"):
+        with pytest.raises(ValueError, match="penalties=.*expected a dictionary of functions"):
             scvenn.SharedPrivateModel.load("model", small, penalties=wrong)
 
 

@@ -341,11 +341,6 @@ def forget(part):
     return change
 
 
-def unknown_likelihood(content, arrays):
-    fields = content["attributes"]["registry_"]["field_registries"]
-    fields["X_rna"]["state_registry"]["likelihood"] = "unknown"
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -371,7 +366,6 @@ def unknown_likelihood(content, arrays):
         (repeated_array, "found no array 'weights.shared_axes', or found it twice"),
         (table_of_one_value, "found a table of int"),
         (data_without_a_name, "its data are not those of a model: name"),
-        (unknown_likelihood, "unknown"),
         *((forget(part), part) for part in ("class_name", "attributes", "weights", "versions")),
         (lambda content, arrays: "[]", "cannot be read"),
         (lambda content, arrays: "{", "cannot be read"),

@@ -194,9 +194,9 @@ def test_sparse_inner_products_are_those_of_standardised_features(incomplete, mo
     np.testing.assert_allclose(found, gram(values), atol=1e-5)
 
 
-@pytest.mark.parametrize(("form", "n_steps"), [(DiscreteValues, 24), (RealValues, 46)])
+@pytest.mark.parametrize(("form", "n_steps"), [(DiscreteValues, 104), (RealValues, 206)])
 def test_the_progress_bar_reaches_its_end(form, n_steps, monkeypatch):
-    """Two regressions, and of each one score and ten chance scores; of squares as well."""
+    """Two regressions, and of each one score and 50 chance scores; of squares as well."""
     closed = []
 
     class Bar(tqdm):

@@ -208,7 +208,7 @@ def test_leakage_within_types_is_scored_beside_that_over_all_cells(evaluated):
     leakage = table[table.metric == "leakage_r2_within"]
     assert set(leakage.source) == {"shared", "private_one", "private_two"}
     from_private = leakage[leakage.source != "shared"]["value"]
-    assert from_private.median() < 0.1
+    assert from_private.median() < 0.2
     assert (table[table.metric == "leakage_r2_within"].group.isna()).all()
 
 

@@ -54,7 +54,7 @@ from scvenn.likelihoods import LIKELIHOODS
 logger = logging.getLogger("scvi.scvenn")
 
 # Standard deviations of a covariate from its mean: what is further away is in other units.
-_FARTHEST = 1e6
+_FARTHEST = 1e12
 
 
 class Field(BaseAnnDataField):

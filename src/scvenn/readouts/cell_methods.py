@@ -223,13 +223,15 @@ class ReadoutsMixin(ModelState):
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
         ends = np.cumsum([self.module.n_shared, *self.module.n_private.values()])
+        # a model that cells were mapped onto has no such numbers
+        of_private = self.n_private_effective_ or dict.fromkeys(self.modalities)
         pairs = zip(
-            [self.n_shared_effective_, *(self.n_private_effective_ or {}).values()],
+            [self.n_shared_effective_, *of_private.values()],
             [shared, *private.values()],
             np.split(reference, ends[:-1], axis=1),
             strict=True,
         )
-        carrying = [(latent, known) for n_axes, latent, known in pairs if n_axes]
+        carrying = [(latent, known) for n_axes, latent, known in pairs if n_axes != 0]
         return novelty(*zip(*carrying, strict=True)) if carrying else np.full(len(cells), np.nan)
 
     def embed(
