@@ -14,7 +14,7 @@ from mudata import MuData
 from sklearn.metrics import roc_auc_score
 
 import scvenn
-from scvenn.batches import BatchShifts, extend_batch_shifts
+from scvenn.batches import extend_batch_shifts
 from scvenn.cli import main
 from scvenn.data.renaming import similar_names
 from scvenn.network import Branch, learned_tensors
@@ -448,11 +448,10 @@ def test_what_cannot_be_mapped_is_refused_by_name(model, mapped):
         mapped.train(1, **QUIET)
 
 
-def test_a_model_without_components_says_so(query):
+def test_a_model_of_an_interrupted_training_says_so(query):
     model = trained(cells("ab"))
-    model.module.shared_correction.found = BatchShifts.none(3)
+    model._forget_estimates()
     refused(model, query, "scvenn 0.1, or its training was interrupted", max_epochs=1)
-    model.module.reference.latents = model.module.reference.latents[:0]
     with pytest.raises(ValueError, match="interrupted"):
         model.get_novelty()
 
@@ -529,3 +528,19 @@ def test_a_modality_under_a_similar_name_is_pointed_out_when_a_model_is_loaded(
     new.obs["batch"] = "a"
     with pytest.warns(UserWarning, match="'rna' of the model counts as not measured: .* 'RNA'"):
         scvenn.MMVAEpp.load(tmp_path / "model", new)
+
+
+def test_a_mapped_model_has_the_axes_of_its_reference():
+    mdata = scvenn.datasets.simulate_counts(120, n_features=12, n_batches=2)
+    reference, query = (
+        mdata[(mdata.obs["batch"] == batch).to_numpy()].copy() for batch in ("batch0", "batch1")
+    )
+    scvi.settings.seed = 0
+    scvenn.MMVAEpp.setup_mudata(reference, batch_key="batch")
+    model = scvenn.MMVAEpp(reference, n_hidden=8)
+    model.train(2, **QUIET)
+    mapped = model.map_query(query, max_epochs=1, **QUIET)
+    assert mapped.n_shared_effective_ == model.n_shared_effective_
+    assert mapped.n_private_effective_ == model.n_private_effective_
+    mapped.embed(drop_empty_axes=True)
+    assert query.obsm["X_shared"].shape[1] == max(1, model.n_shared_effective_)

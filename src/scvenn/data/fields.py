@@ -46,9 +46,10 @@ from scvenn.data.minified import check_posteriors, is_minified
 from scvenn.data.missing import warn_of_spelled_missing
 from scvenn.data.on_disk import DiskMatrix
 from scvenn.data.renaming import remedy_for_names, similar_names
-from scvenn.data.statistics import LEAST_VARIATION, Summary, feature_stats
+from scvenn.data.statistics import Summary, feature_stats
 from scvenn.data.stored import expression, stored_matrix
 from scvenn.likelihoods import LIKELIHOODS
+from scvenn.screening import LEAST_VARIATION
 
 # below scvi-tools' logger: shown by default, and quiet when scvi.settings.verbosity says so
 logger = logging.getLogger("scvi.scvenn")

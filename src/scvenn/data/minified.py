@@ -39,10 +39,9 @@ def minified(mdata: MuData, posteriors: Mapping[str, np.ndarray], name: str) -> 
     """
     mod = {}
     _check_indices(mdata, "mdata")
-    for m in posteriors:
-        _check_indices(mdata.mod[m], f"mdata[{m!r}]")
     for m, encoded in posteriors.items():
         adata = mdata.mod[m]
+        _check_indices(adata, f"mdata[{m!r}]")
         kept = {part: dict(getattr(adata, part)) for part in _KEPT}
         rows = mdata.obs_names.get_indexer(adata.obs_names)
         kept["obsm"][Keys.POSTERIOR] = encoded[rows]

@@ -10,9 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from scvenn.data.matrices import SMALLEST, Matrix, row_blocks, row_sums
 from scvenn.likelihoods import LIKELIHOODS, FeatureStats
+from scvenn.screening import LEAST_VARIATION
 
-# A standard deviation below this part of the mean is rounding, of features and of covariates.
-LEAST_VARIATION = 1e-6
 # What takes the time where there is much data.
 _BAR = "Means and scales"
 

@@ -125,7 +125,6 @@ def check_registry(registry: dict) -> None:
 
 def _is_of_modality(state: Mapping[str, Any]) -> bool:
     """Whether this is what a set-up found in a modality."""
-    find_likelihood(state["likelihood"])
     names, may_lack = state[Keys.COLUMN_NAMES], state.get(Keys.MAY_LACK)
     constant = state.get("constant")
     return (

@@ -20,6 +20,7 @@ from scvenn.models.messages import quiet_libraries
 from scvenn.models.runner import HistoryPlan, KeptEpoch, Runner, single_precision, step
 from scvenn.models.saving import SavingMixin
 from scvenn.models.splitting import Splitter
+from scvenn.models.training import OF_AXES
 from scvenn.network import SharedPrivateVAE, learned_tensors, take_over
 from scvenn.readouts import extend_batch_correction
 
@@ -196,6 +197,7 @@ class MappingMixin(SavingMixin):
         self.is_trained_ = False  # so that its history begins anew
         self.module.train()  # as Lightning expects at the start
         of_reference = {name: tensor.clone() for name, tensor in learned_tensors(self.module)}
+        of_axes = {name: getattr(self, name) for name in OF_AXES}
         with _all_fixed_but(self.module, is_new), single_precision(self.module):
             runner = Runner(
                 self,
@@ -221,6 +223,8 @@ class MappingMixin(SavingMixin):
                 if name in is_new:
                     before = torch.where(is_new[name].to(tensor.device), tensor, before)
                 tensor.copy_(before)
+        for name, value in of_axes.items():
+            setattr(self, name, value)
 
     def _hold_out(self, batch_size: int) -> None:
         """Hold a part of the cells out, as a training would: for what is fitted and scored."""
@@ -243,7 +247,7 @@ class MappingMixin(SavingMixin):
         )
         if net.n_categories[Keys.BATCH] <= n_before:
             return
-        if not len(known.shared_correction.found.centres):
+        if not len(known.reference.latents):
             raise ValueError(
                 "map_query() compares new batches with the components that training finds in the "
                 "latents, and this model has none: it is of scvenn 0.1, or its training was "

@@ -53,7 +53,7 @@ logger = logging.getLogger("scvi.scvenn")
 # Times the training cells: of more features than that the log says so.
 _MANY_FEATURES = 10
 # What is learned of the axes after training.
-_ESTIMATES = ("n_shared_effective_", "n_private_effective_", "shared_agreement_")
+OF_AXES = ("n_shared_effective_", "n_private_effective_", "shared_agreement_")
 
 
 class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
@@ -448,7 +448,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             learn_batch_correction(self.module, train)
         return {
             "state": {name: value.cpu() for name, value in self.module.state_dict().items()},
-            "attributes": {name: getattr(self, name) for name in _ESTIMATES},
+            "attributes": {name: getattr(self, name) for name in OF_AXES},
         }
 
     def _fill_in(self, train: Cells) -> None:
@@ -483,10 +483,10 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
     def _ignore_constant_features(self) -> None:
         """Have encoders leave out features that had one value in all cells ever trained on."""
         if len(self.trained_cells_) > len(np.asarray(self.train_indices)):
-            return  # found of the first training, whose cells were others
+            return  # the statistics are of the first training, whose cells were others
         for m in self.modalities:
             constant = self.adata_manager.found.state(Keys.x(m)).get("constant")
-            if constant is not None:  # as in files of earlier versions
+            if constant is not None:  # files of earlier versions do not have it
                 self.module.branch(m).ignore_features(constant)
 
     def _take_over(self, learned: dict[str, Any]) -> None:

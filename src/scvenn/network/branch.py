@@ -357,11 +357,12 @@ class ScreenedBranch(Branch):
         self.cross_decoder.restrict(np.tile(predicts, self.likelihood.n_outputs))  # (R,)
 
     def ignore_features(self, constant: Bool[np.ndarray, " D"]) -> None:
-        """The same for both encoders; that of private reads next to nothing of such features.
+        """The same for both encoders.
 
-        But for counts above 0: how far they are from their prediction depends on the cell's sum.
+        That of private reads how far a feature is from its prediction: next to nothing if it is
+        constant. Counts above 0 are an exception, as their prediction depends on the cell's sum.
         """
-        features, read = self._constant_input(constant)
+        features, read = self._constant_input(constant)  # ascending, as self.features
         of_sums = self.likelihood.discrete and not self.likelihood.binary
         silent = features[read == 0] if of_sums else features
         self.hidden.leave_out(silent, read.new_zeros(len(silent)))

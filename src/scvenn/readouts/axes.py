@@ -22,6 +22,7 @@ from scvenn import network
 from scvenn.data import Cells
 from scvenn.readouts.embeddings import Embedding, embed
 from scvenn.readouts.interpretation import matrix_of_loadings
+from scvenn.screening import LEAST_SPREAD
 
 # Cells with a modality from which axes are learned.
 MOST_CELLS = 2_000
@@ -35,8 +36,6 @@ _CARRIED = 0.99
 # as a part of the variance of predictions.
 LEAST_VARIANCE = 1e-9
 _LEAST_CARRIED = 1e-9
-# Standard deviation of a reading, where the prior has 1, below which it is constant.
-_LEAST_SPREAD = 1e-4
 
 
 class Axes(NamedTuple):
@@ -183,7 +182,7 @@ def agreement(net: network.SharedPrivateVAE, held_out: Cells) -> np.ndarray:
         if both.sum() < _LEAST_CELLS:
             continue
         a, b = (z[both] - z[both].mean(0) for z in (one.astype(float), other.astype(float)))
-        varies = np.minimum(a.std(0), b.std(0)) > _LEAST_SPREAD
+        varies = np.minimum(a.std(0), b.std(0)) > LEAST_SPREAD
         norm = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
         total += np.where(varies, (a * b).sum(0) / np.where(varies, norm, 1), 0)
         number += varies

@@ -223,15 +223,10 @@ class ReadoutsMixin(ModelState):
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"
         )
         ends = np.cumsum([self.module.n_shared, *self.module.n_private.values()])
-        # a model that cells were mapped onto has no such numbers
-        of_private = self.n_private_effective_ or dict.fromkeys(self.modalities)
-        pairs = zip(
-            [self.n_shared_effective_, *of_private.values()],
-            [shared, *private.values()],
-            np.split(reference, ends[:-1], axis=1),
-            strict=True,
-        )
-        carrying = [(latent, known) for n_axes, latent, known in pairs if n_axes != 0]
+        latents = {"shared": shared} | {f"private_{m}": z for m, z in private.items()}
+        pairs = zip(latents.items(), np.split(reference, ends[:-1], axis=1), strict=True)
+        n_axes = self._n_effective()
+        carrying = [(latent, known) for (name, latent), known in pairs if n_axes.get(name) != 0]
         return novelty(*zip(*carrying, strict=True)) if carrying else np.full(len(cells), np.nan)
 
     def embed(
@@ -637,17 +632,21 @@ class ReadoutsMixin(ModelState):
 
     # ----------------------------------------------------------------- cells
 
-    def _effective_sizes(self) -> dict[str, int]:
-        """How many axes of each latent carry something, by its name; at least one."""
+    def _n_effective(self) -> dict[str, int]:
+        """How many axes of each latent carry something, by its name; empty where not known."""
         if self.n_shared_effective_ is None or self.n_private_effective_ is None:
+            return {}
+        of_private = {f"private_{m}": n for m, n in self.n_private_effective_.items()}
+        return {"shared": self.n_shared_effective_, **of_private}
+
+    def _effective_sizes(self) -> dict[str, int]:
+        """The same, and at least one."""
+        if not (sizes := self._n_effective()):
             raise ValueError(
                 "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
                 "scvenn 0.1 or interrupted at its end. Train it for another epoch."
             )
-        sizes = {f"private_{m}": n for m, n in self.n_private_effective_.items()}
-        return {
-            name: max(1, n) for name, n in (sizes | {"shared": self.n_shared_effective_}).items()
-        }
+        return {name: max(1, n) for name, n in sizes.items()}
 
     def _get_ready(self) -> None:
         """Evaluation mode, whatever came before; warn where nothing was trained."""

@@ -11,16 +11,19 @@ Shapes: ``n`` cells, ``D`` features of a modality, ``M`` modalities, ``K`` dimen
 
 from scvenn.screening.features import FDR, Screening, screen, shuffled_within, threshold
 from scvenn.screening.values import (
+    LEAST_VARIATION,
     DiscreteValues,
     ExtremeValueError,
     RealValues,
     Values,
     as_csr,
 )
-from scvenn.screening.weak_effects import weak_effects, whitening
+from scvenn.screening.weak_effects import LEAST_SPREAD, weak_effects, whitening
 
 __all__ = [
     "FDR",
+    "LEAST_SPREAD",
+    "LEAST_VARIATION",
     "DiscreteValues",
     "ExtremeValueError",
     "RealValues",

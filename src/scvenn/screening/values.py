@@ -33,7 +33,7 @@ _BLOCK_ENTRIES = 2**21
 # Below this share of values that are not 0, products that skip the zeros are faster.
 _LEAST_DENSE = 0.1
 # A standard deviation below this part of the mean is rounding: the feature counts as constant.
-_LEAST_VARIATION = 1e-6
+LEAST_VARIATION = 1e-6
 
 
 class ExtremeValueError(ValueError):
@@ -453,4 +453,4 @@ def _scale(
         extreme = values[np.argmax(np.abs(values))]
         raise ExtremeValueError(first + int(overflows[0]), float(extreme))
     scale = np.sqrt(variance)
-    return np.where(scale <= _LEAST_VARIATION * np.abs(mean), np.inf, scale)
+    return np.where(scale <= LEAST_VARIATION * np.abs(mean), np.inf, scale)

@@ -17,7 +17,7 @@ import numpy as np
 
 # Directions of `shared` with less than this part of the largest variance are left out, and those
 # with less than this standard deviation, where the prior has 1: the rest is rounding.
-_LEAST_VARIANCE, _LEAST_SPREAD = 1e-6, 1e-4
+_LEAST_VARIANCE, LEAST_SPREAD = 1e-6, 1e-4
 # Standard deviations by which the excess must differ from none.
 _LEAST_EXCESS = 3
 
@@ -31,7 +31,7 @@ def whitening(latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     along each, (directions,).
     """
     variance, directions = np.linalg.eigh(latent.T @ latent / len(latent))
-    used = variance > max(_LEAST_VARIANCE * variance.max(), _LEAST_SPREAD**2)
+    used = variance > max(_LEAST_VARIANCE * variance.max(), LEAST_SPREAD**2)
     spread = np.sqrt(variance[used])
     return directions[:, used] / spread, spread
 
