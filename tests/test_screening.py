@@ -78,7 +78,7 @@ def test_the_short_cut_of_ridge_regression_equals_leaving_out_each_cell(few_cell
         scores.append(left_out_in_turn(fit_and_predict, batch, y))
     ridge = Ridge.on([RealValues(x)], covariate_basis(25, batch))
     ridge.operators = ridge.operators[: len(_PENALTIES)]  # without those of squares
-    found = ridge.r2(RealValues(y), np.arange(25))
+    found = ridge.r2(RealValues(y), np.arange(25)[None])[0]
     np.testing.assert_allclose(found, np.max(scores, axis=0), rtol=1e-3)
 
 
@@ -94,7 +94,7 @@ def test_the_short_cut_of_least_squares_equals_leaving_out_each_cell(few_cells, 
     expected = left_out_in_turn(fit_and_predict, batch, y)
     basis = covariate_basis(25, batch)
     whole = np.linalg.qr(np.hstack([basis, x]))[0]
-    found = LeastSquares([whole], basis).r2(form(y), np.arange(25))
+    found = LeastSquares([whole], basis).r2(form(y), np.arange(25)[None])[0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -104,10 +104,32 @@ def test_another_order_pairs_other_cells(few_cells, regression):
     basis = covariate_basis(25, batch)
     rng = [np.random.default_rng(0)] if regression is LeastSquares else []
     fit = regression.on([RealValues(x)], basis, *rng)
-    order = np.random.default_rng(1).permutation(25)
+    order, own = np.random.default_rng(1).permutation(25), np.arange(25)
     np.testing.assert_allclose(
-        fit.r2(RealValues(y), order), fit.r2(RealValues(y[order]), np.arange(25)), atol=1e-4
+        fit.r2(RealValues(y), order[None]), fit.r2(RealValues(y[order]), own[None]), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("values", ["real", "with NaN", "counts", "few counts"])
+@pytest.mark.parametrize("regression", [Ridge, LeastSquares])
+def test_many_orders_are_scored_together_as_one_by_one(regression, values):
+    x, batch = sparse_counts(0)
+    rng = np.random.default_rng(0)
+    if values == "few counts":
+        y = DiscreteValues(x)
+        assert y.entries is not None
+    elif values == "counts":
+        y = DiscreteValues(rng.poisson(1, (90, 7)))
+        assert y.entries is None
+    else:
+        y = rng.normal(size=(90, 7))
+        y[:3, 2] = np.nan if values == "with NaN" else 0
+        y = RealValues(y)
+    more = (rng,) if regression is LeastSquares else ()
+    fit = regression.on([RealValues(x)], covariate_basis(90, batch), *more)
+    orders = np.array([rng.permutation(90) for _ in range(4)])
+    one_by_one = [fit.r2(y, order[None])[0] for order in orders]
+    np.testing.assert_allclose(fit.r2(y, orders), one_by_one, atol=1e-5)
 
 
 def test_a_cell_alone_in_its_batch_is_left_out():
@@ -154,10 +176,10 @@ def test_what_skips_zeros_finds_the_scores_of_what_does_not(seed):
     order = np.random.default_rng(seed).permutation(90)
     ridge = Ridge.on([RealValues(source)], covariate_basis(90, batch))
     assert DiscreteValues(x).entries is not None
-    found = ridge.r2(DiscreteValues(x), order)
+    found = ridge.r2(DiscreteValues(x), order[None])[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screening_values, "_LEAST_DENSE", 0.0)
-        expected = ridge.r2(DiscreteValues(x), order)
+        expected = ridge.r2(DiscreteValues(x), order[None])[0]
     assert np.isnan(found[1])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -176,7 +198,7 @@ def test_what_is_in_no_scored_cell_has_no_score(regression):
         # the cell of the target that is paired with the one that is not scored
         target = np.empty_like(x)
         target[order] = x
-        score = fitted.r2(DiscreteValues(target), order)
+        score = fitted.r2(DiscreteValues(target), order[None])[0]
         assert np.isnan(score[alone]).all()
         assert np.isfinite(score[32:]).any()
 
@@ -240,7 +262,7 @@ def test_threads_change_no_bit_of_sums_over_sparse_values(monkeypatch):
         order, basis = np.arange(90)[::-1], covariate_basis(90, batch)
         each = [Ridge.on([values], basis)]
         each += [LeastSquares.on([values], basis, np.random.default_rng(0))]
-        found.append((gram(values), *(regression.r2(values, order) for regression in each)))
+        found.append((gram(values), *(regression.r2(values, order[None]) for regression in each)))
     torch.set_num_threads(n_threads)
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -270,7 +292,7 @@ def test_components_of_many_sources_are_fewer_than_cells():
     sources = [RealValues(rng.normal(size=(30, 40))) for _ in range(3)]
     fit = LeastSquares.on(sources, covariate_basis(30, None), rng)
     target = RealValues(rng.normal(size=(30, 5)))
-    assert np.isfinite(fit.r2(target, np.arange(30))).all()
+    assert np.isfinite(fit.r2(target, np.arange(30)[None])).all()
 
 
 def test_a_relation_spread_over_many_sparse_features_is_found():

@@ -24,6 +24,8 @@ _MOST_CELLS_OF_RIDGE = 1500
 # Scores of shuffled cells that a threshold is estimated from, where so many shuffles give as many.
 _LEAST_NULL = 3000
 _MOST_SHUFFLES = 50
+# Cells of all shuffles that are scored together.
+_CELLS_AT_ONCE = 2**15
 # Chance scores of which a share is an estimate, and to which the tail is fitted at least.
 _FEW, _LEAST_TAIL = 10, 50
 
@@ -98,10 +100,18 @@ def screen(
     n_steps = 2 + 2 * (1 + n_shuffles) * (1 if squares is None else 2)
     bar = progress(description=f"Screening {name}", total=n_steps)
 
-    def r2(regression: Regression, cells: Values, order: np.ndarray) -> np.ndarray:
-        found = regression.r2(cells, order)
-        bar.update()
-        return found
+    def r2(regression: Regression, cells: Values) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the cells, (D,), and of shuffled ones, (shuffles, D)."""
+        size = cells.shape[0]
+        orders = np.array([np.arange(size), *(shuffled(size) for _ in range(n_shuffles))])
+        at_once = max(1, _CELLS_AT_ONCE // size)
+        found = []
+        for start in range(0, len(orders), at_once):
+            some = orders[start : start + at_once]
+            found.append(regression.r2(cells, some))
+            bar.update(len(some))
+        own, *null = np.vstack(found)
+        return own, np.array(null)
 
     def shuffled(size: int) -> np.ndarray:
         return rng.permutation(size) if groups is None else shuffled_within(groups[:size], rng)
@@ -110,12 +120,10 @@ def screen(
         """Scores, and which are not due to chance."""
         scores, passed = [], []
         for regression, cells in ((ridge, of_some(values)), (least_squares, values)):
-            size = cells.shape[0]
-            found = r2(regression, cells, np.arange(size))
-            null = [r2(regression, cells, shuffled(size)) for _ in range(n_shuffles)]
+            found, null = r2(regression, cells)
             scores.append(found)
             # each regression has its own chance scores, and half of the false discoveries
-            passed.append(found > threshold(found, np.array(null), fdr / 2))
+            passed.append(found > threshold(found, null, fdr / 2))
         return np.fmax(*scores), passed[0] | passed[1]
 
     with bar:

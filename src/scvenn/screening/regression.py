@@ -44,16 +44,17 @@ class Regression(ABC):
     """A regression on the other modalities, ready for any target."""
 
     @abstractmethod
-    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
-        """Leave-one-out R² of each feature, (D,); NaN where covariates leave no variance.
+    def r2(self, target: Values, orders: np.ndarray) -> np.ndarray:
+        """Leave-one-out R² of each feature, (m, D); NaN where covariates leave no variance.
 
         Parameters
         ----------
         target
             Values of the same cells, (n, D).
-        order
-            Which cell of the target is paired with each cell of the regression, (n,): their order,
-            or for chance scores a shuffled one.
+        orders
+            Which cell of the target is paired with each cell of the regression, (m, n): their
+            order, or for chance scores shuffled ones. All are scored together, so that many
+            shuffles of few cells cost little more than one.
         """
 
 
@@ -102,26 +103,29 @@ class Ridge(Regression):
             for start in range(0, len(each), len(_PENALTIES))
         ]
 
-    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
+    def r2(self, target: Values, orders: np.ndarray) -> np.ndarray:
         if (entries := target.entries) is not None:
             from scvenn.screening.compiled import quadratic_forms  # numba takes a second
 
-            to_target = np.argsort(order)
-            size, (total,) = _squared_residuals(target, [self.basis[to_target]])
-            pairs = np.ix_(to_target, to_target)
-            rest = [quadratic_forms(entries, form[pairs]) for form in self.forms]
-            return _r2(np.hstack(rest).min(1), total, size)
+            size, (total,) = _squared_residuals(target, [self.basis], orders)
+            rest = []
+            for to_target in np.argsort(orders, axis=1):
+                pairs = np.ix_(to_target, to_target)
+                of_forms = [quadratic_forms(entries, form[pairs]) for form in self.forms]
+                rest.append(np.hstack(of_forms).min(1))
+            return _r2(np.array(rest), total, size)
         left_out = _left_out(self.basis)
         scale = np.where(left_out > _LEAST_LEFT_OUT, left_out, np.inf)[:, None]
-        best = np.empty(target.shape[1])
+        best = np.empty((len(orders), target.shape[1]))
         for features, values, measured in target.blocks():
-            y = values[order]
-            observed = None if measured is None else measured[order]
+            y = _side_by_side(values, orders)  # (n, m * features)
+            observed = None if measured is None else _side_by_side(measured, orders)
             left_over = (y - self.basis @ (self.basis.T @ y)) / scale
             total = _squared_sum(left_over, observed)
             y = y.astype(np.float32)
             rest = [_squared_sum(operator @ y, observed) for operator in self.operators]
-            best[features] = _r2(np.min(rest, axis=0), total, len(y))
+            found = _r2(np.min(rest, axis=0), total, len(y))
+            best[:, features] = found.reshape(len(orders), -1)
         return best
 
 
@@ -157,11 +161,8 @@ class LeastSquares(Regression):
         ]
         return cls(bases, basis)
 
-    def r2(self, target: Values, order: np.ndarray) -> np.ndarray:
-        # The rows of the bases are put in order, which are fewer numbers than those of the target.
-        to_target = np.argsort(order)
-        every = [q[to_target] for q in (self.basis, *self.bases)]
-        size, (total, *rest) = _squared_residuals(target, every)
+    def r2(self, target: Values, orders: np.ndarray) -> np.ndarray:
+        size, (total, *rest) = _squared_residuals(target, [self.basis, *self.bases], orders)
         return _r2(np.min(rest, axis=0), total, size)
 
 
@@ -224,8 +225,13 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
     return lower + np.tril(lower, -1).T
 
 
+def _side_by_side(values: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Values (n, d) with their rows in each of some orders (m, n), as columns (n, m * d)."""
+    return np.hstack([values[order] for order in orders])
+
+
 def _squared_residuals(
-    target: Values, bases: Sequence[np.ndarray]
+    target: Values, bases: Sequence[np.ndarray], orders: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     r"""Sums of squared leave-one-out residuals of least squares on some bases.
 
@@ -239,22 +245,30 @@ def _squared_residuals(
         Values, (n, D).
     bases
         Orthonormal columns, (n, r) each. A cell that one of them explains is not scored.
+    orders
+        Which cell of the target is paired with each row of the bases, (m, n).
 
     Returns
     -------
-    Sums of squares of the features in all cells, (D,), and those of the residuals of each basis.
+    Sums of squares of the features in all cells, (D,), and those of the residuals of each basis,
+    (m, D).
     """
     left_out = np.array([_left_out(q) for q in bases])
     scored = left_out.min(0) > _LEAST_LEFT_OUT
     weights = np.where(scored, 1 / np.square(np.where(scored, left_out, 1)), 0)  # (bases, n)
+    # The rows of the bases are put in order, which are fewer numbers than those of the target.
+    to_target = np.argsort(orders, axis=1)
     # in all cells too: what is in no scored cell has a sum of 0 but for rounding
-    of_all, *own = target.squared_sums(np.vstack([np.ones(len(scored)), weights]).T).T  # (D,) each
+    own = [np.ones((1, len(scored))), *(w[to_target] for w in weights)]
+    of_all, *sizes = target.squared_sums(np.vstack(own).T).T  # (D,) each
     sums = []
-    for q, w, size in zip(bases, weights, own, strict=True):
+    for q, w, size in zip(bases, weights, np.split(np.array(sizes), len(bases)), strict=True):
         weighted = q * w[:, None]
-        both = target.transposed_times(np.hstack([q, weighted]))  # (D, 2r)
-        fit, cross = np.hsplit(both, 2)
-        sums.append(size - 2 * (fit * cross).sum(1) + (fit @ (q.T @ weighted) * fit).sum(1))
+        left = _side_by_side(np.hstack([q, weighted]), to_target)  # (n, m * 2r)
+        both = target.transposed_times(left).reshape(-1, len(orders), 2 * q.shape[1])
+        fit, cross = np.split(both.swapaxes(0, 1), 2, axis=2)  # (m, D, r) each
+        of_fit = (fit @ (q.T @ weighted) * fit).sum(2)
+        sums.append(size - 2 * (fit * cross).sum(2) + of_fit)
     return of_all, sums
 
 
