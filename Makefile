@@ -42,7 +42,7 @@ demo: $(READY)
 # two workers with one thread each, in what they start too; a file's fixtures are made once; a worker
 # that crashes ends the run, which would else wait for ever
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations=20
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations=20
 
 paper-run: $(READY)
 	$(BIN)/python benchmarks/paper/run.py

@@ -80,6 +80,19 @@ def test_three_modalities_with_batches_and_missing_cells():
     assert marked == two
 
 
+@pytest.mark.parametrize("given", [None, "cell_type"])
+def test_the_order_of_cells_changes_no_call(given):
+    mdata = three_modalities(missing=0.3)
+    mdata.obs["cell_type"] = mdata.obs["cell_type"].astype(str)
+    found = []
+    for cells in (np.arange(mdata.n_obs), np.random.default_rng(1).permutation(mdata.n_obs)):
+        scvi.settings.seed = 0
+        found.append(
+            scvenn.pp.shared_features(mdata[cells].copy(), given=given, inplace=False)
+        )
+    pd.testing.assert_frame_equal(*found, check_exact=True)
+
+
 def test_a_view_is_read_but_not_written_to(mdata):
     view = mdata[:300]
     assert len(scvenn.pp.shared_features(view, inplace=False)) == 120

@@ -87,7 +87,8 @@ def _samples(
     net: SharedPrivateVAE, cells: Cells, rng: np.random.Generator
 ) -> Iterator[tuple[str, Cells, dict[str, Values]]]:
     """Each modality, a sample of the cells that have it and another one, and their values."""
-    order = rng.permutation(len(cells))
+    # from an order by name: that of the data must not choose the cells, nor how they are shuffled
+    order = rng.permutation(cells.names.argsort())
     sample = cells.take(order[:0])
     values: dict[str, Values] = {}
     for m in net.modalities:
