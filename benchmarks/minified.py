@@ -21,7 +21,7 @@ from speed import QUIET, multiome, silence
 import scvenn
 
 DATA: dict[str, Callable[[], MuData]] = {
-    "CITE-seq, 892 cells, 36,601 genes and 10 proteins": scvenn.datasets.pbmc_citeseq,
+    "CITE-seq, 892 cells, 19,203 genes and 10 proteins": scvenn.datasets.pbmc_citeseq,
     "simulated multiome, 5,000 cells, 2,000 genes and 50,000 peaks": lambda: multiome(
         5_000, 2_000, 50_000, (1_500, 8_000)
     ),

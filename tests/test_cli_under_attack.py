@@ -328,6 +328,11 @@ def when_half_written(patch, announce):
     patch.setattr(mudata.MuData, "write", write)
 
 
+def when_renamed(patch, announce):
+    replace = os.replace
+    patch.setattr(_whole_files.os, "replace", lambda *paths: replace(*paths) or announce())
+
+
 def when_half_reported(patch, announce):
     def report(self, path, **_):
         Path(path).write_text("half")
@@ -349,6 +354,7 @@ PHASES = {
     "training": (when_training, ""),
     "writing": (when_half_written, ""),
     "renaming": (when(_whole_files.os, "replace"), ""),
+    "renamed": (when_renamed, "out.h5mu"),
     "saving": (when(scvenn.SharedPrivateModel, "save"), "out.h5mu"),
     "reporting": (when_half_reported, "out.h5mu, model"),
 }
@@ -381,9 +387,13 @@ def train_in_child(prepare):
 def ended(child, number):
     """Check how a process ended after a signal; the results that it names."""
     code, word = SIGNALS[number]
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code, Path("log").read_text()
+    found = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     log = Path("log").read_text()
     assert "Traceback" not in log
+    if found == 0:  # it had just printed its result
+        assert log.endswith("report report.html\n")
+        return ", ".join({*os.listdir()} - {"in.h5mu", "log"})
+    assert found == code, log
     assert log.splitlines()[-1].startswith(f"{word}. ")
     named = re.search(rf"{word}\. (?:Nothing|Only (.*)) was written\.\n$", log).group(1) or ""
     assert {*os.listdir()} == {"in.h5mu", "log"} | {name for name in named.split(", ") if name}

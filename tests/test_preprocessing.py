@@ -87,9 +87,7 @@ def test_the_order_of_cells_changes_no_call(given):
     found = []
     for cells in (np.arange(mdata.n_obs), np.random.default_rng(1).permutation(mdata.n_obs)):
         scvi.settings.seed = 0
-        found.append(
-            scvenn.pp.shared_features(mdata[cells].copy(), given=given, inplace=False)
-        )
+        found.append(scvenn.pp.shared_features(mdata[cells].copy(), given=given, inplace=False))
     pd.testing.assert_frame_equal(*found, check_exact=True)
 
 

@@ -20,7 +20,7 @@ import click
 from scvenn._mudata import pull_on_update
 from scvenn._warnings import ScvennWarning
 from scvenn._whole_files import draft
-from scvenn.cli.files import Output, check_outputs
+from scvenn.cli.files import Output, check_outputs, version_of
 from scvenn.cli.options import options
 
 OVERWRITE = "--overwrite: Replace results that already exist."
@@ -78,27 +78,26 @@ class Command(click.Command):
         paths = {option: output[option.name] for option in self.outputs if option.name in output}
         ctx.params |= {title.lower(): arguments for title, arguments in given.items()}
         ctx.obj = list(paths.values())
-        debug, written = "debug" in output, list[str]()
+        debug = "debug" in output
+        before = {path: version_of(path) for path in ctx.obj}
         try:
             with terminable():
-                result = self._run(ctx, output, paths, written)
+                result = self._run(ctx, output, paths)
                 self._print(result, paths, as_json="json" in output)
         except (KeyboardInterrupt, SystemExit) as stop:
             code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
             if code not in ENDED:
                 raise
+            # looked up, as a signal may come between a file and a note of it
+            written = [str(path) for path in ctx.obj if version_of(path) != before[path]]
             kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
             click.echo(f"{traceback.format_exc() if debug else ''}{ENDED[code]}. {kept}", err=True)
             ctx.exit(code)
 
     def _run(
-        self,
-        ctx: click.Context,
-        output: Mapping[str, Any],
-        paths: Mapping[Output, Path],
-        written: list[str],
+        self, ctx: click.Context, output: Mapping[str, Any], paths: Mapping[Output, Path]
     ) -> Result:
-        """Run the command and write its outputs; those that are complete are added to a list."""
+        """Run the command and write its outputs."""
         debug = "debug" in output
         try:
             check_outputs(paths, overwrite="overwrite" in output)
@@ -111,7 +110,6 @@ class Command(click.Command):
                     # a model writes its folder file by file, each of them whole
                     with draft(path) if option.suffixes else nullcontext(path) as unfinished:
                         result.write[option.name](unfinished)
-                    written.append(str(path))
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:

@@ -64,6 +64,18 @@ def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
         raise click.BadParameter(problem, param=output)
 
 
+def version_of(path: Path) -> list[tuple] | None:
+    """What is another once a result was written to a path; None while there is none."""
+    try:
+        files = path.iterdir() if path.is_dir() else [path]
+        # drafts are hidden
+        names = sorted(file for file in files if not file.name.startswith("."))
+        found = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in names]
+    except OSError:
+        return None
+    return found or None
+
+
 def check_checkpoint(folder: Path, results: Iterable[Path]) -> None:
     """Check that the folder of a checkpoint is one, or can be made, and is no result."""
     if os.path.realpath(folder) in map(os.path.realpath, results):

@@ -98,7 +98,8 @@ class MappingMixin(SavingMixin):
         TypeError
             If ``mdata`` is not a MuData.
         ValueError
-            If the model was not trained, or the data cannot be matched to it: it has none of the
+            If the model was not trained, or has no components because it is of scvenn 0.1 or its
+            training was interrupted; or the data cannot be matched to it: it has none of the
             modalities, no feature of one of them, or not the columns of the set-up.
 
         Examples
@@ -251,7 +252,7 @@ class MappingMixin(SavingMixin):
             raise ValueError(
                 "map_query() compares new batches with the components that training finds in the "
                 "latents, and this model has none: it is of scvenn 0.1, or its training was "
-                "interrupted. Train it anew."
+                "interrupted. Train it for another epoch."
             )
         manager = self.adata_manager.snapshot()
         cells = Cells(manager, np.arange(manager.adata.n_obs))

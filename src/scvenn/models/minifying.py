@@ -27,7 +27,8 @@ class MinifyingMixin(InterpretationMixin, SavingMixin):
         load the model with it.
 
         ``model.adata`` becomes another MuData, and yours is only read. It has the names, ``obs``,
-        ``var``, ``obsm``, ``obsp`` and ``uns`` of yours: look through these before you share it.
+        ``var``, ``obsm``, ``obsp`` and ``uns`` of yours and of its modalities, and ``varm`` and
+        ``varp`` of the modalities: look through these before you share it.
         ``X``, ``layers`` and ``raw`` are left out, and so are modalities that the model does not
         read. Of each modality ``obsm["scvenn_posterior"]`` has means and variances of the shared
         and the private latent given this modality alone, and the sum of the cell's values.

@@ -122,8 +122,9 @@ def paper_setting(
     weigh 100; while training, the absent private latent is zero (MMVAE, MMVAE++) or a sample of
     the prior (MVAE, MoPoE-VAE); four fifths of the cells are trained on, and the last epoch
     counts; no features are screened; decoders start around 0. scvenn's own defaults differ in the
-    latent sizes, the warm-up, the weight of the labels, the split, in stopping early, in where
-    decoders start, and for MMVAE++ in screening.
+    latent sizes, the warm-up, the number of epochs, the weight of the labels, the split, in
+    stopping early, and in where decoders start; for MVAE and MoPoE-VAE in the absent private
+    latent; for MMVAE++ in screening, dropout and the weight of the KL of ``shared``.
 
     Parameters
     ----------

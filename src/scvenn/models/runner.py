@@ -257,7 +257,7 @@ class KeptEpoch(Callback):
     def summary(self) -> str:
         """What is left of a training that did not come to its end."""
         if self.n_finished == 0:
-            return "No epoch was finished: the networks are as they were before train()."
+            return "No epoch was finished: the networks have learned nothing from train()."
         which = "the last that finished" if self.epoch < 0 else "the best so far"
         epoch = range(self.n_finished)[self.epoch]
         return (

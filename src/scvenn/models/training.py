@@ -131,8 +131,9 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             wherever the data is.
         early_stopping
             Whether to stop when ``validation_loss`` has not fallen for a tenth of ``max_epochs``,
-            and to return to the weights of its best epoch. It is watched once the weight of the
-            KL has reached 1, and only where there are validation cells.
+            but no fewer than 10 epochs, and to return to the weights of its best epoch. It is
+            watched once the weight of the KL has reached 1, and only where there are validation
+            cells.
         write_obsm
             Whether to end with :meth:`embed`.
         checkpoint
@@ -159,13 +160,13 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         Raises
         ------
         ValueError
-            If the model has no data; ``max_epochs`` or ``batch_size`` is below 1; ``shuffle`` is
-            none of its choices; ``checkpoint_minutes`` is negative; there is a checkpoint of
-            another training, or the model was trained before; lists of cells overlap or leave cells
-            out; a model that screens is asked for another split than its first; several devices
-            are asked for in a notebook, or by a strategy other than DDP; the loss is not finite
-            (the model then has the weights of the best epoch so far); or a file that data is read
-            from was changed.
+            If the model has no data or came from :meth:`map_query`; ``max_epochs`` or
+            ``batch_size`` is below 1; ``shuffle`` is none of its choices; ``checkpoint_minutes`` is
+            negative; there is a checkpoint of another training, or the model was trained before;
+            lists of cells overlap or leave cells out; a model that screens is asked for another
+            split than its first; several devices are asked for in a notebook, or by a strategy
+            other than DDP; the loss is not finite (the model then has the weights of the best epoch
+            so far); or a file that data is read from was changed.
         TypeError
             If there is no argument of a name.
         OSError

@@ -217,7 +217,7 @@ class ReadoutsMixin(ModelState):
             raise ValueError(
                 "get_novelty() compares cells with some of the training cells, and this model has "
                 "none of these: it is of scvenn 0.1, or its training was interrupted. Train it "
-                "anew."
+                "for another epoch."
             )
         shared, private = embed(
             self.module, cells, self.modalities, batch_corrected=True, bar="Novelty"

@@ -203,7 +203,8 @@ class FeaturesMixin(ReadoutsMixin):
         positive if members go up along the dimension), ``p_adjusted`` (Benjamini & Hochberg, over
         the sets of a dimension) and ``n_features``, how many features of the model are in the set.
         Dimensions are in order, and of each the strongest set comes first. Sets with fewer than
-        five of the features are left out, and so are dimensions that move nothing.
+        five of the features are left out, and so are dimensions that move nothing. Sets that have
+        all of the features are left out with a warning.
 
         Raises
         ------
