@@ -93,7 +93,11 @@ def test_inside_a_room_no_import_is_circular():
 
 
 def test_datasets_import_no_model():
-    assert {room for room, _ in rooms_imported(SOURCE / "datasets.py")} == {"_mudata", "_downloads"}
+    assert {room for room, _ in rooms_imported(SOURCE / "datasets.py")} == {
+        "_arguments",
+        "_mudata",
+        "_downloads",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

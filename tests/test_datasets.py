@@ -245,3 +245,29 @@ def test_counts_that_cannot_be_simulated_are_refused(arguments, message):
 def test_noise_of_a_simulation_is_a_number():
     with pytest.raises(ValueError, match="noise=nan at least 0"):
         datasets.simulate_gp(20, noise=np.nan)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"modalities": {}},
+        {"modalities": {1: "nb", 2: "normal"}},
+        {"modalities": {"rna": ["nb"]}},
+        {"n_shared_features": 2.5},
+        {"n_features": 20.0},
+        {"n_obs": 50.0},
+        {"n_types": 2.5},
+        {"depth": 1e30},
+    ],
+)
+def test_arguments_of_simulated_counts_are_checked(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}=.*expected"):
+        datasets.simulate_counts(**{"n_obs": 20, "n_features": 8} | arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"noise": 1e38}, {"n_shared_features": 5}, {"n_private_features": (2.5, 3)}]
+)
+def test_arguments_of_simulated_processes_are_checked(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}="):
+        datasets.simulate_gp(**{"n_obs": 10} | arguments)

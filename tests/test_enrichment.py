@@ -165,3 +165,29 @@ def test_a_feature_with_two_weights_is_refused(model):
     sets = pd.DataFrame({"source": "a", "target": "rna_0", "weight": [1.0, 2.0]})
     with pytest.raises(ValueError, match="'a' has 'rna_0' more than once, with different weights"):
         model.enrichment("rna", sets)
+
+
+def test_features_that_no_dimension_moves_are_regressed_on_too():
+    """A model that screens has many: shared predicts none of the features that are not shared."""
+    from scipy.stats import linregress
+
+    loadings = planted(None)
+    loadings.loc[~loadings["feature"].isin([f"g{j}" for j in range(12)]), "loading"] = 0.0
+    table = scvenn.readouts.enrichment.enrichment(loadings, SETS)
+    assert set(table["set"]) == {"A", "B", "other"}
+    of_first = loadings[loadings["dimension"] == "shared_0"]
+    for name in ("A", "B", "other"):
+        fit = linregress(of_first["feature"].isin(SETS[name]).astype(float), of_first["loading"])
+        row = table[(table["dimension"] == "shared_0") & (table["set"] == name)]
+        assert row["score"].item() == pytest.approx(fit.slope / fit.stderr, rel=1e-4)
+
+
+def test_weights_on_all_features_are_a_set_and_one_weight_is_none():
+    weights = np.random.default_rng(0).standard_normal(60)
+    sets = pd.DataFrame({"source": "all", "target": [f"g{j}" for j in range(60)]})
+    table = scvenn.readouts.enrichment.enrichment(planted(None), sets.assign(weight=weights))
+    assert (table["n_features"] == 60).all()
+    with pytest.warns(UserWarning, match="no others to compare with"):
+        none = scvenn.readouts.enrichment.enrichment(planted(None), sets.assign(weight=2.0))
+    assert none.empty
+    assert none["score"].dtype == float

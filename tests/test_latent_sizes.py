@@ -298,3 +298,20 @@ def test_a_number_of_jobs_that_makes_no_sense_is_refused(small, n_jobs):
 def test_arguments_that_cannot_be_tried_are_refused(small, arguments, message):
     with pytest.raises(ValueError, match=message):
         scvenn.choose_latent_sizes(small, **arguments)
+
+
+def test_scores_are_of_the_best_epoch_where_few_are_validated(small):
+    found = scvenn.choose_latent_sizes(
+        small, n_shared=(2,), n_private=(2,), n_splits=2, max_epochs=4, check_val_every_n_epoch=2
+    )
+    assert set(found.table["epoch"]) <= {1, 3}
+    with pytest.raises(ValueError, match="training never validated"):
+        scvenn.choose_latent_sizes(
+            small, n_shared=(2,), n_splits=2, max_epochs=1, check_val_every_n_epoch=5
+        )
+
+
+@pytest.mark.parametrize("arguments", [{"n_shared": [[2]]}, {"model_kwargs": ["a"]}])
+def test_arguments_of_another_form_are_refused(small, arguments):
+    with pytest.raises(ValueError, match="expected"):
+        scvenn.choose_latent_sizes(small, **arguments)

@@ -1,5 +1,6 @@
 """Metrics with known answers."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -389,3 +390,94 @@ def test_tables_that_have_some_names_in_common_are_refused(rng, axis):
         metrics.r2(truth, shifted)
     strangers = truth.rename(lambda name: name + "0", axis=axis)
     np.testing.assert_array_equal(metrics.r2(truth, strangers), 1)
+
+
+@pytest.mark.parametrize("score", [metrics.r2, metrics.pearson])
+@pytest.mark.parametrize("form", ["categories", "levels"])
+def test_names_of_any_form_are_matched(rng, score, form):
+    names = [f"cell{i}" for i in range(20)]
+    index = {
+        "categories": pd.CategoricalIndex(names),
+        "levels": pd.MultiIndex.from_arrays([np.resize(["a", "b"], 20), names]),
+    }[form]
+    truth = pd.DataFrame(rng.normal(size=(20, 2)), index, ["x", "y"])
+    predicted = truth + 0.1 * rng.normal(size=(20, 2))
+    np.testing.assert_array_equal(score(truth, predicted.iloc[::-1]), score(truth, predicted))
+
+
+def test_tables_of_cells_in_another_order_are_refused(rng):
+    names = [f"cell{i}" for i in range(30)]
+    z = pd.DataFrame(rng.normal(size=(30, 2)), names)
+    split = {"train": np.arange(20), "test": np.arange(20, 30)}
+    label = pd.Series(np.resize(["a", "b"], 30), names)
+    other = z.index[::-1]
+    with pytest.raises(ValueError, match="source and target of the same cells in the same order"):
+        metrics.ridge_r2(z, z.loc[other], **split)
+    with pytest.raises(ValueError, match="learned and truth"):
+        metrics.recovery_r2(z, z.loc[other], **split)
+    with pytest.raises(ValueError, match="embedding and labels"):
+        metrics.probe_scores(z, label.loc[other], **split)
+    mask = pd.Series(np.arange(30) < 20, names)
+    with pytest.raises(ValueError, match="source and train"):
+        metrics.ridge_r2(z, z, train=mask.loc[other], test=~mask)
+    np.testing.assert_array_equal(
+        metrics.ridge_r2(z, z, train=mask, test=~mask), metrics.ridge_r2(z, z, **split)
+    )
+    # tables without names, and positions, have no order of cells
+    metrics.probe_scores(z, label.reset_index(drop=True), **split)
+    metrics.probe_scores(z, label, train=pd.Series(range(20)), test=pd.Series(range(20, 30)))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (["cell0", "cell1"], "expected positions of cells, or a mask of 30"),
+        ([0.0, 1.0], "expected positions"),
+        (np.ones(29, bool), "bool of shape"),
+        ([[0, 1]], "of shape"),
+        (0, "of shape"),
+        ([0, 30], "among 30 cells, found 0 to 30"),
+    ],
+)
+def test_cells_that_are_no_positions_are_refused(rng, train, message):
+    z = rng.normal(size=(30, 2))
+    with pytest.raises(ValueError, match=f"train: .*{message}"):
+        metrics.ridge_r2(z, z, train=train, test=[2, 3])
+
+
+def test_labels_of_many_columns_are_refused(rng):
+    with pytest.raises(ValueError, match="labels: expected one for each cell"):
+        metrics.probe_scores(rng.normal(size=(4, 1)), np.zeros((4, 2)), train=[0, 1], test=[2, 3])
+
+
+@pytest.mark.parametrize("values", [pd.DataFrame({"x": [1 + 2j, 1]}), "text", [[1], [1, 2]], None])
+def test_what_is_no_table_of_numbers_is_refused(values):
+    with pytest.raises(ValueError, match="Expected"):
+        metrics.r2(values, np.zeros((2, 1)))
+
+
+def test_sparse_values_in_a_file_are_read(rng, tmp_path):
+    adata = anndata.AnnData(sp.csr_matrix(rng.poisson(1, (20, 3)).astype(np.float32)))
+    adata.write(tmp_path / "data.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "data.h5ad", backed="r")
+    predicted = rng.random((20, 3))
+    np.testing.assert_array_equal(
+        metrics.pearson(backed.X, predicted), metrics.pearson(adata.X, predicted)
+    )
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "batch", "message"),
+    [
+        ({}, ["a", "b"], None, "expected arrays"),
+        (np.zeros((2, 1)), ["a", "b"], None, "expected arrays"),
+        ({"z": np.zeros((2, 1))}, ["a"], None, "labels: expected a value for each of 2 cells"),
+        ({"z": np.zeros((2, 1)), "y": np.zeros((3, 1))}, ["a", "b"], None, "y: expected"),
+        ({"z": np.zeros((2, 1))}, ["a", None], None, "two or more cell types, found 1"),
+        ({"z": np.zeros((2, 1))}, ["a", "b"], ["x", "x"], "two or more batches, found 1"),
+    ],
+)
+def test_what_scib_cannot_score_is_refused(embeddings, labels, batch, message):
+    pytest.importorskip("scib_metrics", reason="needs pip install scvenn[scib]")
+    with pytest.raises(ValueError, match=message):
+        metrics.scib(embeddings, labels, batch=batch)

@@ -974,3 +974,50 @@ def test_embeddings_are_drawn_however_they_are_stored(mdata, form):
     )
     for found, before in zip(places(mdata), expected, strict=True):
         np.testing.assert_allclose(found, before, atol=0.05)
+
+
+def test_infinite_numbers_have_no_colour_and_others_keep_theirs(mdata):
+    mdata.obs["number"] = np.linspace(0, 1, mdata.n_obs)
+    mdata.obs.loc[mdata.obs_names[0], "number"] = np.inf
+    ax, *_ = scvenn.pl.embeddings(mdata, "number", basis="pca")
+    colours = ax.collections[0].get_facecolors()
+    assert len(np.unique(colours, axis=0)) > 50
+    mdata.obs["number"] = np.inf
+    scvenn.pl.embeddings(mdata, "number", basis="pca")
+
+
+def test_a_category_called_no_value_is_not_that_of_missing_cells(mdata):
+    mdata.obs["group"] = np.resize(["no value", "b", None], mdata.n_obs).astype(object)
+    ax, *rest = scvenn.pl.embeddings(mdata, "group", basis="pca")
+    legends = [panel.get_legend() for panel in (ax, *rest) if panel.get_legend()]
+    names = [text.get_text() for legend in legends for text in legend.get_texts()]
+    assert sorted(names) == ["(no value)", "b", "no value"]
+
+
+def test_names_of_categories_are_no_formulas(mdata):
+    mdata.obs["group"] = np.resize(["b$^_$", "$x$"], mdata.n_obs)
+    figure = scvenn.pl.embeddings(mdata, "group", basis="pca")[0].figure
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("n_neighbors", [0, 1, 2.5, True, "a"])
+def test_numbers_of_neighbours_are_checked(mdata, n_neighbors):
+    with pytest.raises(ValueError, match="n_neighbors="):
+        scvenn.pl.embeddings(mdata, n_neighbors=n_neighbors)
+
+
+def test_tables_of_loadings_may_have_categories_and_numbers_as_names(two):
+    table = two.loadings("rna")
+    columns = {"feature": "category", "dimension": "category"}
+    scvenn.pl.loadings(table.astype(columns))
+    scvenn.pl.loadings(table.assign(feature=range(len(table))))
+
+
+def test_figures_say_what_they_expect(two, scores):
+    with pytest.raises(ValueError, match="found NoneType"):
+        scvenn.pl.loadings(None)
+    with pytest.raises(ValueError, match="the name of one metric"):
+        scvenn.pl.compare(scores.assign(model="a"), ["r2"])
+    table = two.variance_explained().assign(r2=np.nan)
+    with pytest.raises(ValueError, match="none that is a number"):
+        scvenn.pl.variance_by_axis(table)

@@ -117,3 +117,12 @@ def test_arguments_that_cannot_be_used_are_refused(mdata, arguments, message):
 def test_whether_to_write_is_true_or_false(small):
     with pytest.raises(ValueError, match="inplace='no': expected True or False"):
         scvenn.pp.shared_features(small, inplace="no")
+
+
+def test_groups_of_too_few_cells_are_refused_and_marks_stay(mdata):
+    scvenn.pp.shared_features(mdata)
+    marks = mdata["rna"].var["scvenn_shared"].copy()
+    mdata.obs["group"] = ["a", *[None] * 399]
+    with pytest.raises(ValueError, match="given='group': no feature varies within groups of the 1"):
+        scvenn.pp.shared_features(mdata, given="group")
+    pd.testing.assert_series_equal(mdata["rna"].var["scvenn_shared"], marks)

@@ -992,3 +992,20 @@ def test_the_reason_of_a_failure_ends_with_one_full_stop():
         runner.step("looking", "Nothing was done."),
     ):
         raise ValueError("no cell.")
+
+
+@pytest.mark.parametrize("name", ["hashes_of", "np.union1d"])
+def test_ctrl_c_while_a_training_is_put_on_record_is_ctrl_c(small, monkeypatch, name):
+    """Found by a soak of signals: it became a TypeError of numpy."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    model = scvenn.MMVAEpp(small, n_hidden=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"scvenn.models.runner.{name}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.train(1, **QUIET)
+    assert not model.is_trained_
+    model.train(1, **QUIET)
+    assert np.isfinite(small.obsm["X_shared"]).all()

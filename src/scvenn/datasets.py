@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+from scvenn._arguments import check_positive
 from scvenn._downloads import Remote, fetch
 from scvenn._mudata import pull_on_update
 
@@ -40,6 +41,9 @@ def __dir__() -> list[str]:
 
 
 logger = logging.getLogger("scvi.scvenn")
+
+# Mean counts and noise of simulations are below this: larger ones have no meaning, and overflow.
+_MOST = 1e6
 
 # --------------------------------------------------------------------------------------------
 # Simulations
@@ -99,13 +103,15 @@ def simulate_gp(
         ("n_shared_features", n_shared_features),
         ("n_private_features", n_private_features),
     ):
-        if len(pair) != 2 or min(pair) < 1:
-            raise ValueError(f"{name}={pair}: expected two numbers of at least 1.")
-    if n_obs < 2 or min(n_shared, n_private) < 1 or not 0 <= noise < np.inf:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"{name}={pair!r}: expected two numbers of at least 1.")
+        for number in pair:
+            check_positive(**{name: number})
+    check_positive(n_obs=n_obs, n_shared=n_shared, n_private=n_private)
+    if n_obs < 2 or not 0 <= noise < _MOST:
         raise ValueError(
             f"n_obs={n_obs} must be at least 2, as features are scaled over cells; "
-            f"n_shared={n_shared} and n_private={n_private} at least 1; and noise={noise} at least "
-            "0."
+            f"noise={noise} at least 0 and below {_MOST:g}."
         )
     rng = np.random.default_rng(seed)
     obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])
@@ -195,23 +201,27 @@ def simulate_counts(
         raise ValueError(
             f"modalities={modalities!r}: expected likelihoods by modality, such as {{'rna': 'nb'}}."
         )
-    chosen = dict(modalities or {"rna": "nb", "atac": "bernoulli"})
-    if unknown := {m: name for m, name in chosen.items() if name not in _DRAWS}:
+    chosen = {"rna": "nb", "atac": "bernoulli"} if modalities is None else dict(modalities)
+    if not chosen or any(not isinstance(m, str) for m in chosen):
+        raise ValueError(
+            f"modalities={modalities!r}: expected one or more, by names that are text."
+        )
+    if unknown := {m: name for m, name in chosen.items() if name not in [*_DRAWS]}:
         raise ValueError(f"modalities={unknown}: expected likelihoods among {list(_DRAWS)}.")
+    check_positive(
+        n_obs=n_obs, n_features=n_features, n_types=n_types, n_latent=n_latent, n_batches=n_batches
+    )
     if n_shared_features is None:
         n_shared_features = n_features // 4
+    elif n_shared_features != 0:
+        check_positive(n_shared_features=n_shared_features)
     if not 0 <= n_shared_features <= n_features or not 0 <= missing < 1:
         raise ValueError(
             f"n_shared_features={n_shared_features} must be between 0 and n_features="
             f"{n_features}, missing={missing} between 0 and 1 (1 excluded)."
         )
-    if min(n_obs, n_features, n_types, n_latent, n_batches) < 1:
-        raise ValueError(
-            f"n_obs={n_obs}, n_features={n_features}, n_types={n_types}, n_latent={n_latent}, "
-            f"n_batches={n_batches}: expected numbers of at least 1."
-        )
-    if not 0 < depth < np.inf:
-        raise ValueError(f"depth={depth}: expected a number above 0.")
+    if not 0 < depth < _MOST:
+        raise ValueError(f"depth={depth}: expected a number above 0 and below {_MOST:g}.")
     if n_latent == 1 and n_types > 2:
         raise ValueError(
             f"n_latent=1 and n_types={n_types}: more than two types need two dimensions or more."

@@ -7,17 +7,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from pandas.api.types import infer_dtype
+from pandas.api.types import infer_dtype, is_bool_dtype, is_complex_dtype
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Numbers in any form as an array of single or double precision; NaN where they are masked."""
+    """Numbers in any form as an array of single or double precision; NaN where they are masked.
+
+    Raises
+    ------
+    ValueError
+        If they are complex, or no numbers.
+    """
+    try:
+        return _as_array(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "Expected real numbers in an array, a sparse matrix or a table; found "
+            f"{type(values).__name__}: {error}"
+        ) from error
+
+
+def _as_array(values: Any) -> np.ndarray:
+    if hasattr(values, "to_memory"):  # a sparse matrix in a file
+        values = values.to_memory()
     if sp.issparse(values):
         values = values.toarray()
+    dtypes = values.dtypes if isinstance(values, pd.DataFrame) else []
+    if np.iscomplexobj(values) or any(is_complex_dtype(dtype) for dtype in dtypes):
+        raise ValueError("the numbers are complex.")
     if isinstance(values, pd.DataFrame):
         return values.to_numpy(np.float64, na_value=np.nan)
-    if np.iscomplexobj(values):
-        raise ValueError("Expected real numbers, found complex ones.")
     # lists have no type; of other floats, scikit-learn takes none
     dtype = np.float32 if getattr(values, "dtype", None) == np.float32 else np.float64
     if np.ma.isMaskedArray(values):
@@ -36,9 +55,9 @@ def in_one_order(truth: Any, predicted: Any) -> tuple[Any, Any]:
     if not all(isinstance(values, pd.DataFrame) for values in (truth, predicted)):
         return truth, predicted
     for axis, what in enumerate(("cells", "features")):
-        names, others = truth.axes[axis], predicted.axes[axis]
-        if any(infer_dtype(index) != "string" for index in (names, others)):
-            continue  # numbers are positions of some table, and no names
+        names, others = (_plain(table.axes[axis]) for table in (truth, predicted))
+        if not (_has_names(names) and _has_names(others)):
+            continue
         common = names.intersection(others)
         if names.equals(others) or common.empty:
             continue
@@ -48,5 +67,45 @@ def in_one_order(truth: Any, predicted: Any) -> tuple[Any, Any]:
                 f"{len(others)} of them have {len(common)} names in common. Choose those, or pass "
                 "arrays whose rows and columns belong together."
             )
-        predicted = predicted.reindex(names, axis=axis)
+        predicted = predicted.set_axis(others, axis=axis).reindex(names, axis=axis)
     return truth, predicted
+
+
+def check_one_order(**values: Any) -> None:
+    """Refuse tables and series of cells whose names are not the same, in the same order.
+
+    Raises
+    ------
+    ValueError
+        If some are; names are those of the arguments.
+    """
+    named = {
+        argument: _plain(of.index)
+        for argument, of in values.items()
+        if isinstance(of, pd.DataFrame)
+        or (isinstance(of, pd.Series) and _is_of_cells(argument, of))
+    }
+    named = {argument: index for argument, index in named.items() if _has_names(index)}
+    for argument, index in named.items():
+        first, expected = next(iter(named.items()))
+        if len(index) == len(expected) and not index.equals(expected):
+            raise ValueError(
+                f"Expected {first} and {argument} of the same cells in the same order; found other "
+                f"names, or another order. Bring them into one, such as {argument}.loc["
+                f"{first}.index]."
+            )
+
+
+def _is_of_cells(argument: str, values: pd.Series) -> bool:
+    """Whether a series has a value for each cell; positions of cells have an index of their own."""
+    return argument not in ("train", "test") or is_bool_dtype(values)
+
+
+def _plain(index: pd.Index) -> pd.Index:
+    """Names as they are, if they are categories."""
+    return index.astype(object) if isinstance(index, pd.CategoricalIndex) else index
+
+
+def _has_names(index: pd.Index) -> bool:
+    """Whether an index has names; numbers are positions of some table."""
+    return isinstance(index, pd.MultiIndex) or infer_dtype(index) == "string"

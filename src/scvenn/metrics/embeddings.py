@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scvenn.metrics.arrays import as_array
+from scvenn.metrics.arrays import as_array, check_one_order
 from scvenn.metrics.features import mean_of_present, r2
 
 
@@ -38,7 +38,7 @@ def probe_scores(
     labels
         One for each cell; NaN or None where not known.
     train, test
-        Positions of the cells to fit on and to score.
+        Positions of the cells to fit on and to score, or masks.
 
     Returns
     -------
@@ -51,7 +51,8 @@ def probe_scores(
     ------
     ValueError
         If train and test overlap, the cells of either have only one class, or the test cells have
-        a class that no training cell has.
+        a class that no training cell has; or if tables and series have other cells, or the same in
+        another order.
 
     Notes
     -----
@@ -79,9 +80,9 @@ def _probe(
     embedding: np.ndarray, labels: Any, train: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit a linear probe: classes, and probabilities (cells, classes) and labels of the test."""
+    check_one_order(embedding=embedding, labels=labels, train=train, test=test)
     embedding = _as_matrix(embedding, "embedding")
-    values = pd.Series(np.asarray(labels, dtype=object))
-    _check_cells(len(embedding), values, "labels")
+    values = _labels(labels, len(embedding))
     known = values.notna().to_numpy() & np.isfinite(embedding).all(1)
     train, test = _fit_and_score(train, test, known)
     text = values.astype(str).to_numpy()
@@ -168,10 +169,11 @@ def recovery_r2(
     >>> scores["linear"] < 0.1 < scores["knn"]
     True
     """
+    check_one_order(learned=learned, truth=truth, train=train, test=test)
     learned, truth = _as_matrix(learned, "learned"), _as_matrix(truth, "truth")
     _check_cells(len(learned), truth, "truth")
     both = np.isfinite(learned).all(1) & ~np.isnan(truth).all(1)
-    n_neighbors = min(10, both[_rows(train)].sum())
+    n_neighbors = min(10, both[_positions(train, len(both), "train")].sum())
     estimators = {
         "linear": LinearRegression(),
         "knn": make_pipeline(StandardScaler(), KNeighborsRegressor(n_neighbors)),
@@ -186,6 +188,7 @@ def _fitted_r2(
     estimator: Any, source: np.ndarray, target: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> np.ndarray:
     """R² of each column of the target, from an estimator fitted on the training rows."""
+    check_one_order(source=source, target=target, train=train, test=test)
     source, target = _as_matrix(source, "source"), _as_matrix(target, "target")
     _check_cells(len(source), target, "target")
     if np.isinf(target).any():
@@ -223,8 +226,8 @@ def _check_cells(n_cells: int, values: Any, name: str) -> None:
 
 def _fit_and_score(train: Any, test: Any, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the usable training and test cells, after checking that they are apart."""
-    every = np.arange(len(usable))
-    train, test = (every[_rows(rows)] for rows in (train, test))
+    train = _positions(train, len(usable), "train")
+    test = _positions(test, len(usable), "test")
     if both := set(train) & set(test):
         raise ValueError(
             f"{len(both)} cells are in train and in test, for example position {min(both)}. A "
@@ -233,10 +236,33 @@ def _fit_and_score(train: Any, test: Any, usable: np.ndarray) -> tuple[np.ndarra
     return train[usable[train]], test[usable[test]]
 
 
-def _rows(chosen: Any) -> np.ndarray:
-    """Positions or a mask of cells; none as positions."""
+def _positions(chosen: Any, n_cells: int, name: str) -> np.ndarray:
+    """Positions of cells, from positions or a mask."""
     rows = np.asarray(chosen)
-    return rows if rows.size else rows.astype(int)
+    if not rows.size:
+        return np.zeros(0, dtype=int)
+    is_mask = rows.dtype == bool and rows.shape == (n_cells,)
+    if not is_mask and (rows.dtype.kind not in "iu" or rows.ndim != 1):
+        raise ValueError(
+            f"{name}: expected positions of cells, or a mask of {n_cells} booleans; found "
+            f"{rows.dtype} of shape {rows.shape}."
+        )
+    if not is_mask and (rows.min() < -n_cells or rows.max() >= n_cells):
+        raise ValueError(
+            f"{name}: expected positions among {n_cells} cells, found {rows.min()} to {rows.max()}."
+        )
+    return np.arange(n_cells)[rows]
+
+
+def _labels(labels: Any, n_cells: int) -> pd.Series:
+    """One label for each cell."""
+    values = np.asarray(labels, dtype=object)
+    if values.ndim != 1:
+        raise ValueError(
+            f"labels: expected one for each cell, found an array of shape {values.shape}."
+        )
+    _check_cells(n_cells, values, "labels")
+    return pd.Series(values)
 
 
 def scib(
@@ -254,9 +280,9 @@ def scib(
     embeddings
         Arrays (B, K) by name, such as ``{"MMVAE": model.get_shared_representation()}``.
     labels
-        Cell types, (B,).
+        Cell types, (B,); cells without one are left out.
     batch
-        Batches, (B,); None for biological metrics only.
+        Batches, (B,), two or more; None for biological metrics only.
 
     Returns
     -------
@@ -267,7 +293,8 @@ def scib(
     ImportError
         If scib-metrics is not installed.
     ValueError
-        If an embedding holds NaN.
+        If an embedding holds NaN, there is none, the numbers of cells differ, or there are fewer
+        than two cell types or batches.
     """
     try:
         from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
@@ -277,12 +304,28 @@ def scib(
         ) from error
     from anndata import AnnData
 
+    if not isinstance(embeddings, Mapping) or not embeddings:
+        raise ValueError(
+            "embeddings: expected arrays (cells, dimensions) by name, such as "
+            "{'MMVAE': model.get_shared_representation()}."
+        )
     embeddings = {name: _as_matrix(values, name) for name, values in embeddings.items()}
+    n_cells = len(next(iter(embeddings.values())))
+    types = _labels(labels, n_cells)
+    known = types.notna().to_numpy()
     for name, embedding in embeddings.items():
-        if not np.isfinite(embedding).all():
+        _check_cells(n_cells, embedding, name)
+        if not np.isfinite(embedding[known]).all():
             raise ValueError(f"Embedding {name!r} holds NaN; leave out cells without it.")
-    obs = pd.DataFrame({"label": pd.Categorical(labels)}).rename(index=str)
-    obs["batch"] = pd.Categorical(["one"] * len(obs) if batch is None else batch)
+    embeddings = {name: embedding[known] for name, embedding in embeddings.items()}
+    obs = pd.DataFrame({"label": pd.Categorical(types[known])}).rename(index=str)
+    of_cells = np.full(n_cells, "one") if batch is None else np.asarray(batch, dtype=object)
+    _check_cells(n_cells, of_cells, "batch")
+    obs["batch"] = pd.Categorical(of_cells[known])
+    for column, what in (("label", "cell types"), ("batch", "batches")):
+        n_found = obs[column].nunique()
+        if n_found < 2 and not (column == "batch" and batch is None):
+            raise ValueError(f"scib() needs two or more {what}, found {n_found}.")
     cells = AnnData(np.zeros((len(obs), 1), np.float32), obs=obs, obsm=dict(embeddings))
     benchmark = Benchmarker(
         cells,

@@ -129,10 +129,12 @@ def choose_latent_sizes(
         )
     for name, sizes in (("n_shared", n_shared), ("n_private", n_private)):
         several = isinstance(sizes, Collection) and not isinstance(sizes, str)
+        for size in sizes if several else ():
+            check_positive(**{name: size})
         if not several or not len(sizes) or len(set(sizes)) < len(sizes):
             raise ValueError(f"{name}={sizes!r}: expected a list of one or more sizes, each once.")
-        for size in sizes:
-            check_positive(**{name: size})
+    if not isinstance(model_kwargs or {}, Mapping):
+        raise ValueError(f"model_kwargs={model_kwargs!r}: expected arguments by name.")
     for argument, given, own in (
         ("model_kwargs", model_kwargs or {}, _OF_MODEL),
         ("train_kwargs", train_kwargs, _OF_TRAINING),
@@ -204,11 +206,16 @@ def _scores(
     candidate.train(
         **train_kwargs, write_obsm=False, datasplitter_kwargs={"external_indexing": split}
     )
-    epoch = candidate.best_epoch_
-    cross_view, loss = (
-        float(candidate.history[f"{record}_validation"].iloc[epoch, 0])
-        for record in (Keys.CROSS_VIEW, "elbo")
-    )
+    epoch, scores = candidate.best_epoch_, []
+    for name in (f"{record}_validation" for record in (Keys.CROSS_VIEW, "elbo")):
+        if name not in candidate.history:
+            raise ValueError(
+                "choose_latent_sizes() compares sizes in the cells held out, and training never "
+                "validated. Leave out check_val_every_n_epoch, or choose more epochs."
+            )
+        record = candidate.history[name].iloc[:, 0]  # by epoch, of those that were validated
+        scores.append(float(record.iloc[-1] if epoch < 0 else record.loc[epoch]))
+    cross_view, loss = scores
     return epoch, cross_view, -loss
 
 

@@ -269,7 +269,8 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
                         **trainer,
                     )
             finally:
-                if kept.n_finished:
+                # not if a signal came before the end of the training was on record
+                if kept.n_finished and self.is_trained_:
                     self.train_params_ = used
                     self._ignore_constant_features()
             if not kept.n_finished:

@@ -148,6 +148,8 @@ def _checked_path(save: Any) -> Path:
 
 def check_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> None:
     """Refuse a table of something else."""
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(f"Expected a table, as {source} returns it; found {type(table).__name__}.")
     if missing := [name for name in columns if name not in table]:
         raise ValueError(
             f"Expected a table with the columns {list(columns)}, as {source} returns it; it has "

@@ -16,6 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from mudata import MuData
 
+from scvenn._arguments import check_positive
 from scvenn.data import Keys, find_column, stored_latent
 from scvenn.plotting.drawing import (
     BLUE,
@@ -76,8 +77,8 @@ def embeddings(
     Raises
     ------
     ValueError
-        If there are no embeddings or no such column, ``basis`` is neither of the two, or the number
-        of axes is wrong.
+        If there are no embeddings or no such column, ``basis`` is neither of the two, there are
+        fewer than two neighbours, or the number of axes is wrong.
 
     Examples
     --------
@@ -90,6 +91,9 @@ def embeddings(
     """
     if basis not in ("umap", "pca"):
         raise ValueError(f"basis={basis!r}: expected 'umap' or 'pca'.")
+    check_positive(n_neighbors=n_neighbors)
+    if n_neighbors < 2:
+        raise ValueError(f"n_neighbors={n_neighbors}: expected 2 or more.")
     latents, column, palette = _latents(mdata), None, None
     if color is not None:
         column = find_column(mdata, color, f"color={color!r}")
@@ -165,7 +169,9 @@ def _legend(panels: np.ndarray, key: Mapping[str, str], title: Any) -> Legend:
         n_rows = max(1, int(height / line) - 1)  # below the title of the legend
         if len(key) <= n_rows:
             break
-    dots = [dot(colour, name) for name, colour in zip(_shortened(key), key.values(), strict=True)]
+    # a name is no formula
+    names = [name.replace("$", r"\$") for name in _shortened(key)]
+    dots = [dot(colour, name) for name, colour in zip(names, key.values(), strict=True)]
     return legend_beside(
         panels,
         dots,
@@ -226,7 +232,8 @@ def _colours(
     categories = as_categories(column)
     if categories is None:
         values = column.infer_objects().to_numpy(np.float64, na_value=np.nan)
-        limits = Normalize(np.nanmin(values), np.nanmax(values))
+        finite = values[np.isfinite(values)]
+        limits = Normalize(*(finite.min(), finite.max()) if len(finite) else (0, 1))
         scale = ScalarMappable(limits, plt.get_cmap("viridis").with_extremes(bad=PALE))
         return scale.to_rgba(np.ma.masked_invalid(values)), scale
     palette = palette or default_palette(names_of(categories))
@@ -234,4 +241,7 @@ def _colours(
     key = {name: palette[name] for name in names_of(categories)}
     codes = categories.codes
     colours = to_rgba_array([*key.values(), PALE])[codes]  # code -1, no value, is the last
-    return colours, key | ({"no value": PALE} if (codes < 0).any() else {})
+    missing = "no value"
+    while missing in key:  # a category of that name
+        missing = f"({missing})"
+    return colours, key | ({missing: PALE} if (codes < 0).any() else {})

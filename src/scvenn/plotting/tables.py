@@ -232,6 +232,8 @@ def compare(table: pd.DataFrame, metric: str = "r2", *, ax: Axes | None = None) 
 
 def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of a metric that have a value."""
+    if not isinstance(metric, str):
+        raise ValueError(f"metric={metric!r}: expected the name of one metric.")
     scores = table[(table["metric"] == metric) & table["value"].notna()]
     if scores.empty:
         raise ValueError(
@@ -367,11 +369,12 @@ def variance_by_axis(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None)
     """
     check_columns(table, ["modality", "latent", "r2"], "model.variance_explained()")
     named = table["latent"].str.extract(r"^(shared|private)_(\d+)$")
-    single = table.assign(kind=named[0], axis=named[1]).dropna(subset="axis")
+    single = table.assign(kind=named[0], axis=named[1]).dropna(subset=["axis", "r2"])
     if single.empty:
         raise ValueError(
-            f"variance_by_axis() draws single axes, such as 'shared_0'; the table has "
-            f"{distinct(table['latent'])}. Pass the table of model.variance_explained() as it is."
+            f"variance_by_axis() draws the R² of single axes, such as 'shared_0'; the table has "
+            f"{distinct(table['latent'])}, or none that is a number. Pass the table of "
+            "model.variance_explained() as it is."
         )
     modalities, kinds = distinct(single["modality"]), distinct(single["kind"])
     largest = max(single["r2"].max(), 0.01)
@@ -430,6 +433,7 @@ def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axe
     """
     check_columns(table, ["feature", "dimension", "loading"], "model.loadings()")
     check_positive(n=n)
+    table = table.astype({"feature": str, "dimension": str})
     ranked = table.dropna(subset="loading").sort_values("loading", key=np.abs, ascending=False)
     if ranked.empty:
         raise ValueError("loadings() found no loading in the table that is a number.")

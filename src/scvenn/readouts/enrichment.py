@@ -15,9 +15,6 @@ from scvenn.data import quoted
 _LEAST_FEATURES = 5
 
 
-COLUMNS = ["dimension", "set", "score", "p_adjusted", "n_features"]
-
-
 def enrichment(
     loadings: pd.DataFrame, sets: Mapping[str, Sequence[str]] | pd.DataFrame
 ) -> pd.DataFrame:
@@ -28,9 +25,14 @@ def enrichment(
     # a dimension that moves nothing has no features in any order
     moved = wide[wide.std(axis=1) > 0]
     if moved.empty or sizes.empty:
-        return pd.DataFrame(columns=COLUMNS)
+        types = {"dimension": str, "set": str, "score": float, "p_adjusted": float}
+        none = {
+            name: pd.Series(dtype=dtype) for name, dtype in (types | {"n_features": int}).items()
+        }
+        return pd.DataFrame(none)
     chosen = network[network["source"].isin(sizes.index)]
-    score, adjusted = decoupler().mt.ulm(data=moved, net=chosen, tmin=_LEAST_FEATURES)
+    # with the features that no dimension moves, of which a model that screens has many
+    score, adjusted = decoupler().mt.ulm(data=moved, net=chosen, tmin=_LEAST_FEATURES, empty=False)
     names = np.tile(score.columns, len(score))
     found = pd.DataFrame(
         {
@@ -113,9 +115,12 @@ def _sizes(network: pd.DataFrame, features: pd.Index) -> pd.Series:
             f"{_LEAST_FEATURES} of the {len(features):,} features. Their members are named like "
             f"{list(network['target'].head(3))}, features like {list(features[:3])}."
         )
-    if len(whole := sizes.index[sizes == len(features)]):
+    alike = pd.Series(True, sizes.index)
+    if "weight" in known:
+        alike = known.groupby("source")["weight"].nunique()[sizes.index] == 1
+    if len(whole := sizes.index[alike & (sizes == len(features))]):
         warn(
-            f"enrichment(): sets that have all {len(features):,} features are left out, as there "
-            f"are no others to compare with: {quoted(whole)}."
+            f"enrichment(): sets that have all {len(features):,} features, with one weight, are "
+            f"left out, as there are no others to compare with: {quoted(whole)}."
         )
     return sizes.drop(whole)

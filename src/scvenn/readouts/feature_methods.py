@@ -204,7 +204,7 @@ class FeaturesMixin(ReadoutsMixin):
         the sets of a dimension) and ``n_features``, how many features of the model are in the set.
         Dimensions are in order, and of each the strongest set comes first. Sets with fewer than
         five of the features are left out, and so are dimensions that move nothing. Sets that have
-        all of the features are left out with a warning.
+        all of the features, with one weight, are left out with a warning.
 
         Raises
         ------

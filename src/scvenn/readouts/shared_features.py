@@ -182,7 +182,8 @@ def scores_within(net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> pd.
     Raises
     ------
     ValueError
-        If a regression fails or values are too extreme.
+        If a regression fails, values are too extreme, or the cells with a group are too few to
+        score any feature.
     """
     rng = np.random.default_rng(scvi.settings.seed)
     codes, names = pd.factorize(groups, sort=True)  # -1 where unknown
@@ -195,7 +196,15 @@ def scores_within(net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> pd.
             if name == "all" or len(some) >= LEAST_GROUP:
                 found = _screened(net, some, m, values, rng, groups=code_of_row[some.rows])
                 tables.append(table_of_scores(cells.found, {m: found}, group=name))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    if table["score"].isna().all():
+        measured = np.sum([cells.observed(m) for m in net.modalities], axis=0)
+        raise ValueError(
+            f"given={groups.name!r}: no feature varies within groups of the "
+            f"{((codes >= 0) & (measured > 1)).sum()} cells that have a value in this column and "
+            "two modalities, so that nothing can be scored."
+        )
+    return table
 
 
 def _screened(
