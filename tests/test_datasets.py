@@ -104,7 +104,7 @@ def test_the_truth_follows_the_cells():
 @pytest.mark.parametrize(
     ("simulate", "arguments", "message"),
     [
-        (datasets.simulate_gp, {"n_shared_features": (0, 1)}, "two numbers of at least 1"),
+        (datasets.simulate_gp, {"n_shared_features": (0, 1)}, "n_shared_features=0: expected"),
         (datasets.simulate_gp, {"n_private_features": (3,)}, "two numbers"),
         (datasets.simulate_gp, {"noise": -1}, "noise=-1"),
         (datasets.simulate_counts, {"modalities": {"a": "zinb"}}, "expected likelihoods among"),

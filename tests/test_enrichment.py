@@ -86,7 +86,9 @@ def test_small_sets_and_dimensions_that_move_nothing_are_left_out():
 
 def test_a_set_of_all_features_is_left_out_and_names_of_sets_are_free():
     sets = {"all": [f"g{j}" for j in range(60)], "dimension": SETS["A"], "value": SETS["B"]}
-    with pytest.warns(UserWarning, match="sets that have all 60 features are left out.*'all'"):
+    with pytest.warns(
+        UserWarning, match="sets that have all 60 features, with one weight, are left.*'all'"
+    ):
         table = scvenn.readouts.enrichment.enrichment(planted(None), sets)
     assert set(table["set"]) == {"dimension", "value"}
     expected = scvenn.readouts.enrichment.enrichment(

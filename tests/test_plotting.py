@@ -1019,5 +1019,5 @@ def test_figures_say_what_they_expect(two, scores):
     with pytest.raises(ValueError, match="the name of one metric"):
         scvenn.pl.compare(scores.assign(model="a"), ["r2"])
     table = two.variance_explained().assign(r2=np.nan)
-    with pytest.raises(ValueError, match="none that is a number"):
+    with pytest.raises(ValueError, match="none has an R²"):
         scvenn.pl.variance_by_axis(table)

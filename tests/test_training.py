@@ -1009,3 +1009,24 @@ def test_ctrl_c_while_a_training_is_put_on_record_is_ctrl_c(small, monkeypatch, 
     assert not model.is_trained_
     model.train(1, **QUIET)
     assert np.isfinite(small.obsm["X_shared"]).all()
+
+
+def test_ctrl_c_between_two_restrictions_by_screening_leaves_the_networks(small, monkeypatch):
+    """Found by a soak of signals: of two modalities, one was made smaller already."""
+    model = scvenn.MMVAEpp(small, n_hidden=8)
+    sizes = {name: value.shape for name, value in model.module.state_dict().items()}
+    restrict, calls = type(model.module).restrict, []
+
+    def once(self, *args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(restrict(self, *args, **kwargs))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.module), "restrict", once)
+        with pytest.raises(KeyboardInterrupt):
+            model.train(1, **QUIET)
+    assert {name: value.shape for name, value in model.module.state_dict().items()} == sizes
+    assert not model.is_trained_
+    model.train(1, **QUIET)
+    assert np.isfinite(small.obsm["X_shared"]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from functools import partial
@@ -393,7 +394,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
                     n_features,
                     n_cells,
                 )
-        before = {name: value.clone() for name, value in self.module.state_dict().items()}
+        before = copy.deepcopy(self.module)  # screening makes networks smaller
         outcome = "The model was not trained."
         try:
             with step("summarising the training cells", outcome):
@@ -404,7 +405,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
                         screening = once(trainer, lambda: screen_features(self.module, cells))
                 self._restrict(screening)
         except BaseException:
-            self.module.load_state_dict(before)
+            self.module = before
             raise
 
     def _restrict(self, screening: dict[str, Screening]) -> None:

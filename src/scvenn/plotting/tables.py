@@ -372,9 +372,9 @@ def variance_by_axis(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None)
     single = table.assign(kind=named[0], axis=named[1]).dropna(subset=["axis", "r2"])
     if single.empty:
         raise ValueError(
-            f"variance_by_axis() draws the R² of single axes, such as 'shared_0'; the table has "
-            f"{distinct(table['latent'])}, or none that is a number. Pass the table of "
-            "model.variance_explained() as it is."
+            f"variance_by_axis() draws single axes, such as 'shared_0'; the table has "
+            f"{distinct(table['latent'])}, of which none has an R² that is a number. Pass the "
+            "table of model.variance_explained() as it is."
         )
     modalities, kinds = distinct(single["modality"]), distinct(single["kind"])
     largest = max(single["r2"].max(), 0.01)
