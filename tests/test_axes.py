@@ -186,6 +186,14 @@ def test_axes_that_carry_something_are_counted(rank):
     assert axes.n_effective == rank
 
 
+def test_dimensions_that_carry_nothing_stay_as_they_are():
+    """Axes of rounding would depend on the number of threads."""
+    rounding = 1e-9 * np.random.default_rng(0).standard_normal((3, 8))
+    axes = ordered_axes(rounding, np.diag([2.0, 1.0, 1.0]))
+    assert axes.n_effective == 0
+    np.testing.assert_array_equal(axes.turn, np.eye(3))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["normal", "nb"])
 def test_planted_factors_come_back_one_per_axis(likelihood):

@@ -163,8 +163,11 @@ def test_by_chance_cells_keep_their_depth():
 def test_the_order_of_cells_does_not_change_scores(model, table):
     order = np.random.default_rng(0).permutation(model.validation_indices)
     again = model.evaluate(labels_key="cell_type", indices=order)
-    numbers = ["value", "by_chance"]
-    np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-4, atol=1e-5)
+    numbers, of_ranks = ["value", "by_chance"], table["metric"] == "auroc"
+    np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-4, atol=0.01)
+    # rounding may exchange the ranks of two cells, which is one of some hundred pairs
+    rest = table.loc[~of_ranks, numbers]
+    np.testing.assert_allclose(again.loc[~of_ranks, numbers], rest, rtol=1e-4, atol=1e-5)
 
 
 def test_features_that_screening_calls_shared_are_marked(model, table):

