@@ -233,7 +233,7 @@ def test_a_nested_mudata_is_refused(small):
 
 
 def test_dask_arrays_are_named_with_a_remedy(small):
-    array = pytest.importorskip("dask.array")
+    array = pytest.importorskip("dask.array", reason="refuses arrays of dask")
     small["rna"].X = array.from_array(small["rna"].X.toarray())
     with pytest.raises(TypeError, match=r"mdata\['rna'\].X = mdata\['rna'\].X.compute\(\)"):
         setup(small)

@@ -493,7 +493,15 @@ def test_models_of_two_prefixes_share_a_folder(models, tmp_path):
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize(("with_data", "kills", "longest"), [(False, 88, 0.03), (True, 12, 0.4)])
+@pytest.mark.parametrize(
+    ("with_data", "kills", "longest"),
+    [
+        (False, 88, 0.03),
+        (True, 12, 0.4),
+        pytest.param(False, 2000, 0.03, marks=pytest.mark.soak),
+        pytest.param(True, 200, 0.4, marks=pytest.mark.soak),
+    ],
+)
 def test_a_killed_save_leaves_a_whole_model_with_its_own_data(
     models, tmp_path, with_data, kills, longest
 ):

@@ -206,8 +206,9 @@ def simulate_counts(
         raise ValueError(
             f"modalities={modalities!r}: expected one or more, by names that are text."
         )
-    if unknown := {m: name for m, name in chosen.items() if name not in [*_DRAWS]}:
-        raise ValueError(f"modalities={unknown}: expected likelihoods among {list(_DRAWS)}.")
+    known = list(_DRAWS)  # in which anything can be looked up
+    if unknown := {m: name for m, name in chosen.items() if name not in known}:
+        raise ValueError(f"modalities={unknown}: expected likelihoods among {known}.")
     check_positive(
         n_obs=n_obs, n_features=n_features, n_types=n_types, n_latent=n_latent, n_batches=n_batches
     )

@@ -88,7 +88,7 @@ class Command(click.Command):
             code = stop.code if isinstance(stop, SystemExit) else INTERRUPTED
             if code not in ENDED:
                 raise
-            # looked up, as a signal may come between a file and a note of it
+            # not noted as they are written: a signal may come between the file and the note
             written = [str(path) for path in ctx.obj if version_of(path) != before[path]]
             kept = f"Only {', '.join(written)} was written." if written else "Nothing was written."
             click.echo(f"{traceback.format_exc() if debug else ''}{ENDED[code]}. {kept}", err=True)
@@ -112,7 +112,7 @@ class Command(click.Command):
                         result.write[option.name](unfinished)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, users get one message
             if debug:
                 raise
             raise click.ClickException(self._explained(error)) from error

@@ -65,7 +65,7 @@ def check_outputs(paths: Mapping[Output, Path], *, overwrite: bool) -> None:
 
 
 def version_of(path: Path) -> list[tuple] | None:
-    """What is another once a result was written to a path; None while there is none."""
+    """Tells files at a path from those that a command wrote there later; None without any."""
     try:
         files = path.iterdir() if path.is_dir() else [path]
         # drafts are hidden

@@ -24,8 +24,8 @@ _MOST_CELLS_OF_RIDGE = 1500
 # Scores of shuffled cells that a threshold is estimated from, where so many shuffles give as many.
 _LEAST_NULL = 3000
 _MOST_SHUFFLES = 50
-# Cells of all shuffles that are scored together.
-_CELLS_AT_ONCE = 2**15
+# Of the shuffles that are scored together, all cells, and all features: what is held stays small.
+_MOST_AT_ONCE = 2**15
 # Chance scores of which a share is an estimate, and to which the tail is fitted at least.
 _FEW, _LEAST_TAIL = 10, 50
 
@@ -104,7 +104,7 @@ def screen(
         """Scores of the cells, (D,), and of shuffled ones, (shuffles, D)."""
         size = cells.shape[0]
         orders = np.array([np.arange(size), *(shuffled(size) for _ in range(n_shuffles))])
-        at_once = max(1, _CELLS_AT_ONCE // size)
+        at_once = max(1, _MOST_AT_ONCE // max(size, n_features))
         found = []
         for start in range(0, len(orders), at_once):
             some = orders[start : start + at_once]
