@@ -23,7 +23,7 @@ FLOORS = [
     {"cli"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
-KNOWS_SCVI = {"data", "network", "readouts", "models", "cli", "screening", "testing"}
+KNOWS_SCVI = {"data", "network", "readouts", "models", "cli"}
 # public names, imported when first used; simulations and downloads; a name of old files
 FREE = {"__init__", "datasets", "_screening"}
 
@@ -54,6 +54,13 @@ def rooms_imported(path):
 
 def test_every_room_has_its_floor():
     assert set(FILES.values()) <= set(FLOOR_OF) | FREE
+
+
+def test_a_room_names_all_of_its_files():
+    for door in SOURCE.glob("*/__init__.py"):
+        text = ast.get_docstring(ast.parse(door.read_text()))
+        for path in door.parent.glob("*.py"):
+            assert path == door or f"``{path.stem}``" in text, path
 
 
 @pytest.mark.parametrize("room", sorted(FLOOR_OF))

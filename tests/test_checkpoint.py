@@ -80,6 +80,19 @@ def test_a_stopped_training_goes_on_to_the_same_end(cls, arguments, data, tmp_pa
         assert_same(model, expected)
 
 
+def test_a_learning_rate_that_was_lowered_stays_so(data, tmp_path):
+    schedule = {"reduce_lr_on_plateau": True, "lr_patience": 0, "lr_threshold": 0.9}
+    how = {"plan_kwargs": schedule, **EVERY_EPOCH}
+    with pytest.raises(Stop):
+        build(data).train(6, checkpoint=tmp_path, callbacks=[StopIn(4)], **how)
+    model = build(data)
+    model.train(6, checkpoint=tmp_path, **how)
+    expected = build(data)  # which sets the seed
+    expected.train(6, **how)
+    assert expected.history["lr-Adam"].nunique().item() > 2
+    assert_same(model, expected)
+
+
 @pytest.mark.parametrize("cls", [scvenn.MMVAEpp, scvenn.MoPoEVAE])
 def test_three_modalities_with_missing_cells_and_labels_go_on_alike(cls, tmp_path):
     data, how = archives.data(), {"cls": cls, "labels": "cell_type"}

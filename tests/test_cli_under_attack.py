@@ -68,7 +68,10 @@ TOO_LONG = "cannot be written: File name too long"
     ("arguments", "message"),
     [
         (["", *OUT], "File '' does not exist"),
-        (["folder", *OUT], "File 'folder' is a directory"),
+        (
+            ["folder", *OUT],
+            "folder is a folder; expected an h5mu file. In Python",
+        ),
         (["in.h5mu/in.h5mu", *OUT], "does not exist"),
         (["loop.h5mu", *OUT], "File 'loop.h5mu' does not exist"),
         ([f"{LONG}.h5mu", *OUT], "does not exist"),

@@ -247,6 +247,14 @@ def reorder_cells(mdata):
 
 
 @pytest.mark.parametrize("change", [filter_cells, reorder_cells])
+def test_positions_of_held_out_cells_follow_them_before_any_readout(model, change):
+    held_out = set(model.adata.obs_names[model.validation_indices])
+    change(model.adata)
+    names = model.adata.obs_names
+    assert set(names[model.validation_indices]) == held_out & set(names)
+
+
+@pytest.mark.parametrize("change", [filter_cells, reorder_cells])
 def test_cells_filtered_or_reordered_in_place_are_found_by_name(model, change):
     def names(part):
         return set(model.adata.obs_names[getattr(model, f"{part}_indices")])
@@ -268,6 +276,25 @@ def test_cells_filtered_or_reordered_in_place_are_found_by_name(model, change):
     model.train(1, **QUIET)
     for part in parts:
         assert names(part) == before[part] & left
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda m, new: m.get_shared_scores(given="donor"),
+        # what a simulation planted is in obsm, which `reorder_cells` leaves in its order
+        lambda m, new: m.evaluate(new).query("not metric.str.startswith('recovery')"),
+    ],
+    ids=["get_shared_scores", "evaluate"],
+)
+def test_training_cells_are_found_by_the_first_readout_after_a_new_order(read):
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(data(), n_hidden=8)
+    model.train(1, train_size=0.7, **QUIET)
+    new, moved = under_other_names(data()), copy.deepcopy(model)
+    expected = read(model, new)
+    reorder_cells(moved.adata)
+    pd.testing.assert_frame_equal(read(moved, new), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_cells_that_were_trained_on_and_filtered_since_are_not_scored(model):

@@ -107,6 +107,7 @@ def test_the_truth_follows_the_cells():
         (datasets.simulate_gp, {"n_shared_features": (0, 1)}, "n_shared_features=0: expected"),
         (datasets.simulate_gp, {"n_private_features": (3,)}, "two numbers"),
         (datasets.simulate_gp, {"noise": -1}, "noise=-1"),
+        (datasets.simulate_gp, {"noise": "1"}, "noise='1': expected a number"),
         (datasets.simulate_counts, {"modalities": {"a": "zinb"}}, "expected likelihoods among"),
         (datasets.simulate_counts, {"missing": 1}, "missing=1"),
         (datasets.simulate_counts, {"n_shared_features": 500}, "n_shared_features=500"),
@@ -224,7 +225,7 @@ def test_cll_labels():
 
 
 def test_features_of_one_cell_cannot_be_scaled():
-    with pytest.raises(ValueError, match="n_obs=1 must be at least 2"):
+    with pytest.raises(ValueError, match="n_obs=1: expected 2 or more"):
         datasets.simulate_gp(1)
 
 
@@ -233,6 +234,8 @@ def test_features_of_one_cell_cannot_be_scaled():
     [
         ({"depth": 0}, "depth=0: expected a number above 0"),
         ({"depth": np.nan}, "depth=nan: expected a number above 0"),
+        ({"depth": "5"}, "depth='5': expected a number above 0"),
+        ({"missing": "0.1"}, "missing='0.1': expected a number of at least 0 and below 1"),
         ({"n_latent": 1}, "more than two types need two dimensions"),
         ({"modalities": ["rna", "atac"]}, "expected likelihoods by modality"),
     ],
@@ -243,7 +246,7 @@ def test_counts_that_cannot_be_simulated_are_refused(arguments, message):
 
 
 def test_noise_of_a_simulation_is_a_number():
-    with pytest.raises(ValueError, match="noise=nan at least 0"):
+    with pytest.raises(ValueError, match="noise=nan: expected a number of at least 0"):
         datasets.simulate_gp(20, noise=np.nan)
 
 

@@ -290,7 +290,7 @@ def test_a_seed_repeats_the_draws(model):
     ("arguments", "message"),
     [
         ({"modality": "adt"}, "modality='adt': expected"),
-        ({"through": "all"}, "through='all': expected one of"),
+        ({"through": "all"}, "through='all': expected 'shared', 'private' or 'both'"),
         ({"group1": "type9"}, r"\['type9'\] not found among the groups"),
         ({"group1": "type0", "group2": "type0"}, "two different groups"),
         ({"groupby": "leiden"}, "groupby='leiden' not found. Searched"),

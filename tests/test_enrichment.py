@@ -116,7 +116,8 @@ def test_a_model_scores_sets_by_its_loadings(model, latent):
     ("sets", "message"),
     [
         ({"A": ["CD3D", "CD3E"]}, "none of the 1 sets has 5 of the 40 features.*'CD3D'.*'rna_0'"),
-        ({"A": "rna_1"}, "expected lists of features by the name of the set"),
+        ({"A": "rna_1"}, "lists of features by the name of the set; found str for 'A'"),
+        ({"A": None}, "lists of features by the name of the set; found NoneType for 'A'"),
         ([["rna_1"]], "found list"),
         (pd.DataFrame({"set": ["A"], "target": ["rna_0"]}), r"without \['source'\]"),
     ],

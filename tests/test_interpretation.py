@@ -493,7 +493,7 @@ def test_contributions_are_those_of_the_predictions(model):
     nothing = torch.zeros(len(shared), 0)
     scale = model.adata["meth"].X[model.train_indices].std(0)
     with torch.no_grad():
-        centre = shared.mean(0, keepdim=True)
+        centre = shared[model.train_indices].mean(0, keepdim=True)
         alone = (cross(shared, nothing) + cross.of_baselines(shared)).numpy() * scale
         baseline = (cross(centre, nothing[:1]) + cross.of_baselines(centre)).numpy() * scale
     both = model.predict(model.modalities, "meth", return_numpy=True)
@@ -502,6 +502,12 @@ def test_contributions_are_those_of_the_predictions(model):
     b = np.square(both - mean - alone).sum(1)
     written = model.write_contributions(model.adata.copy())
     np.testing.assert_allclose(written["scvenn_shared_meth"], a / (a + b), atol=0.01)
+
+
+def test_contributions_of_a_cell_do_not_depend_on_other_cells(incomplete):
+    every = incomplete.write_contributions(incomplete.adata.copy())
+    some = incomplete.write_contributions(incomplete.adata[7:9].copy())
+    pd.testing.assert_frame_equal(some, every.loc[some.index], rtol=1e-4)
 
 
 def test_where_nothing_moves_each_latent_contributes_half(small):

@@ -29,6 +29,26 @@ def model():
     return model
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda m, key: m.differential(key, modality="rna", n_samples=5),
+        lambda m, key: m.get_shared_scores(given=key),
+        lambda m, key: m.evaluate(given=key),
+    ],
+    ids=["differential", "get_shared_scores", "evaluate"],
+)
+def test_the_category_that_means_unknown_is_no_group(model, read):
+    obs = model.adata.obs
+    obs["or missing"] = obs["type"].where(obs["type"] != "unknown")
+    found = []
+    for key in ("type", "or missing"):
+        scvi.settings.seed = 0
+        found.append(read(model, key))
+    pd.testing.assert_frame_equal(*found)
+    assert "unknown" not in found[0].astype(str).to_numpy()
+
+
 def test_cells_without_a_label_get_one(model):
     mdata, unknown = half_labelled()
     probabilities = model.predict_labels()
@@ -417,3 +437,8 @@ def test_labels_that_a_loaded_model_does_not_know_are_named(supervised):
     model = scvenn.MMVAE.load(folder, mdata)
     with pytest.warns(UserWarning, match="'c' is not among the labels .* not known in 20 cells"):
         model.train(1, **QUIET)
+
+
+def test_a_value_that_means_unknown_needs_a_column_of_labels(small):
+    with pytest.raises(ValueError, match="unlabeled_category='x' is a value of the column of labe"):
+        scvenn.MMVAEpp.setup_mudata(small, unlabeled_category="x")

@@ -277,7 +277,7 @@ def test_columns_are_found_as_a_set_up_finds_them(key):
     assert len(searched(mdata, 1)) == 4
 
 
-@pytest.mark.parametrize("n_jobs", [0, 1.5, "2"])
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "2", -2])
 def test_a_number_of_jobs_that_makes_no_sense_is_refused(small, n_jobs):
     with pytest.raises(ValueError, match="n_jobs=.*expected a number of processes"):
         scvenn.choose_latent_sizes(small, n_jobs=n_jobs, max_epochs=1)

@@ -475,6 +475,12 @@ def test_sparse_values_in_a_file_are_read(rng, tmp_path):
         ({"z": np.zeros((2, 1)), "y": np.zeros((3, 1))}, ["a", "b"], None, "y: expected"),
         ({"z": np.zeros((2, 1))}, ["a", None], None, "two or more cell types, found 1"),
         ({"z": np.zeros((2, 1))}, ["a", "b"], ["x", "x"], "two or more batches, found 1"),
+        (
+            {"z": pd.DataFrame(np.zeros((2, 1)), ["c0", "c1"])},
+            pd.Series(["a", "b"], ["c1", "c0"]),
+            None,
+            r"embeddings\['z'\] and labels of the same cells in the same order",
+        ),
     ],
 )
 def test_what_scib_cannot_score_is_refused(embeddings, labels, batch, message):

@@ -258,7 +258,7 @@ def test_the_last_small_minibatch_can_be_left_out(in_memory):
 
 
 def test_another_way_to_shuffle_is_refused(in_memory):
-    with pytest.raises(ValueError, match="shuffle='rows': expected 'cells', 'blocks' or None"):
+    with pytest.raises(ValueError, match="shuffle='rows': expected 'cells' or 'blocks'"):
         in_memory.train(1, shuffle="rows")
 
 
@@ -322,6 +322,11 @@ def test_a_file_that_was_closed_is_named_with_a_remedy(folder):
     mdata["atac"].X.group.file.close()
     with pytest.raises(OSError, match=r"the file of mdata\['rna'\].X was closed. Open it again"):
         model.train(1, **QUIET)
+
+
+def test_sizes_of_latents_are_not_chosen_in_processes_that_cannot_share_a_file(folder):
+    with pytest.raises(ValueError, match="n_jobs=2: the data is on disk.*Pass n_jobs=None"):
+        scvenn.choose_latent_sizes(open_lazy(folder), n_splits=2, n_jobs=2, max_epochs=1)
 
 
 def test_a_matrix_by_columns_is_refused_with_a_remedy_that_works(folder, tmp_path):

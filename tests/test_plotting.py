@@ -994,10 +994,72 @@ def test_a_category_called_no_value_is_not_that_of_missing_cells(mdata):
     assert sorted(names) == ["(no value)", "b", "no value"]
 
 
-def test_names_of_categories_are_no_formulas(mdata):
-    mdata.obs["group"] = np.resize(["b$^_$", "$x$"], mdata.n_obs)
-    figure = scvenn.pl.embeddings(mdata, "group", basis="pca")[0].figure
-    figure.canvas.draw()
+@pytest.mark.parametrize("values", [["b$^_$", "$x$"], [0.5, 1.5]], ids=["categories", "numbers"])
+def test_names_are_no_formulas(mdata, values):
+    mdata.obs["q$\\frac$"] = np.resize(values, mdata.n_obs)
+    scvenn.pl.embeddings(mdata, "q$\\frac$", basis="pca")[0].figure.canvas.draw()
+
+
+def test_names_in_tables_are_no_formulas(two, compared):
+    table = two.loadings("rna").assign(feature=lambda of: of["feature"] + "$\\frac$")
+    _, ax = plt.subplots()
+    for drawn in (pl.loadings(table), pl.loadings(table, ax=ax)):
+        drawn.figure.canvas.draw()
+    pl.compare(compared.replace({"model": {"one": "a$\\x$"}})).figure.canvas.draw()
+
+
+def test_a_table_of_two_models_is_no_figure_of_their_mean(two, scores):
+    twice = [two.variance_explained().assign(model=name) for name in "ab"]
+    for draw in (pl.variance_explained, pl.variance_by_axis):
+        with pytest.raises(ValueError, match=r"one row for each of \['modality', 'latent'\]"):
+            draw(pd.concat(twice))
+    with pytest.raises(ValueError, match="one row for each of"):
+        pl.loadings(pd.concat([two.loadings("rna")] * 2))
+    with pytest.raises(ValueError, match="one row for each of"):
+        pl.leakage(pd.concat([scores] * 2))
+
+
+def test_the_median_of_low_values_is_drawn_where_they_are():
+    row = {"model": "a", "metric": "leakage_r2_within", "view": "latent", "source": "shared"}
+    table = pd.DataFrame({"feature": ["x", "y"], "value": [-3.0, 0.4]}).assign(**row, target="t")
+    ax = pl.compare(table, "leakage_r2_within")
+    assert ax.get_lines()[0].get_xdata()[0] == -0.5
+    assert ax.get_xlabel() == "leakage R² within groups"
+
+
+def test_the_shared_latent_is_the_first_row_of_leakage(scores):
+    assert labels(pl.leakage(scores[::-1]))[0] == "shared"
+
+
+def test_scores_that_are_all_missing_are_named_as_the_reason(scores, two):
+    with pytest.raises(ValueError, match="All values of the metric 'r2' are NaN"):
+        pl.r2(scores.assign(value=np.nan))
+    same = scores.assign(value=scores["value"].mask(scores["view"] == "cross"))
+    with pytest.raises(ValueError, match="no feature with an R² in both views"):
+        pl.r2(same)
+    with pytest.raises(ValueError, match="no R² that is a number"):
+        pl.variance_explained(two.variance_explained().assign(r2=np.nan))
+
+
+@pytest.mark.parametrize("values", [["True", "False"], [True, None]])
+def test_features_are_shared_or_not(values):
+    table = pd.DataFrame({"modality": "rna", "feature": ["a", "b"], "score": 0.1, "shared": values})
+    with pytest.raises(ValueError, match="expected True or False in the column 'shared'"):
+        pl.shared_scores(table)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda m: pl.training(m.history["train_loss"]), "found one of its tables"),
+        (lambda m: pl.training({"train_loss": [1, 2]}), "which are tables by name; found dict"),
+        (lambda m: pl.shared_scores("a"), "found str"),
+        (lambda m: pl.shared_scores(None), "found NoneType"),
+    ],
+)
+def test_what_is_no_model_and_no_table_is_named(two, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(two)
 
 
 @pytest.mark.parametrize("n_neighbors", [0, 1, 2.5, True, "a"])

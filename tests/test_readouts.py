@@ -241,6 +241,17 @@ def test_samples_of_a_mixture_vary_by_what_its_experts_disagree_on(monkeypatch):
     np.testing.assert_allclose(both, within + between, rtol=0.25)
 
 
+def test_samples_of_some_features_are_those_of_all(model):
+    rows, some = np.flatnonzero(measured(model.adata, "rna"))[:8], ["meth_3", "meth_0"]
+    drawn = []
+    for features in (None, some):
+        scvi.settings.seed = 0
+        drawn.append(
+            model.sample_posterior("rna", "meth", features=features, n_samples=2, indices=rows)
+        )
+    np.testing.assert_array_equal(drawn[1], drawn[0][..., [3, 0]])
+
+
 def test_samples_are_nan_without_a_source(model):
     rows = np.flatnonzero(~measured(model.adata, "rna"))[:5]
     drawn = model.sample_posterior("rna", "peaks", n_samples=2, indices=rows)
@@ -657,10 +668,7 @@ def test_a_batch_size_below_one_is_refused(small, batch_size):
 
 def test_a_flag_is_no_library_size(small):
     model = scvenn.MMVAE(small)
-    with (
-        pytest.warns(UserWarning, match="train"),
-        pytest.raises(ValueError, match="library_size=True: expected None or a finite number"),
-    ):
+    with pytest.raises(ValueError, match="library_size=True: expected None or a finite number"):
         model.predict("rna", "atac", library_size=True)
 
 
@@ -676,3 +684,20 @@ def test_a_column_is_named_by_one_name(small, column):
     ):
         with pytest.raises(ValueError, match=message):
             read()
+
+
+def test_draws_across_views_have_the_noise_of_predictions_across_views():
+    scvi.settings.seed = 0
+    mdata = three_modalities(missing=0.3)
+    model = scvenn.MMVAEpp(mdata, n_shared=2, n_private=2, n_hidden=8)
+    model.train(1, **QUIET)
+    likelihood = model.module.likelihood("meth")
+    likelihood.raw_scale.data.fill_(-20)  # next to none
+    likelihood.cross_view_variance.fill_(9)
+    likelihood.held_out_ratio.fill_(1)
+    drawn = model.sample_posterior(["rna", "meth"], "meth", n_samples=100)
+    spread = (drawn.std(0) / likelihood.scale_.numpy()).mean(1)  # (cells,)
+    own = measured(mdata, "meth")
+    assert (spread[own] < 2).all()
+    across = spread[~own & measured(mdata, "rna")]
+    np.testing.assert_allclose(across, 3, rtol=0.2)

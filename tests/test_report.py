@@ -548,3 +548,9 @@ def test_a_report_does_without_labels_that_the_data_lost(small, tmp_path):
     model.train(1, train_size=0.5, **QUIET)
     del small.obs["kind"]
     assert model.report(tmp_path / "report.html").is_file()
+
+
+def test_a_model_that_was_not_trained_has_no_report(small):
+    with pytest.raises(ValueError, match="about a trained model"):
+        scvenn.MMVAEpp(small, n_hidden=8).report("report.html")
+    assert not os.path.exists("report.html")

@@ -1,5 +1,6 @@
 """Files of models: no code in them, nothing read that is not whole, nothing lost by a kill."""
 
+import copy
 import errno
 import hashlib
 import json
@@ -142,6 +143,13 @@ def test_a_damaged_file_of_the_first_release_is_not_converted(tmp_path):
     torch.save({"attr_dict": {"registry_": {"model_name": "SCVI"}}}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="class 'SCVI'; expected one of .*'MMVAEpp'"):
         scvenn.convert_legacy(tmp_path, trust=True)
+    whole = torch.load(OLD / "model.pt", weights_only=False)
+    name = next(iter(whole["model_state_dict"]))
+    fewer = {k: v for k, v in whole["model_state_dict"].items() if k != name}
+    for other in ([1], {"attr_dict": whole["attr_dict"]}, {**whole, "model_state_dict": fewer}):
+        torch.save(other, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match="no file of a model of scvenn 0.1, or is damaged"):
+            scvenn.convert_legacy(tmp_path, trust=True)
 
 
 # ------------------------------------------------------------------------------- values
@@ -706,3 +714,22 @@ def test_a_modality_whose_name_no_file_can_have_is_named(small, tmp_path):
     with pytest.raises(ValueError, match="modality 'x/y' cannot be written to a file"):
         model.save(tmp_path / "model", save_anndata=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_data_is_saved_and_not_pickled(small, tmp_path):
+    """A MuData can be pickled, and is not read again."""
+    model = scvenn.MMVAEpp(small, n_hidden=8)
+    model.train(1, **QUIET)
+    with pytest.raises(TypeError, match=r"cannot be pickled. Save it with model.save\(dir_path\)"):
+        pickle.dumps(model)
+    model.save(tmp_path / "model")
+    alone = pickle.loads(pickle.dumps(scvenn.MMVAEpp.load(tmp_path / "model", False)))
+    expected = model.get_shared_representation()
+    np.testing.assert_array_equal(alone.get_shared_representation(small), expected)
+    np.testing.assert_array_equal(copy.copy(model).get_shared_representation(), expected)
+
+
+def test_the_file_of_a_model_in_place_of_its_folder_gets_a_remedy(small, tmp_path):
+    scvenn.MMVAEpp(small, n_hidden=8).save(tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="Pass the folder that holds the file"):
+        scvenn.MMVAEpp.load(tmp_path / "model" / "model.safetensors", small)

@@ -8,7 +8,7 @@ import pytest
 import scvi
 
 import scvenn
-from scvenn.readouts.evaluation import _leakage_within, _varying
+from scvenn.readouts.evaluation import _Latents, _leakage_within, _varying
 from tests.conftest import QUIET, three_modalities
 
 KINDS = np.repeat(["types", "within", "both", "neither"], [20, 20, 20, 140])
@@ -258,11 +258,11 @@ def test_cells_without_a_type_change_no_leakage_within_types():
     groups = pd.Series(np.where(np.arange(40) % 2, "a", "b").astype(object))
     groups[::5] = None
     halves = np.arange(20), np.arange(20, 40)
-    shuffled = {name: rng.permutation(z) for name, z in latents.items()}
+    others = {name: rng.permutation(z) for name, z in latents.items()}
 
     def leakage(latents):
         varies = {name: _varying(z) for name, z in latents.items()}
-        return list(_leakage_within(latents, shuffled, varies, groups, *halves))
+        return list(_leakage_within(_Latents(latents, others, varies, *halves), groups))
 
     found = leakage(latents)
     far = {name: np.where(groups.isna().to_numpy()[:, None], 1e6, z) for name, z in latents.items()}

@@ -1031,3 +1031,51 @@ def test_ctrl_c_between_two_restrictions_by_screening_leaves_the_networks(small,
     assert not model.is_trained_
     model.train(1, **QUIET)
     assert np.isfinite(small.obsm["X_shared"]).all()
+
+
+def test_early_stopping_waits_for_a_warm_up_that_counts_steps(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    plan = {"n_steps_kl_warmup": 10}  # two steps in each epoch
+    model.train(
+        9, train_size=0.8, batch_size=24, early_stopping_patience=1, plan_kwargs=plan, **QUIET
+    )
+    weight = model.history["kl_weight"].iloc[:, 0].to_numpy(float)
+    assert 0 < weight[3] < 1  # of the steps, not of the epochs
+    assert model.best_epoch_ in (-1, *range(5, 9))
+
+
+def test_gradients_are_clipped_in_mixed_precision(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    model.train(1, precision="bf16-mixed", gradient_clip_val=1.0, **QUIET)
+    assert_finite(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"plan_kwargs": {"lr": "a"}}, r"plan_kwargs\['lr'\]='a': expected a number of 0 or more"),
+        ({"plan_kwargs": {"optimizer": "SGD"}}, "='SGD': expected 'Adam', 'AdamW' or 'Custom'"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches=0: expected an integer of at"),
+        ({"gradient_clip_val": -1}, "gradient_clip_val=-1: expected None or a number above 0"),
+        ({"logger": "logs"}, "logger='logs': expected a logger of Lightning"),
+        ({"early_stopping_monitor": None}, "pass early_stopping=False"),
+        ({"datasplitter_kwargs": {"batch_size": 10}}, r"\['batch_size'\] are arguments of train"),
+        (
+            {"plan_kwargs": {"reduce_lr_on_plateau": True}, "train_size": 1.0},
+            "reduce_lr_on_plateau needs validation in each epoch",
+        ),
+        (
+            {"plan_kwargs": {"reduce_lr_on_plateau": True}, "check_val_every_n_epoch": 2},
+            "reduce_lr_on_plateau needs validation in each epoch",
+        ),
+    ],
+)
+def test_what_training_cannot_use_is_refused_before_it_begins(small, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scvenn.MMVAE(small, **SMALL).train(2, **arguments, **QUIET)
+
+
+def test_a_training_that_never_validates_is_not_stopped_early(small):
+    model = scvenn.MMVAE(small, **SMALL)
+    model.train(2, limit_val_batches=0, **QUIET)
+    assert len(model.history["train_loss"]) == 2

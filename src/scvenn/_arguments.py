@@ -1,4 +1,4 @@
-"""Arguments of users that are numbers or flags: each is checked in one way everywhere."""
+"""Arguments of users that are numbers, flags or one of some names: each is checked in one way."""
 
 from __future__ import annotations
 
@@ -20,6 +20,29 @@ def check_positive(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name}={value!r}: expected an integer of at least 1.")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    expected: str,
+    *,
+    above: float = -np.inf,
+    least: float = -np.inf,
+    below: float = np.inf,
+    most: float = np.inf,
+) -> None:
+    """Raise a ``ValueError`` unless a value is a number in a range; ``expected``: that in words."""
+    if not (is_number(value) and above < value < below and least <= value <= most):
+        raise ValueError(f"{name}={value!r}: expected {expected}.")
+
+
+def check_choice(choices: Collection[str], **values: Any) -> None:
+    """Raise a ``ValueError`` unless all are among the choices."""
+    *first, last = map(repr, choices)
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name}={value!r}: expected {', '.join(first)} or {last}.")
 
 
 def check_flags(**values: Any) -> None:

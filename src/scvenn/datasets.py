@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from scvenn._arguments import check_positive
+from scvenn._arguments import check_number, check_positive
 from scvenn._downloads import Remote, fetch
 from scvenn._mudata import pull_on_update
 
@@ -108,11 +108,10 @@ def simulate_gp(
         for number in pair:
             check_positive(**{name: number})
     check_positive(n_obs=n_obs, n_shared=n_shared, n_private=n_private)
-    if n_obs < 2 or not 0 <= noise < _MOST:
-        raise ValueError(
-            f"n_obs={n_obs} must be at least 2, as features are scaled over cells; "
-            f"noise={noise} at least 0 and below {_MOST:g}."
-        )
+    if n_obs < 2:
+        raise ValueError(f"n_obs={n_obs}: expected 2 or more, as features are scaled over cells.")
+    at_least_0 = f"a number of at least 0 and below {_MOST:g}"
+    check_number("noise", noise, at_least_0, least=0, below=_MOST)
     rng = np.random.default_rng(seed)
     obs_names = pd.Index([f"cell{i}" for i in range(n_obs)])
     z_shared = rng.uniform(-2, 2, (n_obs, n_shared))
@@ -216,13 +215,14 @@ def simulate_counts(
         n_shared_features = n_features // 4
     elif n_shared_features != 0:
         check_positive(n_shared_features=n_shared_features)
-    if not 0 <= n_shared_features <= n_features or not 0 <= missing < 1:
+    if not 0 <= n_shared_features <= n_features:
         raise ValueError(
-            f"n_shared_features={n_shared_features} must be between 0 and n_features="
-            f"{n_features}, missing={missing} between 0 and 1 (1 excluded)."
+            f"n_shared_features={n_shared_features}: expected a number between 0 and "
+            f"n_features={n_features}."
         )
-    if not 0 < depth < _MOST:
-        raise ValueError(f"depth={depth}: expected a number above 0 and below {_MOST:g}.")
+    check_number("missing", missing, "a number of at least 0 and below 1", least=0, below=1)
+    above_0 = f"a number above 0 and below {_MOST:g}"
+    check_number("depth", depth, above_0, above=0, below=_MOST)
     if n_latent == 1 and n_types > 2:
         raise ValueError(
             f"n_latent=1 and n_types={n_types}: more than two types need two dimensions or more."

@@ -2,7 +2,8 @@
 
 In reading order: this file (the commands that take a few lines), ``train`` (tables of its options,
 and the command), ``command`` (how results are written and printed, and what becomes of errors),
-``options`` (how tables are read), ``files`` (where results go, what is read).
+``options`` (how tables are read), ``files`` (where results go, what is read), ``probe`` (a process
+of its own that reads a file first, as a damaged one may hang or crash it).
 """
 
 import json

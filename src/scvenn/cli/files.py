@@ -26,7 +26,26 @@ PATIENCE = 120
 # What to do with a damaged file.
 AGAIN = "Copy it again from where it came from, or write it again."
 
-H5MU = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+class DataFile(click.Path):
+    """A path of an h5mu file, which exists."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, *of_option: Any) -> Any:
+        """The path, unless there is a folder."""
+        if os.path.isdir(value):
+            self.fail(
+                f"{value} is a folder; expected an h5mu file. In Python, scvenn.read_lazy(path) "
+                "reads a folder of zarr, and mudata.read_zarr(path).write(file) makes a file of "
+                "it.",
+                *of_option,
+            )
+        return super().convert(value, *of_option)
+
+
+H5MU = DataFile()
 SAVED = click.Path(exists=True, file_okay=False, path_type=Path)
 
 

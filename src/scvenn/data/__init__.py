@@ -24,7 +24,6 @@ from scvenn.data.checks import (
 )
 from scvenn.data.columns import (
     as_text,
-    check_column_name,
     check_groups,
     find_categories,
     find_column,
@@ -58,7 +57,6 @@ __all__ = [
     "Tensors",
     "as_list",
     "as_text",
-    "check_column_name",
     "check_groups",
     "check_mudata",
     "choose_modalities",

@@ -60,7 +60,7 @@ class Cells:
         return Cells(self.manager, self.rows[which], batch_size=self.batch_size)
 
     def few(self, most: int) -> Cells:
-        """The same cells; of data on disk no more than so many, those that their names choose.
+        """The cells; of data on disk no more than so many, those that their names choose.
 
         For what reads all values of the cells at once.
         """
@@ -96,6 +96,11 @@ class Cells:
         """Which of the cells have a modality, or any of several; boolean, (n,)."""
         names = [modalities] if isinstance(modalities, str) else modalities
         return np.any([observed_cells(self.mdata, m)[self.rows] for m in names], axis=0)
+
+    def paired(self, modality: str) -> np.ndarray:
+        """Which of the cells have a modality and another one; boolean, (n,)."""
+        others = [m for m in self.found.modalities if m != modality]
+        return self.observed(modality) & self.observed(others)
 
     def matrix(self, modality: str) -> Matrix:
         """Values of the cells, (n, D), CSR or dense; zeros where the modality was not measured.

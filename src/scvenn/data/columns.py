@@ -69,7 +69,7 @@ def has_column(mdata: MuData, key: str | None) -> bool:
 
 
 def find_column_or_none(mdata: MuData, key: str) -> pd.Series | None:
-    """The same; None where it is nowhere."""
+    """A column of the cells, as :func:`find_column` finds it; None if no table has it."""
     in_mdata = _column_of(mdata.obs, key, "mdata.obs")
     found: pd.Series | None = None
     places: dict[str, pd.Series] = {}
@@ -152,9 +152,13 @@ def _in_single_precision(value: Any) -> str:
     return as_text(np.float32(value) if isinstance(value, float | np.floating) else value)
 
 
-def find_categories(mdata: MuData, key: str, argument: str) -> pd.Series:
-    """A column as text, so that categories survive files; missing values stay missing."""
-    return find_column(mdata, key, argument).astype(object).map(as_text, na_action="ignore")
+def find_categories(mdata: MuData, key: str, argument: str, unknown: Any = None) -> pd.Series:
+    """A column as text, so that categories survive files; missing where not known.
+
+    ``unknown``: the value that means so besides missing ones; None for no such value.
+    """
+    text = find_column(mdata, key, argument).astype(object).map(as_text, na_action="ignore")
+    return text if unknown is None else text.where(text != as_text(unknown))
 
 
 def check_groups(values: pd.Series, argument: str) -> None:

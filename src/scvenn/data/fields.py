@@ -129,10 +129,10 @@ class ModalityField(Field):
         likelihood = check_values(
             matrix, rows, modality=m, where=self.where, likelihood=self.likelihood
         )
-        state["likelihood"] = likelihood
-        state["of_counts"] = LIKELIHOODS[likelihood].discrete or are_counts(matrix, rows)
+        state[Keys.LIKELIHOOD] = likelihood
+        state[Keys.OF_COUNTS] = LIKELIHOODS[likelihood].discrete or are_counts(matrix, rows)
         check_measured(matrix, rows, names=names, modality=m)
-        self._warn_of_empty_cells(mdata, matrix, rows)
+        self._warn_of_empty_cells(mdata, matrix, rows, likelihood)
         logger.info(
             "%s: %d features, %d of %d cells, likelihood %s (%s)",
             m,
@@ -154,8 +154,10 @@ class ModalityField(Field):
 
     def learn_statistics(self, matrix: Matrix, rows: np.ndarray, state: dict) -> Summary:
         """Put into the state what some of the cells that have the modality say of its features."""
-        found = feature_stats(matrix, rows, likelihood=state["likelihood"])
-        state.update(vars(found.stats), density=found.density, constant=found.constant)
+        found = feature_stats(matrix, rows, likelihood=state[Keys.LIKELIHOOD])
+        state.update(
+            vars(found.stats), **{Keys.DENSITY: found.density, Keys.CONSTANT: found.constant}
+        )
         return found
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
@@ -173,20 +175,24 @@ class ModalityField(Field):
                 rows,
                 modality=m,
                 where=self.where,
-                likelihood=state_registry["likelihood"],
+                likelihood=state_registry[Keys.LIKELIHOOD],
                 new_data=True,
             )
             # files of 0.1 do not have it
-            if not state_registry.get("of_counts", True) and are_counts(matrix, rows):
+            if not state_registry.get(Keys.OF_COUNTS, True) and are_counts(matrix, rows):
                 raise ValueError(
                     f"modality {m!r}: all values of {self.where} look like counts (integers of at "
                     "least 0); the model was trained on values that do not. Normalise and "
                     f"transform them like the training data, and put the result into {self.where}."
                 )
-            self._warn_of_empty_cells(mdata, matrix, rows)
+            self._warn_of_empty_cells(mdata, matrix, rows, state_registry[Keys.LIKELIHOOD])
         return state_registry
 
-    def _warn_of_empty_cells(self, mdata: MuData, matrix: Matrix, rows: np.ndarray) -> None:
+    def _warn_of_empty_cells(
+        self, mdata: MuData, matrix: Matrix, rows: np.ndarray, likelihood: str
+    ) -> None:
+        if not LIKELIHOODS[likelihood].allows_missing:
+            return  # NaN was refused
         of = {"names": mdata.obs_names, "modality": self.modality, "layer": self.layer}
         warn_of_empty_cells(matrix, rows, sums_of(matrix, rows), **of)
 
@@ -196,7 +202,7 @@ class ModalityField(Field):
         if self.modality not in mdata.mod:  # as new data may
             return sp.csr_matrix((mdata.n_obs, len(names)), dtype=np.float32)
         adata = mdata.mod[self.modality]
-        was_set_up = "likelihood" in state
+        was_set_up = Keys.LIKELIHOOD in state
         stored = stored_matrix(mdata, self.modality, self.layer, new_data=was_set_up)
         columns = self.columns(mdata, state)
         rows = adata.obs_names.get_indexer(mdata.obs_names)
@@ -205,7 +211,7 @@ class ModalityField(Field):
         return align(canonical(stored, self.modality, self.where), rows, columns)
 
     def extended(self, state: dict, mdata: MuData) -> dict:
-        """The same, of features that the data lacks, if it has any."""
+        """The state for data that may lack features; the state itself if none is missing."""
         if self.modality not in mdata.mod:
             return state
         check_names(mdata, self.modality)
@@ -393,7 +399,7 @@ class ColumnField(Field):
             check_complete(values, self.argument)
 
     def extended(self, state: dict, mdata: MuData) -> dict:
-        """The same, with categories that are new after those that were there before."""
+        """The state with the categories that are new, after those that were there before."""
         if self.attr_key is None or self.is_label:
             return state
         values, known = self.values(mdata), state[Keys.CATEGORIES]
@@ -461,10 +467,7 @@ class ColumnField(Field):
 
     def values(self, mdata: MuData) -> pd.Series:
         """The column as text; missing where not known."""
-        text = find_categories(mdata, str(self.attr_key), self.argument)
-        if self.unlabeled_category is not None:
-            text = text.where(text != as_text(self.unlabeled_category))
-        return text
+        return find_categories(mdata, str(self.attr_key), self.argument, self.unlabeled_category)
 
 
 class NumberField(Field):
@@ -493,16 +496,16 @@ class NumberField(Field):
         """Keep the mean and scale."""
         values = find_numbers(adata, self.attr_key, self.argument)
         state = self.statistics(values, np.arange(len(values)))
-        if state["constant"] and np.ptp(values) == 0:
+        if state[Keys.CONSTANT] and np.ptp(values) == 0:
             logger.info(
                 "covariate %r is %g in every cell and has no effect", self.attr_key, values[0]
             )
-        elif state["constant"]:
+        elif state[Keys.CONSTANT]:
             logger.warning(
                 "covariate %r varies by no more than a millionth of its mean, %g, and has no "
                 "effect. If the differences matter, subtract its smallest value.",
                 self.attr_key,
-                state["mean"],
+                state[Keys.MEAN],
             )
         return state
 
@@ -510,7 +513,7 @@ class NumberField(Field):
         """Mean and scale of the column over some of the cells."""
         mean, scale = float(values[rows].mean()), float(values[rows].std())
         constant = scale <= LEAST_VARIATION * abs(mean) or scale == 0
-        return {"mean": mean, "scale": 1.0 if constant else scale, "constant": constant}
+        return {Keys.MEAN: mean, Keys.SCALE: 1.0 if constant else scale, Keys.CONSTANT: constant}
 
     def transfer_field(self, state_registry: dict, adata_target: MuData, **kwargs: Any) -> dict:
         """Check that other data has the column."""
@@ -520,9 +523,9 @@ class NumberField(Field):
     def read(self, mdata: MuData, state: dict) -> np.ndarray:
         """Standardised values, (n_obs, 1)."""
         values = find_numbers(mdata, self.attr_key, self.argument)
-        if state.get("constant", False):  # files of 0.1 do not have it
+        if state.get(Keys.CONSTANT, False):  # files of 0.1 do not have it
             return np.zeros((len(values), 1), dtype=np.float32)
-        standardised = (values - state["mean"]) / state["scale"]
+        standardised = (values - state[Keys.MEAN]) / state[Keys.SCALE]
         if (far := np.abs(standardised) > _FARTHEST).any():
             raise ValueError(
                 f"{self.argument}: found {values[far][0]:g} in cell "

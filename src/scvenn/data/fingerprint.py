@@ -129,9 +129,10 @@ def _modality_differs(
     adata = mdata.mod[field.modality]
     if names and not (old.cells.equals(adata.obs_names) and old.features.equals(adata.var_names)):
         return True
-    needed = set(state[Keys.COLUMN_NAMES]).difference(state.get(Keys.MAY_LACK, ()))
-    if not needed <= set(adata.var_names.astype(str)):
-        return True
+    if adata.var_names is not old.features:  # an index is never changed in place
+        needed = set(state[Keys.COLUMN_NAMES]).difference(state.get(Keys.MAY_LACK, ()))
+        if not needed <= set(adata.var_names.astype(str)):
+            return True
     here = adata.obs_names.get_indexer(old.names)
     new, was = _sums(mdata, field, state, here[here >= 0]), old.sums[here >= 0]
     within = _TOLERANCE * np.maximum(was[:, 2:3], new[:, 2:3])

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 
 class Keys:
-    """Names of slots; nothing else of a user's data is written."""
+    """Names of slots. Besides these, figures keep palettes in ``uns``, as scanpy does."""
 
     # tensors of a minibatch
     OBSERVED = "observed"
@@ -18,6 +18,13 @@ class Keys:
     MAY_LACK = "may_lack"
     CATEGORIES = "categories"
     SOURCE = "source"
+    LIKELIHOOD = "likelihood"
+    OF_COUNTS = "of_counts"
+    DENSITY = "density"
+    CONSTANT = "constant"
+    MEAN = "mean"
+    SCALE = "scale"
+    LIBRARY = "library"
 
     # mdata.uns: the mark of a MuData that was set up, under scvi-tools' name for it
     SCVI_UUID = "_scvi_uuid"
@@ -63,7 +70,10 @@ class Keys:
 
     @staticmethod
     def shared(prefix: str = "X") -> str:
-        """``obsm`` key of the shared embedding, in the MuData and in each modality."""
+        """``obsm`` key of the shared embedding, in the MuData and in each modality.
+
+        With the prefix ``"z"``, of the latent that a simulation planted.
+        """
         return f"{prefix}_shared"
 
     @staticmethod

@@ -58,7 +58,7 @@ class _Dataset(AnnTorchDataset):
         return {key: self.data[key][rows] for key in self.keys_and_dtypes}
 
     def minibatch(self, stored: dict[str, Any]) -> dict[str, np.ndarray | SparseRows]:
-        """The same in the form that networks read."""
+        """What :meth:`stored` gives, in the form that networks read."""
         found: dict[str, np.ndarray | SparseRows] = {}
         for key, dtype in self.keys_and_dtypes.items():
             values = stored[key]
@@ -110,7 +110,7 @@ class AlignedManager(AnnDataManager):
         return manager
 
     def bound_to(self, mdata: MuData, *, model: str) -> AlignedManager:
-        """The same set-up with its MuData, for one model: what that learns changes no other.
+        """A copy of the set-up with its MuData, for one model: what that learns changes no other.
 
         Parameters
         ----------
@@ -241,6 +241,14 @@ class AlignedManager(AnnDataManager):
         return self.fingerprint is None or bool(
             self.fingerprint.changes(mdata, self.fields, self.found.states, labels=True, names=True)
         )
+
+    @property
+    def cells_moved(self) -> bool:
+        """Whether the data has other cells than at the last check, or in another order."""
+        if self.fingerprint is None:
+            return False
+        before, names = self.fingerprint.cells, self.adata.obs_names
+        return names is not before and not names.equals(before)
 
     def check_unchanged(self, *, labels: bool = False) -> pd.Index | None:
         """Raise where the data is no longer what was set up.

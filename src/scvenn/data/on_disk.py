@@ -85,7 +85,7 @@ class DiskMatrix:
         return len(self._rows), len(self._columns)
 
     def aligned(self, rows: np.ndarray, columns: np.ndarray) -> DiskMatrix:
-        """The same with rows and columns in a new order, as :func:`~.matrices.align` gives it."""
+        """The matrix with rows and columns in a new order, as :func:`~.matrices.align` gives it."""
         in_file = np.append(self._rows, -1)[rows]
         wanted = in_file, np.append(self._columns, -1)[columns]
         return DiskMatrix(self._stored, self._modality, self._where, *wanted)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from mudata import MuData
 
 from scvenn.data.checks import quoted
-from scvenn.data.columns import as_text
+from scvenn.data.columns import as_text, check_column_name, find_categories
 from scvenn.data.keys import Keys
 from scvenn.likelihoods import FeatureStats, find_likelihood
 
@@ -35,7 +37,7 @@ class Registry:
 
     @property
     def states(self) -> dict[str, dict]:
-        """The same of each field, by its key."""
+        """What each field keeps, by its registry key."""
         return {key: self.state(key) for key in self._registry["field_registries"]}
 
     @property
@@ -59,13 +61,13 @@ class Registry:
 
     def likelihood(self, modality: str) -> str:
         """Name of a modality's likelihood."""
-        return self.state(Keys.x(modality))["likelihood"]
+        return self.state(Keys.x(modality))[Keys.LIKELIHOOD]
 
     def stats(self, modality: str) -> FeatureStats:
         """Summary of a modality's features."""
         state = self.state(Keys.x(modality))
         # copies: networks that are trained write to what they are given
-        return FeatureStats(state["mean"].copy(), state["scale"].copy(), state["library"])
+        return FeatureStats(state[Keys.MEAN].copy(), state[Keys.SCALE].copy(), state[Keys.LIBRARY])
 
     def is_sparse(self, modality: str) -> bool:
         """Whether minibatches hold a modality sparse, which is faster where few values are not 0.
@@ -73,13 +75,13 @@ class Registry:
         That depends on the values alone, not on how they are stored.
         """
         reads_sparse = find_likelihood(self.likelihood(modality)).reads_sparse
-        density = self.state(Keys.x(modality)).get("density", 1.0)  # none in files of 0.1
+        density = self.state(Keys.x(modality)).get(Keys.DENSITY, 1.0)  # none in files of 0.1
         wide = len(self.features(modality)) >= _WIDE
         return reads_sparse and density < (_LEAST_DENSE_WIDE if wide else _LEAST_DENSE)
 
     def values_per_cell(self, modality: str) -> float:
         """How many values of a modality a cell has in a minibatch, on average."""
-        part = self.state(Keys.x(modality))["density"] if self.is_sparse(modality) else 1.0
+        part = self.state(Keys.x(modality))[Keys.DENSITY] if self.is_sparse(modality) else 1.0
         return part * len(self.features(modality))
 
     # ----------------------------------------------------------------- columns of obs
@@ -108,6 +110,25 @@ class Registry:
         """Batches; none without ``batch_key``."""
         return list(self.state(Keys.BATCH)[Keys.CATEGORIES])
 
+    def categories(self, mdata: MuData, key: str, argument: str) -> pd.Series:
+        """A column of data as text, (n_obs,); missing where not known, as in the set-up.
+
+        Of the labels of the set-up, ``unlabeled_category`` means "not known".
+
+        Parameters
+        ----------
+        mdata
+            The data.
+        key
+            Name of the column.
+        argument
+            How the user named it, for messages.
+        """
+        check_column_name(key, argument.partition("=")[0])
+        used = self.arguments
+        unknown = used["unlabeled_category"] if key == used["labels_key"] else None
+        return find_categories(mdata, key, argument, unknown)
+
     def code_of_batch(self, batch: Any, *, argument: str) -> int:
         """Number of a batch.
 
@@ -125,10 +146,10 @@ class Registry:
         """
         known = self.batches
         if as_text(batch) not in known:
-            raise ValueError(
-                f"{argument}={batch!r}: expected one of the batches {quoted(known)}"
-                + ("." if known else "; the model was set up without batch_key.")
-            )
+            expected = f"expected one of the batches {quoted(known)}."
+            if not known:
+                expected = "the model knows no batches, as it was set up without batch_key."
+            raise ValueError(f"{argument}={batch!r}: {expected}")
         return known.index(as_text(batch))
 
     def covariates(self) -> list[str]:

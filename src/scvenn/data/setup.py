@@ -131,8 +131,8 @@ class SetUpMixin:
             If ``mdata`` is not a MuData, a matrix is not one of numbers, or there is no argument of
             a name.
         ValueError
-            If names are unknown or repeated, cells do not overlap, or values do not fit the
-            likelihood.
+            If names are unknown or repeated, cells do not overlap, values do not fit the
+            likelihood, or there is an ``unlabeled_category`` and no ``labels_key``.
 
         Examples
         --------
@@ -144,6 +144,11 @@ class SetUpMixin:
         source_registry = kwargs.get("source_registry")
         if source_registry is None:  # else these are of scvi-tools
             check_names("setup_mudata", kwargs, setup_method_args["setup_args"])
+            if unlabeled_category is not None and labels_key is None:
+                raise ValueError(
+                    f"unlabeled_category={unlabeled_category!r} is a value of the column of "
+                    "labels, and no column was named. Pass labels_key=... as well."
+                )
         check_mudata(mdata, may_be_view=False)
         arguments = _plain(setup_method_args["setup_args"])
         setup_method_args["setup_args"] = arguments

@@ -88,7 +88,7 @@ def _sums_of_discrete(matrix: Matrix, rows: np.ndarray) -> Sums:
 
 
 def _sums_of_real(matrix: Matrix, rows: np.ndarray) -> Sums:
-    """The same for real values, by scikit-learn's scaler, which streams and leaves out NaN."""
+    """Sums over rows of real values, by scikit-learn's scaler, which streams and leaves out NaN."""
     scaler = StandardScaler()
     library, n_nonzero = [], 0
     for chunk in row_blocks(matrix, rows, _BAR):

@@ -129,6 +129,10 @@ class Likelihood(nn.Module):
         whose domain holds all values is taken. None: only on request. A number that no other has.
     discrete
         Whether values are counts, or 0 and 1. Networks that are screened then have dropout.
+    cross_view_noise
+        Whether predictions from other modalities have a noise of their own. Then
+        :meth:`cross_view_misses`, :meth:`update_cross_view_noise` and :meth:`set_held_out_noise`
+        are defined, and :meth:`log_prob` and :meth:`sample` depend on ``cross_view``.
     binary
         Whether values are 0 or 1 and ``mean`` is a probability, so that AUROC is defined.
     n_outputs
@@ -158,6 +162,7 @@ class Likelihood(nn.Module):
     allows_missing: bool
     inferred_rank: float | None = None
     discrete: bool = False
+    cross_view_noise: bool = False
     binary: bool = False
     n_outputs: int = 1
     scores_parts: bool = False
@@ -261,7 +266,10 @@ class Likelihood(nn.Module):
         return result.astype(np.float32, copy=False)
 
     def _regression_scale(self, values: np.ndarray, library: np.ndarray) -> np.ndarray:
-        """The same, element by element; ``values`` (float32) and ``library`` broadcast."""
+        """Values on the regression scale, element by element.
+
+        ``values``, of single precision, and ``library`` broadcast.
+        """
         return values
 
     def scaled_mean(self, raw: Tensor) -> Tensor:
@@ -301,8 +309,8 @@ class Likelihood(nn.Module):
         batch
             Number of each cell's batch, (B,); needed where batches have a noise of their own.
         cross_view
-            Whether this is a prediction from other modalities with a noise of its own; only
-            ``"normal"`` distinguishes the two.
+            Whether this is a prediction from other modalities, which may have a noise of its own
+            (:attr:`cross_view_noise`).
 
         Returns
         -------
@@ -435,11 +443,10 @@ class Likelihood(nn.Module):
 
     def cross_view_misses(
         self, raw: Tensor, x: Tensor, measured: Tensor, batch: Batch = None
-    ) -> Tensor | None:
+    ) -> Tensor:
         """How far predictions across views miss the values of a minibatch, as sums over cells.
 
-        None for a likelihood whose predictions across views have no noise of their own. Sums of
-        several minibatches are added, and then given to one of the next two methods.
+        Sums of several minibatches are added, and then given to one of the next two methods.
 
         Parameters
         ----------
@@ -452,13 +459,15 @@ class Likelihood(nn.Module):
         batch
             As in :meth:`log_prob`.
         """
-        return None
+        raise NotImplementedError
 
     def update_cross_view_noise(self, misses: Tensor) -> None:
         """Move the noise of cross-view predictions towards what a training minibatch shows."""
+        raise NotImplementedError
 
     def set_held_out_noise(self, misses: Tensor) -> None:
         """Scale that noise to what all held-out cells show."""
+        raise NotImplementedError
 
     def mean(self, raw: Tensor, library: Tensor) -> Tensor:
         """Expected value on the scale of the data, (..., B, D)."""
@@ -494,10 +503,13 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         """Draw at random what :meth:`log_prob` describes, on the scale of the data.
 
-        Each entry is drawn by itself, without gradient. ``raw`` holds no NaN.
+        Each entry is drawn by itself, without gradient. ``raw`` holds no NaN. The arguments are
+        those of :meth:`log_prob`.
 
         Returns
         -------

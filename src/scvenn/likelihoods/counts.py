@@ -98,7 +98,7 @@ class _Composition(_Counts):
     def _of_zeros(
         self, log_factor: Tensor, group: Tensor, log_mean: Tensor, *noise: Tensor
     ) -> Tensor:
-        """The same of zeros in all features of some cells, (n,).
+        """Log-likelihood of zeros in all features of some cells, (n,).
 
         Their means are those of a group, (G, D), times a factor, (n,). ``noise``: (1, D) or (G, D).
         """
@@ -187,7 +187,9 @@ class Poisson(_Composition):
     def _gain(self, count: Tensor, log_mean: Tensor, *parameters: Tensor) -> Tensor:
         return count * log_mean - torch.lgamma(count + 1)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         return distributions.Poisson(self.mean(raw, library)).sample()
 
 
@@ -239,7 +241,9 @@ class NegativeBinomial(_Composition):
         (log_theta,) = parameters
         return log_gamma_ratio(count, log_theta) + count * F.logsigmoid(log_mean - log_theta)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         log_theta = self._of_cells(self.log_theta, batch)
         return _nb_sample(raw.log_softmax(-1) + (library.log() - log_theta), log_theta)
 
@@ -274,7 +278,9 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         raw, zero = raw.chunk(2, -1)
         return (-zero).sigmoid() * super().mean_of_some(raw, library, features, normaliser)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         raw, zero = raw.chunk(2, -1)
         counts = super().sample(raw, library, batch)
         return distributions.Bernoulli(logits=-zero).sample() * counts
@@ -336,7 +342,9 @@ class NegativeBinomialMixture(_Counts):
         share, background = raw.chunk(2, -1)[1].sigmoid(), self.log_background[features].exp()
         return torch.lerp(self.foreground_mean(raw, features), background, share)
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         is_background = distributions.Bernoulli(logits=raw.chunk(2, -1)[1]).sample().bool()
         log_foreground = self.foreground_mean(raw).log()
         log_mean = torch.where(is_background, self.log_background, log_foreground)

@@ -38,6 +38,7 @@ class Normal(Likelihood):
     summary = "real numbers (normal)"
     domain = "real numbers"
     allows_missing = True
+    cross_view_noise = True
     means_of_some = True
     inferred_rank = 2
 
@@ -63,14 +64,18 @@ class Normal(Likelihood):
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
     ) -> Tensor:
+        scale = self._scale_of_noise(batch, cross_view)
+        residual = (self.encoder_input(x) - raw) / scale
+        return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
+
+    def _scale_of_noise(self, batch: Batch, cross_view: bool) -> Tensor:
+        """Standard deviation around a prediction of standardised values, (D,) or (B, D)."""
         if cross_view:
             variance = self.cross_view_variance * self.held_out_ratio
             scale = variance.clamp(min=_MIN_VARIANCE).sqrt()
         else:
             scale = F.softplus(self.raw_scale)
-        scale = self._of_cells(scale, batch)
-        residual = (self.encoder_input(x) - raw) / scale
-        return -0.5 * residual.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
+        return self._of_cells(scale, batch)
 
     @torch.no_grad()
     def cross_view_misses(
@@ -107,7 +112,9 @@ class Normal(Likelihood):
     ) -> Tensor:
         return raw * self.scale_[features] + self.mean_[features]
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
-        scale = F.softplus(self._of_cells(self.raw_scale, batch))
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
+        scale = self._scale_of_noise(batch, cross_view)
         noisy = distributions.Normal(raw, scale).sample()
         return self.mean(noisy, library)

@@ -56,7 +56,7 @@ class SparseRows(NamedTuple):
         return sums.index_add_(0, self.row, self.values).unsqueeze(1)
 
     def transposed(self) -> SparseRows:
-        """The same with rows and columns exchanged, (D, B)."""
+        """The matrix with rows and columns exchanged, (D, B)."""
         _, order = self.columns.int().sort(stable=True)  # half the time of 64 bits
         counts = self.columns.bincount(minlength=self.width)
         ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -86,7 +86,9 @@ class Bernoulli(Likelihood):
     ) -> Tensor:
         return raw.sigmoid()
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         return distributions.Bernoulli(logits=raw).sample()
 
 
@@ -153,7 +155,9 @@ class Beta(Likelihood):
     ) -> Tensor:
         return raw.sigmoid()
 
-    def sample(self, raw: Tensor, library: Tensor, batch: Batch = None) -> Tensor:
+    def sample(
+        self, raw: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False
+    ) -> Tensor:
         mean = raw.sigmoid().clamp(_EDGE, 1 - _EDGE)
         precision = self._of_cells(self.log_precision, batch).exp()
         return distributions.Beta(precision * mean, precision * (1 - mean)).sample()

@@ -200,10 +200,15 @@ def _fitted_r2(
             f"{len(train)} training and {len(test)} test cells have both source and target; at "
             "least 2 of each are needed."
         )
-    known = np.where(missing[train], 0.0, target[train])
-    filled = np.where(missing[train], mean_of_present(known, ~missing[train]), known)
-    estimator.fit(source[train], filled)
+    estimator.fit(source[train], with_means(target[train]))
     return r2(target[test], estimator.predict(source[test]).reshape(len(test), -1))
+
+
+def with_means(values: np.ndarray) -> np.ndarray:
+    """Values (n, D) with the mean of the column where they are NaN."""
+    missing = np.isnan(values)
+    known = np.where(missing, 0.0, values)
+    return np.where(missing, mean_of_present(known, ~missing), known)
 
 
 def _as_matrix(values: Any, name: str) -> np.ndarray:
@@ -293,8 +298,8 @@ def scib(
     ImportError
         If scib-metrics is not installed.
     ValueError
-        If an embedding holds NaN, there is none, the numbers of cells differ, or there are fewer
-        than two cell types or batches.
+        If an embedding holds NaN, there is none, the numbers of cells or their names differ, or
+        there are fewer than two cell types or batches.
     """
     try:
         from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
@@ -309,6 +314,11 @@ def scib(
             "embeddings: expected arrays (cells, dimensions) by name, such as "
             "{'MMVAE': model.get_shared_representation()}."
         )
+    check_one_order(
+        **{f"embeddings[{name!r}]": values for name, values in embeddings.items()},
+        labels=labels,
+        batch=batch,
+    )
     embeddings = {name: _as_matrix(values, name) for name, values in embeddings.items()}
     n_cells = len(next(iter(embeddings.values())))
     types = _labels(labels, n_cells)

@@ -74,7 +74,7 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If the table lacks one of the columns of ``evaluate``.
+        If it is no table, or lacks one of the columns of ``evaluate``.
 
     Examples
     --------
@@ -86,6 +86,10 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
        n  median  n_screened  median_screened  by_chance_screened
     0  3     0.1           1              0.6                -0.1
     """
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"medians() takes the table of model.evaluate(); found {type(table).__name__}."
+        )
     columns = [*EVALUATION_COLUMNS, "by_chance"]
     if missing := [name for name in columns if name not in table]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one model class: construction and training."""
+"""The one model class: its constructor, and the data that it reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import scvi
 from mudata import MuData
 from scvi.model.base import VAEMixin
@@ -33,6 +34,21 @@ from scvenn.network import Design, SharedPrivateVAE
 from scvenn.objective import Objective
 
 _VERSIONS_OF = ("scvenn", "torch", "scvi-tools", "anndata", "mudata", "numpy")
+
+
+def _positions(part: str, which: str) -> property:
+    """Positions of some cells, which follow cells that were filtered or reordered in place."""
+    name = f"{part}_indices_"  # where scvi-tools has them
+
+    def read(self: SharedPrivateModel) -> np.ndarray | None:
+        if self.adata is not None and self.adata_manager.cells_moved:
+            self._find_cells_by_name()
+        return getattr(self, name)
+
+    def write(self: SharedPrivateModel, rows: np.ndarray | None) -> None:
+        setattr(self, name, rows)
+
+    return property(read, write, doc=f"Positions of the {which} cells; None before training.")
 
 
 @refuses_what_does_not_work
@@ -215,6 +231,10 @@ class SharedPrivateModel(
 
     # ----------------------------------------------------------------- data to read
 
+    train_indices = _positions("train", "training")
+    validation_indices = _positions("validation", "validation")
+    test_indices = _positions("test", "test")
+
     @property
     def adata(self) -> MuData | None:
         """The data of the model; None where it was loaded without."""
@@ -245,12 +265,12 @@ class SharedPrivateModel(
         manager = self.adata_manager
         names = manager.adata.obs_names
         before = manager.check_unchanged(labels=labels)
-        if before is None or self.train_indices is None:
+        if before is None or self.train_indices_ is None:
             return
         for part in ("train", "validation", "test"):
-            rows = getattr(self, f"{part}_indices")
+            rows = getattr(self, f"{part}_indices_")
             if rows is not None:
-                setattr(self, f"{part}_indices", moved(rows, before, names))
+                setattr(self, f"{part}_indices_", moved(rows, before, names))
         self.cells_ = hashes_of(names)
 
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from types import NoneType
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map
 
+from scvenn._whole_files import make_folder
 from scvenn.data import quoted
 from scvenn.models.encoding import encode
 from scvenn.models.processes import Together
@@ -75,7 +76,7 @@ class Checkpoint(Callback):
 
     def __init__(self, folder: str | os.PathLike, minutes: float, of: Mapping[str, Any]) -> None:
         self.path = Path(folder) / "checkpoint.safetensors"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self.minutes, self.of = minutes, of
         self.found: dict[str, Any] | None = None  # from which to go on
         self._written = time.monotonic()
@@ -121,8 +122,12 @@ class Checkpoint(Callback):
         state, module = self.found["state"], cast(Module, pl_module.module)
         tensors = tree_map(_as_tensor, self.found["tensors"])
         module.load_state_dict(tensors["weights"])
-        for optimizer, moments in zip(trainer.optimizers, tensors["moments"], strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        for optimizer, moments, groups in zip(
+            trainer.optimizers, tensors["moments"], state["groups"], strict=True
+        ):
+            new = optimizer.state_dict()["param_groups"]
+            merged = [{**group, **saved} for group, saved in zip(new, groups, strict=True)]
+            optimizer.load_state_dict({"state": moments, "param_groups": merged})
         for config, saved in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
             config.scheduler.load_state_dict(saved)
         for owner, values in (
@@ -173,6 +178,7 @@ class Checkpoint(Callback):
         }
         state = {
             "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
+            "groups": [_numbers_of(optimizer.param_groups) for optimizer in trainer.optimizers],
             "records": {name: vars(self.runner.records)[name] for name in _RECORDS},
             "progress": (trainer.current_epoch, trainer.global_step),
             "seeds": get_seeds(),
@@ -188,6 +194,11 @@ class Checkpoint(Callback):
         }
         write_values(self.path, values, format=FORMAT, protocol=1)
         self._written = time.monotonic()
+
+
+def _numbers_of(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Learning rates and other numbers of an optimizer, which schedules change."""
+    return [{k: v for k, v in group.items() if isinstance(v, int | float)} for group in groups]
 
 
 def describe(model: Any, arguments: Mapping[str, Any]) -> dict[str, str]:

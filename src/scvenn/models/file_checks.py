@@ -116,7 +116,11 @@ def check_registry(registry: dict) -> None:
         if isinstance(field, ColumnField):
             sound = _is_texts(state[Keys.CATEGORIES]) or not len(state[Keys.CATEGORIES])
         elif field.mod_key is None:
-            sound = is_number(state["mean"]) and is_number(state["scale"]) and state["scale"] > 0
+            sound = (
+                is_number(state[Keys.MEAN])
+                and is_number(state[Keys.SCALE])
+                and state[Keys.SCALE] > 0
+            )
         else:
             sound = _is_of_modality(state)
         if not sound:
@@ -126,16 +130,16 @@ def check_registry(registry: dict) -> None:
 def _is_of_modality(state: Mapping[str, Any]) -> bool:
     """Whether this is what a set-up found in a modality."""
     names, may_lack = state[Keys.COLUMN_NAMES], state.get(Keys.MAY_LACK)
-    constant = state.get("constant")
+    constant = state.get(Keys.CONSTANT)
     return (
         _is_texts(names)
         and (may_lack is None or (_is_texts(may_lack) and set(may_lack) < set(names)))
         and len(set(names)) == len(names) > 0
-        and all(_is_vector(state[key], "f") for key in ("mean", "scale"))
-        and len(names) == len(state["mean"]) == len(state["scale"])
-        and is_number(state["library"])
-        and state["library"] > 0
-        and is_number(state.get("density", 1.0))
+        and all(_is_vector(state[key], "f") for key in (Keys.MEAN, Keys.SCALE))
+        and len(names) == len(state[Keys.MEAN]) == len(state[Keys.SCALE])
+        and is_number(state[Keys.LIBRARY])
+        and state[Keys.LIBRARY] > 0
+        and is_number(state.get(Keys.DENSITY, 1.0))
         and (constant is None or (_is_vector(constant, "b") and len(constant) == len(names)))
     )
 

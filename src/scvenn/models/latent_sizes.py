@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold
 
 from scvenn._arguments import check_positive
 from scvenn._progress import progress
-from scvenn.data import AlignedManager, Keys, check_mudata, observed_cells
+from scvenn.data import AlignedManager, Keys, Registry, check_mudata, observed_cells
 from scvenn.models.base import SharedPrivateModel
 from scvenn.models.published import MMVAEpp
 from scvenn.models.side_by_side import Parcel, side_by_side
@@ -37,7 +37,9 @@ class LatentSizes(NamedTuple):
         ``n_shared`` and ``n_private``, as arguments of a model.
     table
         A row for each training: ``split``, ``n_shared``, ``n_private``, ``epoch``, and the means
-        over the cells held out of ``log_likelihood_cross_view`` and ``elbo``, in nats.
+        over the cells held out of ``log_likelihood_cross_view`` and ``elbo``, in nats. The higher
+        both are the better: ``elbo`` has the sign of the paper, and the model's history that of
+        scvi-tools, which is the opposite.
     """
 
     choice: dict[str, int]
@@ -102,7 +104,8 @@ def choose_latent_sizes(
     Raises
     ------
     ValueError
-        If sizes, ``n_splits`` or ``n_jobs`` make no sense, or no cell held out has two modalities.
+        If sizes, ``n_splits`` or ``n_jobs`` make no sense, no cell held out has two modalities, or
+            ``n_jobs`` is given for data on disk.
 
     Examples
     --------
@@ -121,48 +124,11 @@ def choose_latent_sizes(
     differences.
     """
     check_mudata(mdata, may_be_view=False)
-    if not (isinstance(model, type) and issubclass(model, SharedPrivateModel)):
-        found_type = type(model).__name__  # a model as text is a long summary
-        raise ValueError(
-            "model: expected a class of models, such as scvenn.MMVAEpp, found an object of class "
-            f"{found_type}."
-        )
-    for name, sizes in (("n_shared", n_shared), ("n_private", n_private)):
-        several = isinstance(sizes, Collection) and not isinstance(sizes, str)
-        for size in sizes if several else ():
-            check_positive(**{name: size})
-        if not several or not len(sizes) or len(set(sizes)) < len(sizes):
-            raise ValueError(f"{name}={sizes!r}: expected a list of one or more sizes, each once.")
-    if not isinstance(model_kwargs or {}, Mapping):
-        raise ValueError(f"model_kwargs={model_kwargs!r}: expected arguments by name.")
-    for argument, given, own in (
-        ("model_kwargs", model_kwargs or {}, _OF_MODEL),
-        ("train_kwargs", train_kwargs, _OF_TRAINING),
-    ):
-        if taken := [name for name in own if name in given]:
-            raise ValueError(
-                f"{argument}: {taken} cannot be chosen here. The sizes are n_shared=[...] and "
-                "n_private=[...], and every training holds out the cells of its split."
-            )
-    check_positive(n_splits=n_splits)
-    if not 2 <= n_splits <= mdata.n_obs:
-        raise ValueError(
-            f"n_splits={n_splits!r}: expected a number between 2 and the {mdata.n_obs} cells."
-        )
-    if n_jobs is not None and (not isinstance(n_jobs, int | np.integer) or n_jobs == 0):
-        raise ValueError(
-            f"n_jobs={n_jobs!r}: expected a number of processes, or -1 for as many as cores."
-        )
-    parts = KFold(n_splits, shuffle=True, random_state=scvi.settings.seed)
-    splits = list(parts.split(np.arange(mdata.n_obs)))
-    found = cast(AlignedManager, model._get_most_recent_anndata_manager(mdata)).found
-    for split, (_, held_out) in enumerate(splits):
-        measured = [observed_cells(mdata, m)[held_out] for m in found.modalities]
-        if not (np.sum(measured, axis=0) > 1).any():
-            raise ValueError(
-                f"No cell held out in split {split} of {n_splits} has two modalities, so that "
-                "nothing says how well one predicts another. Take fewer splits."
-            )
+    _check_model(model, model_kwargs or {}, train_kwargs)
+    _check_sizes(n_shared=n_shared, n_private=n_private)
+    manager = cast(AlignedManager, model._get_most_recent_anndata_manager(mdata))
+    _check_jobs(n_jobs, manager)
+    splits = _splits(mdata, manager.found, n_splits)
     trainings = list(product(range(n_splits), n_shared, n_private))
     further = ({**(model_kwargs or {})}, {"enable_progress_bar": False, **train_kwargs})
     scores: Iterator[tuple[int, float, float]]
@@ -172,7 +138,7 @@ def choose_latent_sizes(
             for split, shared, private in trainings
         )
     else:
-        parcel = Parcel.of(mdata, found.modalities, found.arguments)
+        parcel = Parcel.of(mdata, manager.found.modalities, manager.found.arguments)
         names = [[mdata.obs_names[rows] for rows in split] for split in splits]
         seeds = torch.randint(2**32, (len(trainings),)).tolist()
         tasks = [
@@ -189,6 +155,71 @@ def choose_latent_sizes(
     of_best = table[table["n_shared"] == best_shared]
     best_private = _smallest(of_best, "n_private", "elbo")
     return LatentSizes({"n_shared": best_shared, "n_private": best_private}, table)
+
+
+def _check_model(
+    model: Any, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse what is no class of models, and arguments that every training has of its own."""
+    if not (isinstance(model, type) and issubclass(model, SharedPrivateModel)):
+        found_type = type(model).__name__  # a model as text is a long summary
+        raise ValueError(
+            "model: expected a class of models, such as scvenn.MMVAEpp, found an object of class "
+            f"{found_type}."
+        )
+    if not isinstance(model_kwargs, Mapping):
+        raise ValueError(f"model_kwargs={model_kwargs!r}: expected arguments by name.")
+    for argument, given, own in (
+        ("model_kwargs", model_kwargs, _OF_MODEL),
+        ("train_kwargs", train_kwargs, _OF_TRAINING),
+    ):
+        if taken := [name for name in own if name in given]:
+            raise ValueError(
+                f"{argument}: {taken} cannot be chosen here. The sizes are n_shared=[...] and "
+                "n_private=[...], and every training holds out the cells of its split."
+            )
+
+
+def _check_sizes(**candidates: Any) -> None:
+    for name, sizes in candidates.items():
+        several = isinstance(sizes, Collection) and not isinstance(sizes, str)
+        for size in sizes if several else ():
+            check_positive(**{name: size})
+        if not several or not len(sizes) or len(set(sizes)) < len(sizes):
+            raise ValueError(f"{name}={sizes!r}: expected a list of one or more sizes, each once.")
+
+
+def _check_jobs(n_jobs: Any, manager: AlignedManager) -> None:
+    if n_jobs is None:
+        return
+    if not isinstance(n_jobs, int | np.integer) or n_jobs == 0 or n_jobs < -1:
+        raise ValueError(
+            f"n_jobs={n_jobs!r}: expected a number of processes, or -1 for as many as cores."
+        )
+    if manager.on_disk:
+        raise ValueError(
+            f"n_jobs={n_jobs}: the data is on disk, and other processes cannot share the open "
+            "file. Pass n_jobs=None, or read the data into memory."
+        )
+
+
+def _splits(mdata: MuData, found: Registry, n_splits: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions of the cells to train on and to hold out, of every split."""
+    check_positive(n_splits=n_splits)
+    if not 2 <= n_splits <= mdata.n_obs:
+        raise ValueError(
+            f"n_splits={n_splits!r}: expected a number between 2 and the {mdata.n_obs} cells."
+        )
+    parts = KFold(n_splits, shuffle=True, random_state=scvi.settings.seed)
+    splits = list(parts.split(np.arange(mdata.n_obs)))
+    for split, (_, held_out) in enumerate(splits):
+        measured = [observed_cells(mdata, m)[held_out] for m in found.modalities]
+        if not (np.sum(measured, axis=0) > 1).any():
+            raise ValueError(
+                f"No cell held out in split {split} of {n_splits} has two modalities, so that "
+                "nothing says how well one predicts another. Take fewer splits."
+            )
+    return splits
 
 
 def _scores(

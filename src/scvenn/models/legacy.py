@@ -93,6 +93,17 @@ def _read(path: Path) -> SharedPrivateModel:
             f"{path} ({path.stat().st_size:,} bytes) is damaged, or no file of PyTorch: {error}. "
             "Copy it again from where it came from."
         ) from error
+    try:
+        return _built(path, saved)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no file of a model of scvenn 0.1, or is damaged: {error}. Copy it again "
+            "from where it came from."
+        ) from error
+
+
+def _built(path: Path, saved: Any) -> SharedPrivateModel:
+    """The model that was saved."""
     attributes: dict[str, Any] = dict(saved.get("attr_dict") or {})
     name = attributes.get("registry_", {}).get("model_name")
     classes = {found.__name__: found for found in _subclasses(SharedPrivateModel)}

@@ -245,6 +245,7 @@ class MappingMixin(SavingMixin):
             shared_shifts=known.shared_correction.found,
             private_shifts={m: known.branch(m).private_correction.found for m in net.modalities},
             reference=known.reference.latents.cpu().numpy(),
+            shared_mean=known.reference.shared_mean.cpu().numpy(),
         )
         if net.n_categories[Keys.BATCH] <= n_before:
             return

@@ -9,12 +9,12 @@ import numpy as np
 from scvenn import network
 from scvenn.data import minified
 from scvenn.models.saving import SavingMixin
-from scvenn.readouts import InterpretationMixin
+from scvenn.readouts import LatentMethods
 
 logger = logging.getLogger("scvi.scvenn")
 
 
-class MinifyingMixin(InterpretationMixin, SavingMixin):
+class MinifyingMixin(LatentMethods, SavingMixin):
     """Minified data for :class:`~scvenn.SharedPrivateModel`."""
 
     def minify_mudata(self) -> None:

@@ -53,7 +53,8 @@ def read_model_file(path: Path) -> ModelFile:
         If it is damaged.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No model found: {path} does not exist.")
+        remedy = " Pass the folder that holds the file." if path.parent.is_file() else ""
+        raise FileNotFoundError(f"No model found: {path} does not exist.{remedy}")
     found = ModelFile(**read_values(path, format=FORMAT, protocols={1: _TYPES}))
     for part, kinds in (
         ("attributes", _ATTRIBUTES),

@@ -55,8 +55,14 @@ class HistoryPlan(TrainingPlan):
         """Adam in its fused form: one pass over the parameters instead of a dozen."""
         if self.optimizer_name != "Adam":
             return super().get_optimizer_creator()
-        return lambda parameters: Adam(
-            parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        return self._adam
+
+    def _adam(self, parameters: Iterable[Tensor]) -> Adam:
+        # Lightning clips no gradients of a fused optimizer in mixed precision
+        is_mixed = str(self.trainer.precision).endswith("-mixed")
+        fused = not (is_mixed and self.trainer.gradient_clip_val is not None)
+        return Adam(
+            parameters, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
 
     def initialize_train_metrics(self) -> None:

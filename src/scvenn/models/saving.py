@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -64,6 +65,29 @@ class SavingMixin(ModelState, BaseModelClass):
         new.__dict__.update(copy.deepcopy(state, memo))
         new.id = str(uuid4())
         return new
+
+    def __copy__(self) -> Self:
+        """Another model with the same networks and data."""
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled of a model without data; a MuData can be pickled, and not read again."""
+        if self.adata is not None:
+            raise TypeError(
+                "A model with data cannot be pickled. Save it with model.save(dir_path), and load "
+                "it with load(dir_path, mdata); a model that was loaded without data, by "
+                "load(dir_path, False), can be pickled."
+            )
+        return self.__dict__
+
+    def _get_user_attributes(self) -> list[tuple[str, Any]]:
+        """For scvi-tools: what the model holds. Properties are computed from that, and left out."""
+        computed = dict(inspect.getmembers(type(self), lambda of: isinstance(of, property)))
+        names = [name for name in dir(self) if not name.startswith("__") and name not in computed]
+        held = [(name, getattr(self, name)) for name in names]
+        return [(name, value) for name, value in held if not inspect.isroutine(value)]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
         """Feature names of each modality, in the order of the model's own arrays."""

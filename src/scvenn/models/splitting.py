@@ -9,7 +9,7 @@ import numpy as np
 from mudata import MuData
 from scvi.dataloaders import DataSplitter
 
-from scvenn._arguments import is_number
+from scvenn._arguments import check_number
 from scvenn.data import AlignedManager, BlockLoader, choose_rows, plain
 from scvenn.models.processes import loader_of_part
 
@@ -86,23 +86,16 @@ class Splitter(DataSplitter):
 
 def check_parts(train_size: Any, validation_size: Any) -> None:
     """Raise a ``ValueError`` unless these are parts of the cells, the first above 0."""
-    if not _is_part(train_size) or train_size == 0:
-        raise ValueError(f"train_size={train_size!r}: expected a part of the cells, above 0 to 1.")
+    part = "a part of the cells"
+    check_number("train_size", train_size, f"{part}, above 0 to 1", above=0, most=1)
     if validation_size is None:
         return
-    if not _is_part(validation_size):
-        raise ValueError(
-            f"validation_size={validation_size!r}: expected a part of the cells, from 0 to 1."
-        )
+    check_number("validation_size", validation_size, f"{part}, from 0 to 1", least=0, most=1)
     if train_size + validation_size > 1 + 1e-9:  # .9 + .1 is, in binary
         raise ValueError(
             f"train_size={train_size!r} and validation_size={validation_size!r}: expected parts of "
             f"the cells that are 1 or less together, found {train_size + validation_size:g}."
         )
-
-
-def _is_part(size: Any) -> bool:
-    return is_number(size) and bool(0 <= size <= 1)
 
 
 def listed_split(mdata: MuData, external_indexing: Any) -> list[np.ndarray]:

@@ -34,6 +34,8 @@ from scvenn.models.splitting import Splitter, check_parts, listed_split
 from scvenn.models.training_arguments import (
     as_callbacks,
     check_arguments,
+    check_splitter,
+    check_validation,
     default_max_epochs,
     defaults,
 )
@@ -177,26 +179,17 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         SystemExit
             After SIGTERM, as cluster schedulers send it, with the exit code 143.
         """
-        if self.adata is None:
-            raise ValueError(
-                "This model was loaded without data. Load it with load(dir_path, mdata) to train."
-            )
-        if self.reference_batches_ is not None:
-            raise ValueError(
-                "New cells were mapped onto this model, and what it learned before stays as it is: "
-                "train() would change that. Map further cells with map_query(mdata), or train a "
-                "new model of all cells."
-            )
+        self._check_trainable()
         self._find_cells_by_name(labels=True)
         self.adata_manager.check_labels()
         respect_limits()  # again: compiled functions of other packages raise the number of threads
         check_arguments(
-            batch_size,
-            shuffle,
-            checkpoint,
-            checkpoint_minutes,
-            plan_kwargs,
-            trainer_kwargs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            checkpoint=checkpoint,
+            checkpoint_minutes=checkpoint_minutes,
+            plan_kwargs=plan_kwargs,
+            trainer_kwargs=trainer_kwargs,
             function=TrainingMixin.train,
         )
         check_flags(
@@ -204,6 +197,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             early_stopping=early_stopping,
             write_obsm=write_obsm,
         )
+        check_splitter(datasplitter_kwargs or {})
         several = in_several_processes(devices, trainer_kwargs)
         split: dict[str, Any] = {
             "train_size": 0.9 if train_size is None else train_size,
@@ -215,6 +209,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         in_blocks = self.adata_manager.on_disk if shuffle is None else shuffle == "blocks"
         if in_blocks:
             options["shuffle"] = "blocks"
+        asked = {"batch_size": batch_size, **options}
         by_default = train_size is None and validation_size is None and shuffle_set_split
         splitter, used = self._split_cells(split, batch_size, options, by_default=by_default)
         steps_per_epoch = -(-splitter.n_train // batch_size)
@@ -222,53 +217,94 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             max_epochs = default_max_epochs(steps_per_epoch)
         check_positive(max_epochs=max_epochs)
         plan, trainer = defaults(max_epochs, steps_per_epoch, plan_kwargs or {}, trainer_kwargs)
-        early_stopping = early_stopping and splitter.n_val > 0
+        n_val = 0 if trainer.get("limit_val_batches") == 0 else splitter.n_val
+        check_validation(plan, trainer, n_val)
+        early_stopping = early_stopping and n_val > 0
         kept = KeptEpoch(
             trainer["early_stopping_monitor"] if early_stopping else None,
             trainer["early_stopping_mode"],
             trainer["early_stopping_warmup_epochs"],
         )
-        # as text: callbacks and loggers may not be saved
-        arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping}
-        arguments |= {"batch_size": batch_size, **(datasplitter_kwargs or {})}
-        if in_blocks:
-            arguments["shuffle"] = "blocks"
+        arguments = {"max_epochs": max_epochs, **split, "early_stopping": early_stopping, **asked}
         arguments |= {**plan, **trainer_kwargs}
-        used = {name: repr(value) for name, value in arguments.items()} | used
         written = None
         if checkpoint is not None:
             self._refuse_a_second_training()
             written = Checkpoint(checkpoint, checkpoint_minutes, describe(self, arguments))
             if written.split is not None:
                 options["external_indexing"] = written.split
-        screening = None if written is None else written.screening
-        others = as_callbacks(trainer.get("callbacks"))
+        trainer = self._with_callbacks(trainer, written, several, early_stopping)
+        # as text: callbacks and loggers may not be saved
+        used = {name: repr(value) for name, value in arguments.items()} | used
+        self._run(
+            kept,
+            used,
+            write_obsm,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            **split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            datasplitter_kwargs=options,
+            plan_kwargs=plan,
+            checkpoint=written,
+            **trainer,
+        )
+
+    def _check_trainable(self) -> None:
+        if self.adata is None:
+            raise ValueError(
+                "This model was loaded without data. Load it with load(dir_path, mdata) to train."
+            )
+        if self.reference_batches_ is not None:
+            raise ValueError(
+                "New cells were mapped onto this model, and what it learned before stays as it is: "
+                "train() would change that. Map further cells with map_query(mdata), or train a "
+                "new model of all cells."
+            )
+
+    def _with_callbacks(
+        self,
+        trainer: dict[str, Any],
+        checkpoint: Checkpoint | None,
+        several: bool,
+        early_stopping: bool,
+    ) -> dict[str, Any]:
+        """Arguments of the trainer, with what precedes the training and what runs beside it."""
+        screening = None if checkpoint is None else checkpoint.screening
         before = BeforeTraining(partial(self._prepare, screening=screening))
-        trainer["callbacks"] = [before, Duration(), *others]
-        if several:
-            together = Together(None if written is None else written.found_together)
-            trainer["callbacks"] = [together, *trainer["callbacks"]]
-            trainer |= together.arguments(trainer, early_stopping=early_stopping)
-            if written is not None:
-                written.together = together
+        callbacks = [before, Duration(), *as_callbacks(trainer.get("callbacks"))]
+        if not several:
+            return {**trainer, "callbacks": callbacks}
+        together = Together(None if checkpoint is None else checkpoint.found_together)
+        if checkpoint is not None:
+            checkpoint.together = together
+        trainer = {**trainer, "callbacks": [together, *callbacks]}
+        return trainer | together.arguments(trainer, early_stopping=early_stopping)
+
+    def _run(
+        self, kept: KeptEpoch, used: dict[str, str], write_obsm: bool, **arguments: Any
+    ) -> None:
+        """Train the networks; after one epoch or more, learn what they have no gradient for.
+
+        Parameters
+        ----------
+        kept
+            The best epoch, which says how many were finished.
+        used
+            Arguments of the training as text, for the record.
+        write_obsm
+            Whether embeddings are written.
+        **arguments
+            Of scvi-tools' training, of the runner and of the trainer.
+        """
         self.module.train()  # loading and an earlier training leave it in evaluation mode
-        hide_bars = not trainer.get("enable_progress_bar", True)
+        hide_bars = not arguments.get("enable_progress_bar", True)
         with single_precision(self.module), no_progress(hide_bars), quiet_libraries():
             try:
                 with self.adata_manager.keep_aligned():
-                    super().train(
-                        max_epochs=max_epochs,
-                        accelerator=accelerator,
-                        devices=devices,
-                        **split,
-                        batch_size=batch_size,
-                        early_stopping=early_stopping,
-                        datasplitter_kwargs=options,
-                        plan_kwargs=plan,
-                        kept=kept,
-                        checkpoint=written,
-                        **trainer,
-                    )
+                    super().train(kept=kept, **arguments)
             finally:
                 # not if a signal came before the end of the training was on record
                 if kept.n_finished and self.is_trained_:
@@ -488,7 +524,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         if len(self.trained_cells_) > len(np.asarray(self.train_indices)):
             return  # the statistics are of the first training, whose cells were others
         for m in self.modalities:
-            constant = self.adata_manager.found.state(Keys.x(m)).get("constant")
+            constant = self.adata_manager.found.state(Keys.x(m)).get(Keys.CONSTANT)
             if constant is not None:  # files of earlier versions do not have it
                 self.module.branch(m).ignore_features(constant)
 
@@ -531,6 +567,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             shared_shifts=BatchShifts.none(net.n_shared),
             private_shifts={m: BatchShifts.none(n) for m, n in net.n_private.items()},
             reference=net.reference.latents[:0].cpu().numpy(),
+            shared_mean=np.zeros(0),
         )
         self.n_shared_effective_ = self.n_private_effective_ = None
         self.shared_agreement_ = None

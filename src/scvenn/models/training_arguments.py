@@ -13,9 +13,10 @@ from lightning.pytorch import Trainer as LightningTrainer
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import Trainer, TrainingPlan
 
-from scvenn._arguments import check_names, check_positive, is_number
+from scvenn._arguments import check_choice, check_names, check_number, check_positive
 
 # Lightning's names of float32 networks, with or without steps in half precision.
+_OPTIMIZERS = ("Adam", "AdamW", "Custom")
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 
@@ -27,6 +28,7 @@ def _names(function: Callable[..., Any]) -> set[str]:
 
 
 def check_arguments(
+    *,
     batch_size: int,
     shuffle: str | None,
     checkpoint: Any,
@@ -47,10 +49,9 @@ def check_arguments(
     check_positive(batch_size=batch_size)
     if not (checkpoint is None or isinstance(checkpoint, str | os.PathLike)):
         raise ValueError(f"checkpoint={checkpoint!r}: expected a folder, or None.")
-    if not (is_number(checkpoint_minutes) and checkpoint_minutes >= 0):
-        raise ValueError(
-            f"checkpoint_minutes={checkpoint_minutes!r}: expected a number of minutes, 0 or more."
-        )
+    check_number(
+        "checkpoint_minutes", checkpoint_minutes, "a number of minutes, 0 or more", least=0
+    )
     if plan_kwargs is not None and not isinstance(plan_kwargs, Mapping):
         raise ValueError(
             f"plan_kwargs={plan_kwargs!r}: expected a dictionary such as {{'lr': 1e-4}}."
@@ -70,8 +71,9 @@ def check_arguments(
     check_names("train", trainer_kwargs, of_plan.union(*map(_names, functions)))
     if unknown := [name for name in plan_kwargs or () if name not in of_plan]:
         raise ValueError(f"plan_kwargs: {unknown} not found; expected some of {sorted(of_plan)}.")
-    if shuffle not in (None, "cells", "blocks"):
-        raise ValueError(f"shuffle={shuffle!r}: expected 'cells', 'blocks' or None.")
+    if shuffle is not None:
+        check_choice(("cells", "blocks"), shuffle=shuffle)
+    _check_numbers(plan_kwargs or {}, trainer_kwargs)
     precision = trainer_kwargs.get("precision")
     if precision is not None and str(precision) not in _PRECISIONS:
         raise ValueError(
@@ -82,6 +84,51 @@ def check_arguments(
         raise ValueError(
             "fast_dev_run would leave a model that is not trained. To try a training, pass "
             "max_epochs=1."
+        )
+
+
+def _check_numbers(plan_kwargs: Mapping[str, Any], trainer_kwargs: Mapping[str, Any]) -> None:
+    """Refuse numbers and names that PyTorch or Lightning would ignore, or refuse too late."""
+    at_least_0 = "a number of 0 or more"
+    for name in ("lr", "eps", "weight_decay"):
+        if name in plan_kwargs:
+            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], at_least_0, least=0)
+    if "optimizer" in plan_kwargs:
+        check_choice(_OPTIMIZERS, **{"plan_kwargs['optimizer']": plan_kwargs["optimizer"]})
+    if "accumulate_grad_batches" in trainer_kwargs:
+        check_positive(accumulate_grad_batches=trainer_kwargs["accumulate_grad_batches"])
+    if (most := trainer_kwargs.get("gradient_clip_val")) is not None:
+        check_number("gradient_clip_val", most, "None or a number above 0", above=0)
+    if isinstance(logger := trainer_kwargs.get("logger"), str):
+        raise ValueError(f"logger={logger!r}: expected a logger of Lightning, True or False.")
+    if trainer_kwargs.get("early_stopping_monitor", "") is None:
+        raise ValueError(
+            "early_stopping_monitor=None: expected the name of a record. To train without early "
+            "stopping, pass early_stopping=False."
+        )
+
+
+def check_splitter(datasplitter_kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments of the splitter that ``train`` has itself."""
+    own = ("batch_size", "train_size", "validation_size", "shuffle_set_split")
+    if misplaced := [name for name in own if name in datasplitter_kwargs]:
+        raise ValueError(f"datasplitter_kwargs: {misplaced} are arguments of train() itself.")
+
+
+def check_validation(plan: Mapping[str, Any], trainer: Mapping[str, Any], n_val: int) -> None:
+    """Refuse a schedule of the learning rate by a record that some epoch does not have.
+
+    Parameters
+    ----------
+    plan, trainer
+        Arguments of the training plan and of the trainer.
+    n_val
+        Number of validation cells that are read.
+    """
+    if plan.get("reduce_lr_on_plateau") and (not n_val or trainer["check_val_every_n_epoch"] != 1):
+        raise ValueError(
+            "reduce_lr_on_plateau needs validation in each epoch: hold cells out, by train_size "
+            "below 1, and leave out check_val_every_n_epoch."
         )
 
 
@@ -108,13 +155,20 @@ def defaults(
         "n_epochs_kl_warmup": tenth,
         **plan_kwargs,
     }
+    n_steps = plan.get("n_steps_kl_warmup")
+    if n_steps is not None and "n_epochs_kl_warmup" not in plan_kwargs:
+        plan["n_epochs_kl_warmup"] = None
+    warmup = plan["n_epochs_kl_warmup"] or 0
+    if n_steps and not warmup:  # counted as the optimizer's, each of one or more minibatches
+        each = trainer_kwargs.get("accumulate_grad_batches", 1)
+        warmup = -(-n_steps // -(-steps_per_epoch // each))
     trainer = {
         "check_val_every_n_epoch": 1,
         "log_every_n_steps": min(10, steps_per_epoch),
         "early_stopping_monitor": "validation_loss",
         "early_stopping_mode": "min",
         "early_stopping_patience": max(10, tenth),
-        "early_stopping_warmup_epochs": plan["n_epochs_kl_warmup"] or 0,
+        "early_stopping_warmup_epochs": warmup,
         **trainer_kwargs,
     }
     return plan, trainer

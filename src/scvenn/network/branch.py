@@ -162,7 +162,7 @@ class Branch(nn.Module):
         private: Float[Tensor, "B P"],
         covariates: Float[Tensor, "B V"],
     ) -> View:
-        """The same cells, in place of features that were not measured what latents predict."""
+        """The cells, with what latents predict in place of features that were not measured."""
         raw = self.predict(shared, private, view.observed, covariates)
         expected = self.likelihood.mean(raw, view.library)
         missing = view.observed.unsqueeze(-1) & ~view.measured
@@ -344,7 +344,10 @@ class ScreenedBranch(Branch):
         self.cross_decoder = CrossDecoder(likelihood.start(), design.n_shared, **self._decoding)
 
     def set_stats(self, stats: FeatureStats) -> None:
-        """The same; baselines follow, and predicted features with :meth:`restrict`."""
+        """Take over the statistics of other cells, in the baselines of both decoders.
+
+        Predicted features follow with :meth:`restrict`.
+        """
         super().set_stats(stats)
         self.cross_decoder.baseline.data.copy_(self.likelihood.start())
 
@@ -357,7 +360,7 @@ class ScreenedBranch(Branch):
         self.cross_decoder.restrict(np.tile(predicts, self.likelihood.n_outputs))  # (R,)
 
     def ignore_features(self, constant: Bool[np.ndarray, " D"]) -> None:
-        """The same for both encoders.
+        """Leave constant features out of both encoders.
 
         That of private reads how far a feature is from its prediction: next to nothing if it is
         constant. Counts above 0 are an exception, as their prediction depends on the cell's sum.

@@ -55,22 +55,30 @@ class BatchCorrection(nn.Module):
 
 
 class ReferenceCells(nn.Module):
-    """Latents of some training cells, corrected for batches: what new cells are compared with.
+    """Some training cells, with which other cells are compared.
 
     Parameters
     ----------
     n_dims
         Size D of all latents together.
+    n_shared
+        Size K of the shared latent.
     """
 
-    latents: Float[Tensor, "N D"]  # infinite where a cell lacks a modality
+    latents: Float[Tensor, "N D"]  # corrected for batches; infinite where a cell lacks a modality
+    shared_mean: Float[Tensor, " K"]  # of shared, uncorrected; (0,) where it is not known
 
-    def __init__(self, n_dims: int) -> None:
+    def __init__(self, n_dims: int, n_shared: int) -> None:
         super().__init__()
         self.register_buffer("latents", torch.zeros(0, n_dims))
+        self.n_shared = n_shared
+        self.register_buffer("shared_mean", torch.zeros(0))
 
     def _load_from_state_dict(self, state: Any, prefix: str, *args: Any) -> None:
         """Take on the number of cells that were saved; none in files without them."""
+        mean = state.setdefault(f"{prefix}shared_mean", self.shared_mean[:0])
+        if mean.shape in ((0,), (self.n_shared,)):
+            self.shared_mean = self.shared_mean.new_empty(mean.shape)
         saved = state.setdefault(f"{prefix}latents", self.latents[:0])
         if saved.ndim == 2 and saved.shape[1] == self.latents.shape[1]:  # else it is refused
             self.latents = self.latents.new_empty(saved.shape)

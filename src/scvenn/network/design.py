@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from scvenn._arguments import check_flags, check_positive, is_number
+from scvenn._arguments import check_choice, check_flags, check_number, check_positive, is_number
 from scvenn.data import Registry
 from scvenn.likelihoods import find_likelihood
 from scvenn.objective import Objective
@@ -22,6 +22,7 @@ _KINDS = {
     "decoder": ("mlp", "linear"),
     "dispersion": ("feature", "feature-batch"),
 }
+_WEIGHT = "a finite number that is not negative"
 _FLAGS = ("screen", "start_at_means", "encode_covariates")
 
 
@@ -97,8 +98,7 @@ class Design:
         chosen = dict(arguments)
         check_positive(**{name: chosen[name] for name in ("n_shared", "n_hidden", "n_layers")})
         for name, kinds in _KINDS.items():
-            if chosen[name] not in kinds:
-                raise ValueError(f"{name}={chosen[name]!r}: expected {_either(kinds)}.")
+            check_choice(kinds, **{name: chosen[name]})
         if chosen["screen"] is None:
             chosen["screen"] = screens
         check_flags(**{name: chosen[name] for name in _FLAGS})
@@ -116,12 +116,6 @@ class Design:
         chosen["kl_weight_shared"] = _kl_weight(chosen["kl_weight_shared"], chosen["screen"])
         chosen["modality_weights"] = _modality_weights(chosen["modality_weights"], n_features)
         return cls(**chosen)
-
-
-def _either(kinds: tuple[str, ...]) -> str:
-    """Names as in a sentence: 'a', 'b' or 'c'."""
-    *first, last = map(repr, kinds)
-    return f"{', '.join(first)} or {last}"
 
 
 def _check_screening(objective: Objective, absent_private: str) -> None:
@@ -152,8 +146,7 @@ def _private_sizes(n_private: Any, modalities: list[str]) -> dict[str, int]:
 def _dropout_rates(rate: Any, screen: bool, found: Registry) -> dict[str, float]:
     """One rate for each modality: that of all, or what improves predictions of its values."""
     if rate is not None:
-        if not (_is_weight(rate) and rate < 1):
-            raise ValueError(f"dropout_rate={rate!r}: expected 0 <= dropout_rate < 1.")
+        check_number("dropout_rate", rate, "0 <= dropout_rate < 1", least=0, below=1)
         return dict.fromkeys(found.modalities, rate)
     return {
         m: _DROPOUT_OF_DISCRETE if screen and find_likelihood(name).discrete else 0.0
@@ -164,25 +157,15 @@ def _dropout_rates(rate: Any, screen: bool, found: Registry) -> dict[str, float]
 def _label_weight(weight: Any, most_features: int) -> float:
     if weight == "auto":
         return float(most_features)
-    if not _is_weight(weight):
-        raise ValueError(
-            f"label_weight={weight!r}: expected 'auto' or a finite number that is not negative."
-        )
+    check_number("label_weight", weight, f"'auto' or {_WEIGHT}", least=0)
     return float(weight)
 
 
 def _kl_weight(weight: Any, screen: bool) -> float:
     if weight is None:
         return 0.1 if screen else 1.0
-    if not _is_weight(weight):
-        raise ValueError(
-            f"kl_weight_shared={weight!r}: expected a finite number that is not negative."
-        )
+    check_number("kl_weight_shared", weight, _WEIGHT, least=0)
     return float(weight)
-
-
-def _is_weight(value: Any) -> bool:
-    return is_number(value) and bool(0 <= value < np.inf)
 
 
 def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, float]:
@@ -196,6 +179,6 @@ def _modality_weights(weights: Any, n_features: dict[str, int]) -> dict[str, flo
             f"modality_weights={weights!r}: expected None, 'auto' or weights by modality, of "
             f"{list(n_features)}."
         )
-    if wrong := {m: w for m, w in weights.items() if not (_is_weight(w) and w > 0)}:
+    if wrong := {m: w for m, w in weights.items() if not (is_number(w) and 0 < w < np.inf)}:
         raise ValueError(f"modality_weights={wrong}: expected numbers above 0.")
     return {m: float(weights.get(m, 1.0)) for m in n_features}

@@ -92,7 +92,7 @@ class HiddenLayers(FCLayers):
     def after_product(
         self, product: Float[Tensor, "*T B H"], cont: Float[Tensor, "B V"] | None
     ) -> Float[Tensor, "*T B H"]:
-        """The same, from the product of the features and :attr:`weight`."""
+        """What the layers make of (..., B, H), the product of the features and :attr:`weight`."""
         first = self.fc_layers[0][0]
         x = product + first.bias
         if cont is not None and self.n_cov:
@@ -240,7 +240,10 @@ class Decoder(nn.Module):
         covariates: Float[Tensor, "B V"],
         fixed: Parts | None = None,
     ) -> LastLayer:
-        """The same, still to be computed; ``fixed`` is added to it, without a gradient."""
+        """The last layer that gives raw parameters: its input and weights.
+
+        ``fixed``: parts of the output that are added to it, without a gradient.
+        """
         hidden = self.hidden(torch.cat([shared, private], dim=-1), cont=covariates)
         return LastLayer(hidden, self.out.weight, self.out.bias, fixed)
 

@@ -406,7 +406,11 @@ def draw(
         private = rsample(q_private[target])
     branch, same_view = network.branch(target), view.observed & (target in sources)
     raw = branch.predict(shared, private, same_view, minibatch.covariates)
-    values = branch.likelihood.sample(raw, view.library, minibatch.batch)
+    likelihood, given = branch.likelihood, (raw, view.library, minibatch.batch)
+    values = likelihood.sample(*given)
+    if network.screened and likelihood.cross_view_noise:
+        across = likelihood.sample(*given, cross_view=True)
+        values = torch.where(same_view.unsqueeze(-1), values, across)
     return torch.where(_any_observed(minibatch).unsqueeze(-1), values, torch.nan)
 
 

@@ -133,7 +133,8 @@ class SharedPrivateVAE(BaseModuleClass):
         self.register_buffer("expert_weights", torch.full((n_modalities,), 1 / n_modalities))
         self.register_buffer("shared_axes", torch.eye(design.n_shared))
         self.shared_correction = BatchCorrection(design.n_shared)  # on these axes
-        self.reference = ReferenceCells(design.n_shared + sum(self.n_private.values()))
+        n_dims = design.n_shared + sum(self.n_private.values())
+        self.reference = ReferenceCells(n_dims, design.n_shared)
 
     def branch(self, modality: str) -> Branch:
         """All that one modality has."""
@@ -281,17 +282,17 @@ class SharedPrivateVAE(BaseModuleClass):
         """How far predictions from shared alone miss, of modalities that have a noise for it."""
         found = {}
         for m, outputs in decoded.items():
-            view = minibatch.views[m]
+            view, likelihood = minibatch.views[m], self.likelihood(m)
+            if not likelihood.cross_view_noise:
+                continue
             for rows, raw, from_shared in outputs:
                 if not from_shared or not isinstance(raw, Tensor):
                     continue
                 subsets = [self._plan.trained[m].subsets[row] for row in rows]
                 measured = active[subsets].unsqueeze(-1) & view.measured  # (T, B, D) or (T, B, 1)
-                misses = self.likelihood(m).cross_view_misses(
+                found[m] = likelihood.cross_view_misses(
                     raw, dense(view.x), measured, minibatch.batch
                 )
-                if misses is not None:
-                    found[m] = misses
         return found
 
     # ----------------------------------------------------------------- loss
@@ -427,6 +428,7 @@ class SharedPrivateVAE(BaseModuleClass):
         shared_shifts: BatchShifts | None = None,
         private_shifts: Mapping[str, BatchShifts] | None = None,
         reference: np.ndarray | None = None,
+        shared_mean: np.ndarray | None = None,
     ) -> None:
         """Set what is learned when ``shared`` no longer changes; saved with the parameters.
 
@@ -448,6 +450,9 @@ class SharedPrivateVAE(BaseModuleClass):
         reference
             Corrected latents of some training cells side by side, (N, D), infinite where a cell
             lacks a modality; what new cells are compared with.
+        shared_mean
+            Mean of ``shared`` over some training cells, (K,), not corrected for batches; (0,) where
+            it is not known.
         """
         if expert_weights is not None:
             self.expert_weights.copy_(torch.as_tensor(expert_weights))
@@ -457,6 +462,8 @@ class SharedPrivateVAE(BaseModuleClass):
             self.branch(m).private_axes.copy_(torch.as_tensor(axes))
         if reference is not None:
             self.reference.latents = torch.as_tensor(reference).to(self.reference.latents)
+        if shared_mean is not None:
+            self.reference.shared_mean = torch.as_tensor(shared_mean).to(self.shared_axes)
         if shared_shifts is not None:
             self.shared_correction.found = shared_shifts
         for m, shifts in (private_shifts or {}).items():

@@ -10,6 +10,7 @@ a model), ``tables`` (figures of the tables that models return), ``palettes`` (c
 categories), ``embeddings``.
 """
 
+from scvenn.plotting.drawing import names_are_no_formulas as names_are_no_formulas
 from scvenn.plotting.embeddings import draw_embeddings as draw_embeddings
 from scvenn.plotting.embeddings import embeddings
 from scvenn.plotting.embeddings import in_two_dimensions as in_two_dimensions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from itertools import cycle
 from os import PathLike
@@ -19,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from scvenn._whole_files import draft
 
@@ -55,6 +57,11 @@ _OUTPUT: dict[str, tuple[Any, Any, str]] = {
 }
 
 
+def names_are_no_formulas() -> AbstractContextManager[None]:
+    """Inside, text with a ``$`` is drawn as it is: names of users are no mathematics."""
+    return plt.rc_context({"text.parse_math": False})
+
+
 class PublicFigure(Protocol[P, Drawn]):
     """A function that draws, with the parameters ``show``, ``save`` and ``return_fig`` besides."""
 
@@ -81,7 +88,11 @@ def public_figure(draw: Callable[P, Drawn]) -> PublicFigure[P, Drawn]:
         *args: Any, show: Any = None, save: Any = None, return_fig: bool = False, **kwargs: Any
     ) -> Any:
         path = None if save is None else _checked_path(save)  # before what may take minutes
-        axes = draw(*args, **kwargs)
+        with names_are_no_formulas():
+            axes = draw(*args, **kwargs)
+        for ax in np.ravel(cast("Any", axes)):  # a user's, which was made before
+            for text in ax.findobj(Text):
+                text.set_parse_math(False)
         # a subfigure has the canvas of the figure that it is a part of
         figures = distinct(ax.figure.canvas.figure for ax in np.ravel(cast("Any", axes)))
         if len(figures) > 1 and (path is not None or return_fig):
@@ -154,6 +165,18 @@ def check_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> N
         raise ValueError(
             f"Expected a table with the columns {list(columns)}, as {source} returns it; it has "
             f"{list(table)}, without {missing}."
+        )
+
+
+def check_once(table: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse a table in which rows repeat, as in one of several models: none could be drawn."""
+    repeated = table.duplicated(list(keys))
+    if repeated.any():
+        row = table.loc[repeated, list(keys)].iloc[0].to_dict()
+        raise ValueError(
+            f"Expected one row for each of {list(keys)}, found several of {row}, as in a table of "
+            "several models or groups. Choose the rows of one, such as table[table['model'] == "
+            "name]."
         )
 
 

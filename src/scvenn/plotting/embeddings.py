@@ -16,7 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.legend import Legend
 from mudata import MuData
 
-from scvenn._arguments import check_positive
+from scvenn._arguments import check_choice, check_positive
 from scvenn.data import Keys, find_column, stored_latent
 from scvenn.plotting.drawing import (
     BLUE,
@@ -89,8 +89,7 @@ def embeddings(
     >>> [ax.get_title() for ax in axes]
     ['shared', 'private rna', 'private atac']
     """
-    if basis not in ("umap", "pca"):
-        raise ValueError(f"basis={basis!r}: expected 'umap' or 'pca'.")
+    check_choice(("umap", "pca"), basis=basis)
     check_positive(n_neighbors=n_neighbors)
     if n_neighbors < 2:
         raise ValueError(f"n_neighbors={n_neighbors}: expected 2 or more.")
@@ -169,9 +168,7 @@ def _legend(panels: np.ndarray, key: Mapping[str, str], title: Any) -> Legend:
         n_rows = max(1, int(height / line) - 1)  # below the title of the legend
         if len(key) <= n_rows:
             break
-    # a name is no formula
-    names = [name.replace("$", r"\$") for name in _shortened(key)]
-    dots = [dot(colour, name) for name, colour in zip(names, key.values(), strict=True)]
+    dots = [dot(colour, name) for name, colour in zip(_shortened(key), key.values(), strict=True)]
     return legend_beside(
         panels,
         dots,

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from pandas.api.types import is_bool_dtype
 
 from scvenn.data import Keys
 from scvenn.plotting.drawing import (
@@ -57,8 +58,18 @@ def training(model_or_history: Any, *, axes: Sequence[Axes] | None = None) -> np
     >>> [ax.get_title() for ax in scvenn.pl.training(model)]
     ['rna', 'atac', 'loss']
     """
-    history: Mapping = getattr(model_or_history, "history", model_or_history) or {}
-    if "train_loss" not in history:
+    history = getattr(model_or_history, "history", model_or_history)
+    tables = history.values() if isinstance(history, Mapping) else [history]
+    if history is not None and not all(isinstance(of, pd.DataFrame) for of in tables):
+        raise ValueError(
+            "training() draws a model or its records, model.history, which are tables by name; "
+            f"found {type(model_or_history).__name__}."
+        )
+    if isinstance(history, pd.DataFrame):
+        raise ValueError(
+            "training() draws all records of a training, model.history; found one of its tables."
+        )
+    if not history or "train_loss" not in history:
         raise ValueError(
             "training() draws the records of training, model.history, and found none. Call "
             "model.train() first."
@@ -136,8 +147,8 @@ def shared_scores(
     >>> [ax.get_xlabel() for ax in scvenn.pl.shared_scores(table)]
     ['R² given the other modalities']
     """
-    is_table = isinstance(table_or_model, pd.DataFrame)
-    table = table_or_model if is_table else table_or_model.get_shared_scores()
+    read = getattr(table_or_model, "get_shared_scores", None)
+    table = table_or_model if read is None else read()
     check_columns(table, ["modality", "score", "shared"], "model.get_shared_scores()")
     if "group" in table and len(distinct(table["group"])) > 1:
         table = table[table["group"] == "all"]
@@ -148,6 +159,11 @@ def shared_scores(
             )
     if table.empty:
         raise ValueError("shared_scores() found no row in the table.")
+    if not is_bool_dtype(table["shared"]) or table["shared"].isna().any():
+        raise ValueError(
+            f"shared_scores(): expected True or False in the column 'shared', found "
+            f"{table['shared'].dtype} with values such as {table['shared'].iloc[0]!r}."
+        )
     modalities = distinct(table["modality"])
     panels = panels_of(modalities, axes, beside=1.1)
     for ax, m in zip(panels, modalities, strict=True):

@@ -21,6 +21,7 @@ from scvenn.plotting.drawing import (
     PALETTE,
     VERMILION,
     check_columns,
+    check_once,
     colours_of_sources,
     distinct,
     dot,
@@ -38,7 +39,10 @@ _METRICS = {
     "pearson": "Pearson correlation",
     "auroc": "AUROC",
     "auc": "AUC",
+    "r2_within": "R² within groups",
+    "pearson_within": "Pearson correlation within groups",
     "leakage_r2": "leakage R²",
+    "leakage_r2_within": "leakage R² within groups",
     "recovery_linear_r2": "recovery R² (linear)",
     "recovery_knn_r2": "recovery R² (nearest neighbours)",
 }
@@ -83,6 +87,11 @@ def r2(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> np.ndarray
     scores = _of_one_model(table, "r2")
     cross, same = (scores[scores["view"] == view] for view in ("cross", "same"))
     both = cross.merge(same, on=["target", "feature"], suffixes=("", "_same"))
+    if both.empty and {"cross", "same"} <= set(table.loc[table["metric"] == "r2", "view"]):
+        raise ValueError(
+            "r2() found no feature with an R² in both views: no scored cell has two modalities, or "
+            "no feature varies over those that have."
+        )
     if both.empty:
         raise ValueError(
             "r2() compares the views 'cross' and 'same'; the table's R² are of "
@@ -115,10 +124,9 @@ def r2(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None) -> np.ndarray
 def leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What each latent predicts: labels, other latents, other modalities.
 
-    Rows are latents. The R² is the median over dimensions or features, as in
-    :func:`scvenn.metrics.medians`; of private latents (all rows but the first) it should be near
-    zero or below. White is chance (an AUC of 0.5, an R² of 0 or less), dark blue perfect, and grey
-    what is not asked.
+    Rows are latents, the shared one first. The R² is the median over dimensions or features, as in
+    :func:`scvenn.metrics.medians`; of private latents it should be near zero or below. White is
+    chance (an AUC of 0.5, an R² of 0 or less), dark blue perfect, and grey what is not asked.
 
     Parameters
     ----------
@@ -146,10 +154,12 @@ def leakage(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ['shared', 'private rna', 'private atac']
     """
     leaks = _of_one_model(table, "leakage_r2")
-    latents = distinct(leaks["source"])
+    check_once(leaks, ["source", "target", "feature"])
+    latents = sorted(distinct(leaks["source"]), key=lambda name: name != "shared")
     modalities = [m for m in distinct(table["target"]) if m in set(leaks["target"]) - set(latents)]
     r2_of = leaks.pivot_table("value", "source", "target", aggfunc="median").reindex(latents)
     probes = table[table["metric"] == "auc"]
+    check_once(probes, ["source", "target"])
     auc_of = probes.pivot_table("value", "source", "target").reindex(latents)
     r2_of = r2_of[[name for name in [*latents, *modalities] if name in r2_of]]
 
@@ -211,17 +221,19 @@ def compare(table: pd.DataFrame, metric: str = "r2", *, ax: Axes | None = None) 
     step = 0.8 / len(rows)  # between the rows of a model
     height = 0.9 + 0.28 * len(models) * len(rows)
     (ax,) = panels_of([""], ax, width=4.6, height=height, beside=1.2)
-    rng = np.random.default_rng(0)
+    rng, is_r2 = np.random.default_rng(0), metric.removesuffix("_within").endswith("r2")
     for (model, row), values in scores.groupby(["model", "row"], sort=False)["value"]:
         y = models.index(model) + step * (rows.index(row) - (len(rows) - 1) / 2)
-        drawn = values.clip(lower=LOWEST_R2) if metric.endswith("r2") else values
+        lowest = LOWEST_R2 if is_r2 else -np.inf
+        drawn = values.clip(lower=lowest)
         if len(drawn) == 1:
             ax.plot(drawn, y, "o", color=colours[row])
             continue
         spread = y + step * rng.uniform(-0.3, 0.3, len(drawn))
         ax.scatter(drawn, spread, s=6, color=colours[row], alpha=0.4, linewidths=0, rasterized=True)
-        ax.plot([drawn.median()] * 2, [y - 0.4 * step, y + 0.4 * step], color="black", linewidth=2)
-    if metric.endswith("r2") and scores["value"].min() <= LOWEST_R2:
+        median = max(values.median(), lowest)
+        ax.plot([median] * 2, [y - 0.4 * step, y + 0.4 * step], color="black", linewidth=2)
+    if is_r2 and scores["value"].min() <= LOWEST_R2:
         r2_ticks(ax.xaxis)
     ax.set_yticks(range(len(models)), models)
     ax.set(xlabel=spoken_metric(metric), ylim=(len(models) - 0.5, -0.5))
@@ -234,7 +246,13 @@ def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Rows of a metric that have a value."""
     if not isinstance(metric, str):
         raise ValueError(f"metric={metric!r}: expected the name of one metric.")
-    scores = table[(table["metric"] == metric) & table["value"].notna()]
+    every = table[table["metric"] == metric]
+    scores = every[every["value"].notna()]
+    if len(every) and scores.empty:
+        raise ValueError(
+            f"All values of the metric {metric!r} are NaN: nothing varies over the scored cells, "
+            "or too few of them were measured."
+        )
     if scores.empty:
         raise ValueError(
             f"The table has no values of the metric {metric!r}; it has "
@@ -313,7 +331,14 @@ def variance_explained(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     check_columns(table, ["modality", "latent", "r2"], "model.variance_explained()")
     colours = {"shared": BLUE, "private": VERMILION, "both": GREY}
-    wide = table[table["latent"].isin(colours)].pivot_table("r2", "modality", "latent")
+    drawn = table[table["latent"].isin(colours)]
+    check_once(drawn, ["modality", "latent"])
+    wide = drawn.pivot_table("r2", "modality", "latent")
+    if wide.empty and len(drawn):
+        raise ValueError(
+            "variance_explained() found no R² that is a number: no feature varies over the cells "
+            "that were read."
+        )
     if wide.empty:
         raise ValueError(
             f"variance_explained() draws the latents {list(colours)}; the table has "
@@ -376,6 +401,7 @@ def variance_by_axis(table: pd.DataFrame, *, axes: Sequence[Axes] | None = None)
             f"{distinct(table['latent'])}, of which none has an R² that is a number. Pass the "
             "table of model.variance_explained() as it is."
         )
+    check_once(single, ["modality", "latent"])
     modalities, kinds = distinct(single["modality"]), distinct(single["kind"])
     largest = max(single["r2"].max(), 0.01)
     n_axes = single["axis"].astype(int).max() + 1
@@ -433,6 +459,7 @@ def loadings(table: pd.DataFrame, n: int = 10, *, ax: Axes | None = None) -> Axe
     """
     check_columns(table, ["feature", "dimension", "loading"], "model.loadings()")
     check_positive(n=n)
+    check_once(table, ["dimension", "feature"])
     table = table.astype({"feature": str, "dimension": str})
     ranked = table.dropna(subset="loading").sort_values("loading", key=np.abs, ascending=False)
     if ranked.empty:

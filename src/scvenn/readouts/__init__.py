@@ -13,9 +13,9 @@ from scvenn.readouts.batch_correction import (
     extend_batch_correction,
     learn_batch_correction,
 )
-from scvenn.readouts.cell_methods import ReadoutsMixin
+from scvenn.readouts.cell_methods import CellMethods
 from scvenn.readouts.expert_weights import weigh_experts
-from scvenn.readouts.latent_methods import InterpretationMixin
+from scvenn.readouts.latent_methods import LatentMethods
 from scvenn.readouts.model_state import ModelState
 from scvenn.readouts.shared_features import (
     groups_of,
@@ -26,9 +26,9 @@ from scvenn.readouts.shared_features import (
 )
 
 __all__ = [
-    "InterpretationMixin",
+    "CellMethods",
+    "LatentMethods",
     "ModelState",
-    "ReadoutsMixin",
     "agreement",
     "extend_batch_correction",
     "groups_of",

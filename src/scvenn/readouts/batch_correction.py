@@ -19,7 +19,8 @@ _OF_REFERENCE = 2_000
 def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     """Find what batches shift in ``shared`` and in each private latent, and set it.
 
-    Latents of up to 2,000 of the cells are kept, for the comparison with new cells.
+    Latents of up to 2,000 of the cells and the mean of ``shared`` are kept, for comparisons with
+    other cells.
 
     Parameters
     ----------
@@ -50,6 +51,7 @@ def learn_batch_correction(net: network.SharedPrivateVAE, train: Cells) -> None:
     net.set_learned_after_training(
         shared_shifts=shifts_of(shared, "shared"),
         private_shifts={m: found for m, found in of_private.items() if found is not None},
+        shared_mean=shared[np.isfinite(shared).all(1)].mean(0) if len(cells) else None,
     )
     few = cells.take(np.sort(np.random.default_rng(0).permutation(len(cells))[:_OF_REFERENCE]))
     shared, private = embed(net, few, net.modalities, batch_corrected=True)

@@ -16,10 +16,7 @@ from scvenn import network
 from scvenn._arguments import check_flags, check_positive
 from scvenn.data import (
     Cells,
-    ColumnField,
     Indices,
-    Keys,
-    check_column_name,
     check_mudata,
     choose_rows,
     hashes_of,
@@ -28,17 +25,22 @@ from scvenn.data import (
 from scvenn.novelty import novelty
 from scvenn.readouts.embeddings import embed, write_embeddings
 from scvenn.readouts.model_state import ModelState
-from scvenn.readouts.predictions import Prediction, check_modalities, check_modality
+from scvenn.readouts.predictions import (
+    Prediction,
+    check_modalities,
+    check_modality,
+    choose_features,
+)
 from scvenn.readouts.sampling import draw_posterior, draw_prior
 from scvenn.readouts.writing import write_prediction
 
 
-class ReadoutsMixin(ModelState):
-    """Read-outs of :class:`~scvenn.SharedPrivateModel`.
+class CellMethods(ModelState):
+    """What :class:`~scvenn.SharedPrivateModel` gives of each cell.
 
     Every method takes the training data (``mdata=None``) or a new MuData, which may hold fewer
     modalities, other cells in any order, and more features in any order: cells and features are
-    matched by name. Nothing is written but by :meth:`embed`.
+    matched by name. The data is only read, except by :meth:`embed`.
     """
 
     # ----------------------------------------------------------------- embeddings
@@ -95,8 +97,8 @@ class ReadoutsMixin(ModelState):
         new cells of the same batches. The latent is modelled as a mixture of Gaussians whose
         centres each batch shifts; the expected shift of a cell is subtracted.
         """
-        cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, from_modalities, "from_modalities")
+        cells = self._cells(mdata, indices, batch_size)
         shared, _ = embed(
             self.module, cells, sources, batch_corrected=batch_corrected, bar="Shared embedding"
         )
@@ -129,8 +131,8 @@ class ReadoutsMixin(ModelState):
         ValueError
             If the modality is unknown, or the data cannot be matched to the training data.
         """
-        cells = self._cells(mdata, indices, batch_size)
         modality = check_modality(self._found, modality)
+        cells = self._cells(mdata, indices, batch_size)
         _, private = embed(
             self.module, cells, [modality], batch_corrected=batch_corrected, bar="Private embedding"
         )
@@ -337,9 +339,9 @@ class ReadoutsMixin(ModelState):
         Returns
         -------
         Cells by features, on the scale of the data; DataFrames are indexed by ``obs_names`` and
-        named by the target's ``var_names``. Counts are scaled to the cell's own library size
-        where the target was measured, elsewhere to the median of training. Rows are NaN where no
-        source was measured.
+        named by the target's ``var_names``. Counts are scaled to the cell's own library size (1
+        for a cell without any count) where the target was measured, elsewhere to the median of
+        training. Rows are NaN where no source was measured.
 
         Raises
         ------
@@ -351,7 +353,6 @@ class ReadoutsMixin(ModelState):
         >>> model.predict("rna", "atac")  # doctest: +SKIP
         """
         check_flags(return_numpy=return_numpy)
-        cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
             self._found,
             source,
@@ -360,6 +361,7 @@ class ReadoutsMixin(ModelState):
             transform_batch=transform_batch,
             library_size=library_size,
         )
+        cells = self._cells(mdata, indices, batch_size)
         values = prediction.values(self.module, cells)
         if return_numpy:
             return values
@@ -465,7 +467,6 @@ class ReadoutsMixin(ModelState):
         source was measured. ``obs`` is that of the MuData, ``var`` that of the target if the MuData
         has it, and ``uns["scvenn"]`` has the names of sources and target.
         """
-        cells = self._cells(mdata, indices, batch_size)
         prediction = Prediction.of(
             self._found,
             source,
@@ -474,6 +475,7 @@ class ReadoutsMixin(ModelState):
             transform_batch=transform_batch,
             library_size=library_size,
         )
+        cells = self._cells(mdata, indices, batch_size)
         written_by = {"model": type(self).__name__}
         write_prediction(Path(path), self.module, cells, prediction, written_by=written_by)
 
@@ -534,8 +536,8 @@ class ReadoutsMixin(ModelState):
                 "predict_labels(): this model was trained without labels. Name their column with "
                 "setup_mudata(mdata, labels_key=...) before building it."
             )
-        cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, from_modalities, "from_modalities")
+        cells = self._cells(mdata, indices, batch_size)
         shared = torch.as_tensor(embed(self.module, cells, sources, bar="Labels")[0])
         probabilities = network.label_probabilities(self.module, shared).cpu().numpy()
         return pd.DataFrame(probabilities, index=cells.names, columns=self._found.classes)
@@ -548,6 +550,7 @@ class ReadoutsMixin(ModelState):
         target: str,
         mdata: MuData | None = None,
         *,
+        features: str | Sequence[str] | None = None,
         n_samples: int = 25,
         indices: Indices | None = None,
         batch_size: int | None = None,
@@ -569,6 +572,8 @@ class ReadoutsMixin(ModelState):
             Modality to draw.
         mdata
             Data to read; None for the training data.
+        features
+            Names of the features to give, in that order; None for all.
         n_samples
             Number of draws.
         indices
@@ -578,13 +583,14 @@ class ReadoutsMixin(ModelState):
 
         Returns
         -------
-        Array (n_samples, n_cells, n_features) on the scale of the data: choose ``indices`` where
-        that is too large. NaN where no source was measured.
+        Array (n_samples, n_cells, n_features) on the scale of the data: choose ``features`` or
+        ``indices`` where that is too large. NaN where no source was measured.
 
         Raises
         ------
         ValueError
-            If a modality is unknown, ``n_samples`` is below 1, or the data cannot be matched.
+            If a modality or feature is unknown, ``n_samples`` is below 1, or the data cannot be
+            matched.
 
         Examples
         --------
@@ -595,10 +601,11 @@ class ReadoutsMixin(ModelState):
         Set ``scvi.settings.seed`` for draws that can be repeated.
         """
         check_positive(n_samples=n_samples)
-        cells = self._cells(mdata, indices, batch_size)
         sources = check_modalities(self._found, source, "source")
         target = check_modality(self._found, target, "target")
-        return draw_posterior(self.module, cells, sources, target, n_samples=n_samples)
+        columns = choose_features(self._found, target, features)
+        cells = self._cells(mdata, indices, batch_size)
+        return draw_posterior(self.module, cells, sources, target, columns, n_samples=n_samples)
 
     def sample_prior(self, n_obs: int, *, batch: str | None = None) -> dict[str, np.ndarray]:
         """Draw simulated cells: latents from the prior, values from the decoders.
@@ -640,7 +647,7 @@ class ReadoutsMixin(ModelState):
         return {"shared": self.n_shared_effective_, **of_private}
 
     def _effective_sizes(self) -> dict[str, int]:
-        """The same, and at least one."""
+        """How many axes of each latent are kept where empty ones are left out; at least one."""
         if not (sizes := self._n_effective()):
             raise ValueError(
                 "drop_empty_axes=True: the model has no ordered axes, since it was trained by "
@@ -670,17 +677,17 @@ class ReadoutsMixin(ModelState):
                 f"{caller}() reads the training cells, and this model was loaded without data. "
                 "Load it with load(dir_path, mdata)."
             )
+        # this moves positions of cells that were put in another order since
+        own = others is not None and others.mdata is self.adata
+        manager = others.manager if others is not None and own else self._manager_of(None)
         if self.train_indices is None:
             raise ValueError(
                 f"{caller}() reads the training cells, of which this model has none: it was not "
                 "trained yet, or was loaded with other cells. Load it with the data it was trained "
                 "on."
             )
-        rows = np.sort(self.train_indices)
-        if others is None or others.mdata is not self.adata:
-            batch_size = None if others is None else others.batch_size
-            return Cells(self._manager_of(None), rows, batch_size=batch_size)
-        return Cells(others.manager, rows, batch_size=others.batch_size)
+        batch_size = None if others is None else others.batch_size
+        return Cells(manager, np.sort(self.train_indices), batch_size=batch_size)
 
     def _cells_to_write(self, mdata: MuData | None, batch_size: int | None, caller: str) -> Cells:
         """All cells of data to which results are written."""
@@ -708,7 +715,7 @@ class ReadoutsMixin(ModelState):
         return every.take(np.asarray(held_out, dtype=int))
 
     def _to_score(self, cells: Cells, caller: str) -> Cells:
-        """The same cells, after checking that none of them was trained on."""
+        """Cells to score, after checking that none of them was trained on."""
         n_trained = int(self._trained(cells.names).sum())
         if len(cells) < 2 or n_trained:
             found = (
@@ -727,10 +734,7 @@ class ReadoutsMixin(ModelState):
 
     def _labels_of(self, mdata: MuData, labels_key: str) -> pd.Series:
         """A column of labels as text; missing where not known, as in the set-up."""
-        check_column_name(labels_key, "labels_key")
-        used = self._found.arguments
-        unknown = used["unlabeled_category"] if labels_key == used["labels_key"] else None
-        return ColumnField(Keys.LABELS, labels_key, unknown).values(mdata)
+        return self._found.categories(mdata, labels_key, f"labels_key={labels_key!r}")
 
     def _warn_of_labels(self, labels: pd.Series, labels_key: str) -> None:
         """Warn of labels that look missing, and of which the set-up did not warn before."""

@@ -20,7 +20,7 @@ from scvi.model.base import DifferentialComputation
 from torch import Tensor
 
 from scvenn import network
-from scvenn._arguments import check_flags, check_positive, is_number
+from scvenn._arguments import check_choice, check_flags, check_number, check_positive
 from scvenn._progress import progress
 from scvenn.data import Cells, as_list, as_text
 from scvenn.readouts.predictions import SomeFeatures
@@ -45,16 +45,13 @@ class Settings(NamedTuple):
 
     def check(self) -> None:
         """Raise a ``ValueError`` if one is out of range."""
-        if self.through not in _THROUGH:
-            raise ValueError(f"through={self.through!r}: expected one of {list(_THROUGH)}.")
-        if self.delta is not None and not (is_number(self.delta) and self.delta > 0):
-            raise ValueError(f"delta={self.delta!r}: expected None or a number above 0.")
-        if not (is_number(self.fdr) and 0 < self.fdr < 1):
-            raise ValueError(f"fdr={self.fdr!r}: expected a number between 0 and 1.")
+        check_choice(_THROUGH, through=self.through)
+        if self.delta is not None:
+            check_number("delta", self.delta, "None or a number above 0", above=0)
+        check_number("fdr", self.fdr, "a number between 0 and 1", above=0, below=1)
         check_positive(n_samples=self.n_samples)
         check_flags(batch_correction=self.batch_correction)
-        if not (is_number(self.pseudocounts) and self.pseudocounts > 0):
-            raise ValueError(f"pseudocounts={self.pseudocounts!r}: expected a number above 0.")
+        check_number("pseudocounts", self.pseudocounts, "a number above 0", above=0)
 
 
 def differential(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_list_like
 
 from scvenn._warnings import warn
 from scvenn.data import quoted
@@ -70,11 +71,17 @@ def as_network(sets: Mapping[str, Sequence[str]] | pd.DataFrame) -> pd.DataFrame
                 f"{missing}."
             )
         return _pairs_in_text(sets)
-    if not isinstance(sets, Mapping) or any(isinstance(of, str) for of in sets.values()):
+    expected = "expected lists of features by the name of the set"
+    if not isinstance(sets, Mapping):
         raise ValueError(
-            "enrichment(sets=...): expected lists of features by the name of the set, or a table "
-            f"with the columns 'source' and 'target'; found {type(sets).__name__}."
+            f"enrichment(sets=...): {expected}, or a table with the columns 'source' and 'target'; "
+            f"found {type(sets).__name__}."
         )
+    for name, of in sets.items():
+        if not is_list_like(of):
+            raise ValueError(
+                f"enrichment(sets=...): {expected}; found {type(of).__name__} for {name!r}."
+            )
     pairs = [(name, feature) for name, of in sets.items() for feature in of]
     return _pairs_in_text(pd.DataFrame(pairs, columns=["source", "target"]))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import permutations, product
 
@@ -13,7 +14,7 @@ import scipy.sparse as sp
 
 from scvenn import metrics
 from scvenn._warnings import warn
-from scvenn.data import Cells, quoted, stored_latent
+from scvenn.data import Cells, Keys, quoted, stored_latent
 from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.axes import LEAST_VARIANCE
 from scvenn.readouts.embeddings import embed
@@ -70,6 +71,14 @@ def evaluate(
         rows = [*_score_predictions(net, test, within)]
         rows += _score_latents(net, train, test, labels, groups)
     table = pd.DataFrame(rows, columns=[*metrics.EVALUATION_COLUMNS, "by_chance"])
+    _warn_of_undefined(table, train, test)
+    if within is not None:
+        table = pd.concat([table.assign(group=None), within.table()], ignore_index=True)
+    return table
+
+
+def _warn_of_undefined(table: pd.DataFrame, train: Cells, test: Cells) -> None:
+    """One warning for each reason why scores are NaN."""
     undefined = table[table["value"].isna()]
     apart = [
         (source, target)
@@ -101,9 +110,6 @@ def evaluate(
             f"the {len(test)} scored cells, or fewer than two of them or of the {len(train)} "
             "training cells have both."
         )
-    if within is not None:
-        table = pd.concat([table.assign(group=None), within.table()], ignore_index=True)
-    return table
 
 
 def _score_predictions(
@@ -246,21 +252,22 @@ def _blocks(
     NaN where not observed; on the scale of the data, or on that for linear regression.
     """
     n_features = len(parts[0].found.features(modality))
-    observed = np.concatenate([cells.observed(modality) for cells in parts])
+    observed = [cells.observed(modality)[:, None] for cells in parts]  # (n, 1) each
+    lacking = [cells.lacking(modality) for cells in parts]  # (D,) each
     matrices = [cells.matrix(modality) for cells in parts]
-    lacking = np.vstack(
-        [np.broadcast_to(cells.lacking(modality), (len(cells), n_features)) for cells in parts]
-    )
     if regression_scale:
         library = np.vstack([cells.library(modality) for cells in parts])
-    width = max(1, _BLOCK // max(1, len(observed)))
+    width = max(1, _BLOCK // max(1, sum(map(len, parts))))
     if width < n_features:  # many slices of columns
         matrices = [x.tocsc() if sp.issparse(x) else x for x in matrices]
     for start in range(0, n_features, width):
         features = slice(start, min(start + width, n_features))
-        block = [x[:, features] for x in matrices]
-        dense = np.vstack([x.toarray() if sp.issparse(x) else x for x in block])
-        dense = np.where(observed[:, None] & ~lacking[:, features], dense, np.nan)
+        block = []
+        for matrix, has_it, lacks in zip(matrices, observed, lacking, strict=True):
+            some = matrix[:, features]
+            dense = some.toarray() if sp.issparse(some) else some
+            block.append(np.where(has_it & ~lacks[features], dense, np.nan))
+        dense = np.vstack(block)
         if regression_scale:
             dense = net.likelihood(modality).regression_scale(dense, library)
         yield features, dense
@@ -271,6 +278,47 @@ def _blocks(
 # --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Latents:
+    """Embeddings, (n, K) each by name: the training cells first, then those to score.
+
+    NaN for cells without the modality. Dimensions that do not vary are 0: a regression scales
+    dimensions alike, and would read rounding as much as all others.
+    """
+
+    of_cells: dict[str, np.ndarray]
+    of_others: dict[str, np.ndarray]  # exchanged between cells: what is expected by chance
+    varies: dict[str, np.ndarray]  # which dimensions do, (K,)
+    fitted: np.ndarray  # positions of the training cells
+    scored: np.ndarray  # and of those to score
+
+    @classmethod
+    def of(
+        cls, net: SharedPrivateVAE, train: Cells, test: Cells, sources: Sequence[str]
+    ) -> _Latents:
+        """The shared latent given the sources, and their private latents."""
+        fitted, scored = np.arange(len(train)), len(train) + np.arange(len(test))
+        embedded = [embed(net, cells, sources, batch_corrected=True) for cells in (train, test)]
+        latents = {"shared": np.vstack([shared for shared, _ in embedded])}
+        latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
+        varies = {name: _varying(z[fitted]) for name, z in latents.items()}
+        latents = {name: z * varies[name] for name, z in latents.items()}
+        by_name = np.concatenate([fitted[train.names.argsort()], scored[test.names.argsort()]])
+        others = {name: _of_other_cells(z, by_name, len(train)) for name, z in latents.items()}
+        return cls(latents, others, varies, fitted, scored)
+
+    @property
+    def split(self) -> dict[str, np.ndarray]:
+        """Positions of the cells to fit on and to score, as regressions take them."""
+        return {"train": self.fitted, "test": self.scored}
+
+    def of_pairs(self, one: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Those that have one latent and any value of another; None if too few for a regression."""
+        both = np.isfinite(one).all(1) & np.isfinite(other).any(1)
+        split = {part: cells[both[cells]] for part, cells in self.split.items()}
+        return split if min(map(len, split.values())) > 1 else None
+
+
 def _score_latents(
     net: SharedPrivateVAE,
     train: Cells,
@@ -278,10 +326,8 @@ def _score_latents(
     labels: pd.Series | None,
     groups: pd.Series | None,
 ) -> Iterator[tuple]:
-    """Scores of embeddings. Arrays hold the training cells first, then those to score."""
+    """Scores of embeddings."""
     parts = [train, test]
-    fitted, scored = np.arange(len(train)), len(train) + np.arange(len(test))
-    split = {"train": fitted, "test": scored}
     # a regression needs two cells
     sources = [m for m in test.modalities if all(cells.observed(m).sum() > 1 for cells in parts)]
     if not sources:
@@ -290,57 +336,72 @@ def _score_latents(
             f"{len(test)} cells to score and two of the {len(train)} training cells have. Choose "
             "others with indices=... or pass new data."
         )
-    embedded = [embed(net, cells, sources, batch_corrected=True) for cells in parts]
-    latents = {"shared": np.vstack([shared for shared, _ in embedded])}
-    latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
-    varies = {name: _varying(z[fitted]) for name, z in latents.items()}
-    # regressions scale dimensions alike: what does not vary would count as much as all others
-    latents = {name: z * varies[name] for name, z in latents.items()}
-    by_name = np.concatenate([fitted[train.names.argsort()], scored[test.names.argsort()]])
-    shuffled = {name: _of_other_cells(z, by_name, len(train)) for name, z in latents.items()}
+    latents = _Latents.of(net, train, test, sources)
+    yield from _leakage_between_latents(latents)
+    yield from _leakage_to_features(net, parts, sources, latents)
+    if groups is not None:
+        yield from _leakage_within(latents, groups)
+    if labels is not None:
+        yield from _score_labels(latents, labels)
+    yield from _recovery(parts, sources, latents)
 
-    def paired(one: np.ndarray, other: np.ndarray) -> bool:
-        """Whether two training and two test cells have both latents, of the other any value."""
-        both = np.isfinite(one).all(1) & np.isfinite(other).any(1)
-        return min(both[fitted].sum(), both[scored].sum()) > 1
 
-    for source, target in permutations(latents, 2):
-        if "shared" in (source, target):
-            values, by_chance = (
-                metrics.ridge_r2(of[source], latents[target], **split) for of in (latents, shuffled)
-            )
-            for k in np.flatnonzero(varies[target]):
-                name = f"{target}_{k}"
-                yield "leakage_r2", "latent", source, target, name, values[k], by_chance[k]
-    for source, m in product(latents, sources):
+def _leakage_between_latents(latents: _Latents) -> Iterator[tuple]:
+    """How well each dimension of a private latent is predicted from shared, and the other way."""
+    for source, target in permutations(latents.of_cells, 2):
+        if "shared" not in (source, target):
+            continue
+        values, by_chance = (
+            metrics.ridge_r2(of[source], latents.of_cells[target], **latents.split)
+            for of in (latents.of_cells, latents.of_others)
+        )
+        for k in np.flatnonzero(latents.varies[target]):
+            name = f"{target}_{k}"
+            yield "leakage_r2", "latent", source, target, name, values[k], by_chance[k]
+
+
+def _leakage_to_features(
+    net: SharedPrivateVAE, parts: Sequence[Cells], sources: Sequence[str], latents: _Latents
+) -> Iterator[tuple]:
+    """How well each private latent predicts the features of the other modalities."""
+    for source, m in product(latents.of_cells, sources):
         own = f"private_{m}"
-        if source in ("shared", own) or not paired(latents[source], latents[own]):
+        if source in ("shared", own):
+            continue
+        split = latents.of_pairs(latents.of_cells[source], latents.of_cells[own])
+        if split is None:
             continue
         like_a_latent = m == "shared" or m.startswith(("private_", "modality "))
         target = f"modality {m}" if like_a_latent else m
-        names = test.found.features(m)
+        names = parts[0].found.features(m)
         for features, values in _blocks(net, parts, m, regression_scale=True):
+            # the same cells are fitted on whichever features are read together
+            train = split["train"]
+            values[train] = metrics.with_means(values[train])
             scores, by_chance = (
-                metrics.ridge_r2(of[source], values, **split) for of in (latents, shuffled)
+                metrics.ridge_r2(of[source], values, **split)
+                for of in (latents.of_cells, latents.of_others)
             )
             for feature, *of_feature in zip(names[features], scores, by_chance, strict=True):
                 yield "leakage_r2", "latent", source, target, feature, *of_feature
-    if groups is not None:
-        yield from _leakage_within(latents, shuffled, varies, groups, fitted, scored)
-    if labels is not None:
-        yield from _score_labels(latents, labels, fitted, scored)
-    for target in ("z_shared", *(f"z_private_{m}" for m in sources)):
-        if all(target in cells.mdata.obsm for cells in parts):
-            truth = _planted(parts, target)
-            for source, latent in latents.items():
-                recovered = [dict.fromkeys(_RECOVERY, np.nan)] * 2
-                if paired(latent, truth):
-                    recovered = [
-                        metrics.recovery_r2(z, truth, **split) for z in (latent, shuffled[source])
-                    ]
-                for form in _RECOVERY:
-                    of_form = [of[form] for of in recovered]
-                    yield f"recovery_{form}_r2", "latent", source, target, None, *of_form
+
+
+def _recovery(parts: Sequence[Cells], sources: Sequence[str], latents: _Latents) -> Iterator[tuple]:
+    """How much of planted latents each latent holds, where the data has them."""
+    for target in (Keys.shared("z"), *(Keys.private(m, "z") for m in sources)):
+        if not all(target in cells.mdata.obsm for cells in parts):
+            continue
+        truth = _planted(parts, target)
+        for source, latent in latents.of_cells.items():
+            recovered = [dict.fromkeys(_RECOVERY, np.nan)] * 2
+            if latents.of_pairs(latent, truth) is not None:
+                recovered = [
+                    metrics.recovery_r2(of[source], truth, **latents.split)
+                    for of in (latents.of_cells, latents.of_others)
+                ]
+            for form in _RECOVERY:
+                of_form = [of[form] for of in recovered]
+                yield f"recovery_{form}_r2", "latent", source, target, None, *of_form
 
 
 def _varying(latent: np.ndarray) -> np.ndarray:
@@ -363,38 +424,31 @@ def _of_other_cells(latent: np.ndarray, by_name: np.ndarray, n_fitted: int) -> n
     return result
 
 
-def _leakage_within(
-    latents: Mapping[str, np.ndarray],
-    shuffled: Mapping[str, np.ndarray],
-    varies: Mapping[str, np.ndarray],
-    groups: pd.Series,
-    fitted: np.ndarray,
-    scored: np.ndarray,
-) -> Iterator[tuple]:
+def _leakage_within(latents: _Latents, groups: pd.Series) -> Iterator[tuple]:
     """Leakage between shared and private latents relative to the means of groups."""
     codes = np.asarray(pd.factorize(groups)[0])
 
     def of_groups(z: np.ndarray) -> np.ndarray:
         result = np.full_like(z, np.nan)
-        for cells in (fitted, scored):  # each have means of their own
+        for cells in (latents.fitted, latents.scored):  # each have means of their own
             known = cells[codes[cells] >= 0]
             result[known] = _less_group_means(z[known], codes[known])
         return result
 
     relative, shuffled = (
-        {name: of_groups(z) for name, z in of.items()} for of in (latents, shuffled)
+        {name: of_groups(z) for name, z in of.items()}
+        for of in (latents.of_cells, latents.of_others)
     )
-    for source, target in permutations(latents, 2):
+    for source, target in permutations(relative, 2):
         if "shared" not in (source, target):
             continue
-        both = np.isfinite(np.hstack([relative[source], relative[target]])).all(axis=1)
-        split = {"train": fitted[both[fitted]], "test": scored[both[scored]]}
-        if min(map(len, split.values())) < 2:
+        split = latents.of_pairs(relative[source], relative[target])
+        if split is None:
             continue
         values, by_chance = (
             metrics.ridge_r2(of[source], relative[target], **split) for of in (relative, shuffled)
         )
-        for k in np.flatnonzero(varies[target]):
+        for k in np.flatnonzero(latents.varies[target]):
             name = f"{target}_{k}"
             yield "leakage_r2_within", "latent", source, target, name, values[k], by_chance[k]
 
@@ -411,12 +465,11 @@ def _planted(parts: Sequence[Cells], key: str) -> np.ndarray:
     return np.vstack(found)
 
 
-def _score_labels(
-    latents: Mapping[str, np.ndarray], labels: pd.Series, fitted: np.ndarray, scored: np.ndarray
-) -> Iterator[tuple]:
+def _score_labels(latents: _Latents, labels: pd.Series) -> Iterator[tuple]:
     """Scores of a probe for labels; what cannot be scored is left out, and one warning says so."""
+    fitted, scored = latents.fitted, latents.scored
     left_out: dict[str, list[str]] = {}  # reasons, and the latents that they hold for
-    for source, latent in latents.items():
+    for source, latent in latents.of_cells.items():
         known = labels.where(np.isfinite(latent).all(1))
         train, test = known.iloc[fitted].dropna(), known.iloc[scored].dropna()
         untrained = test[~test.isin(train)]

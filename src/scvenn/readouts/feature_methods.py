@@ -8,16 +8,16 @@ from typing import Literal
 import pandas as pd
 from mudata import MuData
 
-from scvenn._arguments import check_positive
-from scvenn.data import Cells, Indices, check_groups, find_categories, warn_of_spelled_missing
+from scvenn._arguments import check_choice, check_positive
+from scvenn.data import Cells, Indices, check_groups, warn_of_spelled_missing
 from scvenn.readouts import differential as comparison
 from scvenn.readouts import enrichment, interpretation
-from scvenn.readouts.cell_methods import ReadoutsMixin
+from scvenn.readouts.cell_methods import CellMethods
 from scvenn.readouts.predictions import check_modality, choose_features
 from scvenn.readouts.shared_features import groups_of, scores_within, table_of_scores
 
 
-class FeaturesMixin(ReadoutsMixin):
+class FeatureMethods(CellMethods):
     """Read-outs of features of :class:`~scvenn.SharedPrivateModel`."""
 
     def get_shared_scores(self, *, given: str | None = None) -> pd.DataFrame:
@@ -159,10 +159,8 @@ class FeaturesMixin(ReadoutsMixin):
         Source for linear decoders: LDVAE, Svensson et al., Bioinformatics 36:3418 (2020).
         """
         modality = check_modality(self._found, modality)
-        if latent not in ("shared", "private"):
-            raise ValueError(f"latent={latent!r}: expected 'shared' or 'private'.")
-        if scale not in ("data", "log"):
-            raise ValueError(f"scale={scale!r}: expected 'data' or 'log'.")
+        check_choice(("shared", "private"), latent=latent)
+        check_choice(("data", "log"), scale=scale)
         columns = choose_features(self._found, modality, features)
         cells = self._chosen_or_held_out(mdata, indices, batch_size)
         cells = cells.take(cells.observed(modality))
@@ -296,11 +294,7 @@ class FeaturesMixin(ReadoutsMixin):
         >>> list(table.columns)
         ['feature', 'score', 'gain', 'error', 'n_cells', 'listed', 'screening_score']
         """
-        if n is not None:
-            check_positive(n=n)
-        cells = self._chosen_or_held_out(mdata, indices, batch_size)
-        gains = self._gains(modality, cells, "shared_features")
-        return self._ranking(modality, gains, "shared", n)
+        return self._best_features("shared", modality, n, mdata, indices, batch_size)
 
     def private_features(
         self,
@@ -337,11 +331,7 @@ class FeaturesMixin(ReadoutsMixin):
         >>> len(model.private_features("rna"))
         20
         """
-        if n is not None:
-            check_positive(n=n)
-        cells = self._chosen_or_held_out(mdata, indices, batch_size)
-        gains = self._gains(modality, cells, "private_features")
-        return self._ranking(modality, gains, "private", n)
+        return self._best_features("private", modality, n, mdata, indices, batch_size)
 
     def differential(
         self,
@@ -381,8 +371,8 @@ class FeaturesMixin(ReadoutsMixin):
 
         A difference through ``"shared"`` is one that the modalities have in common; one through
         ``"private"`` is this modality's own. The shared latent is that of all modalities of a
-        cell, its mean that over the posterior means of all cells with the modality. How two means
-        are compared, :math:`e`, depends on the likelihood:
+        cell. Its mean is over the posterior means of the cells among ``indices`` that have a group
+        and the modality. How two means are compared, :math:`e`, depends on the likelihood:
 
         ======================= ========================================= =====================
         likelihood              :math:`e(h_a, h_b)`                       default of ``delta``
@@ -472,7 +462,7 @@ class FeaturesMixin(ReadoutsMixin):
         modality = check_modality(self._found, modality)
         cells = self._cells(mdata, indices, batch_size)
         argument = f"groupby={groupby!r}"
-        groups = find_categories(cells.mdata, groupby, argument).iloc[cells.rows]
+        groups = self._found.categories(cells.mdata, groupby, argument).iloc[cells.rows]
         check_groups(groups, argument)
         if group2 is None:  # else only groups are compared that the user named
             warn_of_spelled_missing(groups, argument)
@@ -489,12 +479,27 @@ class FeaturesMixin(ReadoutsMixin):
 
     # ----------------------------------------------------------------- helpers
 
+    def _best_features(
+        self,
+        latent: str,
+        modality: str,
+        n: int | None,
+        mdata: MuData | None,
+        indices: Indices | None,
+        batch_size: int | None,
+    ) -> pd.DataFrame:
+        """Features by what a latent explains of them."""
+        if n is not None:
+            check_positive(n=n)
+        modality = check_modality(self._found, modality)
+        cells = self._chosen_or_held_out(mdata, indices, batch_size)
+        gains = self._gains(modality, cells, f"{latent}_features")
+        return self._ranking(modality, gains, latent, n)
+
     def _gains(self, modality: str, cells: Cells, caller: str) -> pd.DataFrame:
         """What each latent adds to the predictions of each feature of a modality."""
-        modality = check_modality(self._found, modality)
         cells = self._to_score(cells, caller)
-        others = [m for m in self.modalities if m != modality]
-        cells = cells.take(cells.observed(modality) & cells.observed(others))
+        cells = cells.take(cells.paired(modality))
         _check_enough(cells, caller, f"{modality!r} and another modality were measured")
         return interpretation.gains(self.module, cells, modality)
 

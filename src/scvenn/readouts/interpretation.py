@@ -181,11 +181,13 @@ def _shrunken(gain: np.ndarray, error: np.ndarray) -> np.ndarray:
 def contributions(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
     """What :meth:`scvenn.SharedPrivateModel.write_contributions` writes, of all cells."""
     shared, private = embed(net, cells, net.modalities)
+    mean = net.reference.shared_mean.cpu().numpy()  # (K,), or (0,) in files of 0.1
     found = pd.DataFrame(index=cells.names)
     for m in cells.modalities:
         measured = np.flatnonzero(cells.observed(m))
         s, p = shared[measured], private[m][measured]
-        latents: list[Latents] = [(np.broadcast_to(s.mean(0), s.shape), None), (s, None), (s, p)]
+        centre = mean if len(mean) else s.mean(0)
+        latents: list[Latents] = [(np.broadcast_to(centre, s.shape), None), (s, None), (s, p)]
         due = np.full((len(cells), 2), np.nan)  # to shared, to private
         for part, tensors in cells.take(measured).minibatches([], "Contributions"):
             baseline, alone, both = (_decoded(net, m, tensors, of, part) for of in latents)
@@ -280,7 +282,7 @@ def _around_mean(sums: np.ndarray) -> np.ndarray:
 
 
 def _at_mean(latent: np.ndarray, k: int) -> np.ndarray:
-    """The same latent, (n, K), with one dimension at its mean."""
+    """A latent, (n, K), with one dimension at its mean."""
     changed = latent.copy()
     changed[:, k] = latent[:, k].mean()
     return changed

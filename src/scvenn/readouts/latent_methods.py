@@ -12,7 +12,7 @@ from mudata import MuData
 
 from scvenn.data import Cells, Indices, as_list, find_column, has_column
 from scvenn.readouts import evaluation, interpretation
-from scvenn.readouts.feature_methods import FeaturesMixin
+from scvenn.readouts.feature_methods import FeatureMethods
 from scvenn.readouts.report import write_report
 from scvenn.readouts.shared_features import groups_of
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("scvi.scvenn")
 _MOST_ON_DISK = 10_000
 
 
-class InterpretationMixin(FeaturesMixin):
+class LatentMethods(FeatureMethods):
     """Evaluation of :class:`~scvenn.SharedPrivateModel`, and what its latents mean."""
 
     # ----------------------------------------------------------------- how good they are
@@ -221,7 +221,8 @@ class InterpretationMixin(FeaturesMixin):
             \mathrm{private}_i = \frac{b_i}{a_i + b_i}
 
         with predictions from shared alone, :math:`g(s)`, and from both, :math:`g(s, p)`, on the
-        linear scale of :meth:`variance_explained`, and the mean :math:`\bar s` over the cells.
+        linear scale of :meth:`variance_explained`. :math:`\bar s` is the mean over up to 5,000
+        training cells, so that the numbers of a cell do not depend on the others that are read.
         ``mdata.obs`` gets ``scvenn_shared_<modality>`` and ``scvenn_private_<modality>``.
 
         Parameters
@@ -254,7 +255,9 @@ class InterpretationMixin(FeaturesMixin):
         Notes
         -----
         The baseline :math:`g(\bar s)` is of the same kind as :math:`g(s)`, so that a feature that
-        shared does not move adds nothing to its part.
+        shared does not move adds nothing to its part. A model of scvenn 0.1, or one whose training
+        was interrupted at its end, has no mean of its training cells: it takes that of the cells
+        that are read.
         """
         cells = self._cells_to_write(mdata, batch_size, "write_contributions")
         written = interpretation.contributions(self.module, cells)
@@ -297,8 +300,8 @@ class InterpretationMixin(FeaturesMixin):
         Raises
         ------
         ValueError
-            If there is no data or it cannot be matched to the training data, or there is no such
-            column.
+            If the model was not trained, there is no data or it cannot be matched to the training
+            data, or there is no such column.
         IsADirectoryError
             If the path is that of a folder.
 
@@ -310,6 +313,8 @@ class InterpretationMixin(FeaturesMixin):
         >>> model.report("report.html", labels_key="cell_type").name  # doctest: +SKIP
         'report.html'
         """
+        if not self.is_trained_:
+            raise ValueError("report() is about a trained model. Call train() first.")
         file = Path(path)
         if file.is_dir():
             raise IsADirectoryError(

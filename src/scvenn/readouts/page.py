@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 
-from scvenn._whole_files import draft
+from scvenn._whole_files import draft, make_folder
 
 # Pixels of a figure per inch: on the page, in which text is to be as large as the page's own; and
 # in the file, so that it is sharp on paper, too.
@@ -98,6 +98,6 @@ def write_page(
     page = environment.from_string(source).render(
         title=title, written=written, summary=summary, sections=list(sections)
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with draft(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scvenn import network
-from scvenn._arguments import is_number
+from scvenn._arguments import check_number
 from scvenn.data import Cells, Keys, Registry, Tensors, as_list, plain, quoted
 
 
@@ -56,10 +56,8 @@ class Prediction:
         ValueError
             If a modality, feature or batch is unknown, or the library size is not above 0.
         """
-        if library_size is not None and not (is_number(library_size) and 0 < library_size < np.inf):
-            raise ValueError(
-                f"library_size={library_size!r}: expected None or a finite number above 0."
-            )
+        if library_size is not None:
+            check_number("library_size", library_size, "None or a finite number above 0", above=0)
         target = check_modality(found, target, "target")
         batch = None
         if transform_batch is not None:
@@ -88,7 +86,7 @@ class Prediction:
         return values
 
     def some_at_a_time(self, net: network.SharedPrivateVAE, cells: Cells) -> SomeFeatures:
-        """The same predictions of all features, to be asked for in blocks of features."""
+        """Predictions of all features, to be asked for in blocks of features."""
         parts = [given for _, _, given in self._given(net, cells)]
         given = network.Given(*(torch.cat(each) for each in zip(*parts, strict=True)))
         return SomeFeatures(net, cells, self.target, given, batch=self.batch)
@@ -157,7 +155,7 @@ class SomeFeatures:
         return values
 
     def of_other_cells(self, seed: int) -> SomeFeatures:
-        """The same with latents exchanged between cells: what is predicted by chance.
+        """Predictions with latents exchanged between cells: what is predicted by chance.
 
         The library size and the covariates of a cell stay its own, as these are known. Cells
         exchange latents with those of which the same was read.

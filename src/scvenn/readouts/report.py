@@ -17,7 +17,13 @@ from scvenn import metrics, plotting
 from scvenn._progress import progress
 from scvenn.data import Cells, quoted
 from scvenn.likelihoods import find_likelihood
-from scvenn.plotting import draw_embeddings, in_two_dimensions, spoken, spoken_metric
+from scvenn.plotting import (
+    draw_embeddings,
+    in_two_dimensions,
+    names_are_no_formulas,
+    spoken,
+    spoken_metric,
+)
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.interpretation import variance_explained
 from scvenn.readouts.page import Figure, Note, Part, Section, Table, write_page
@@ -231,15 +237,17 @@ class _Report:
             )
             latents = {"shared": shared} | {f"private {m}": z for m, z in private.items()}
             places = in_two_dimensions(latents)
-            if not self.colours:
-                return [Figure.of(draw_embeddings(places, None), f"UMAP of each latent{shown}.")]
-            return [
-                Figure.of(
-                    draw_embeddings(places, column.iloc[cells.rows]),
-                    f"UMAP of each latent{shown}, coloured by {column.name}.",
-                )
-                for column in self.colours
-            ]
+            with names_are_no_formulas():
+                if not self.colours:
+                    panels = draw_embeddings(places, None)
+                    return [Figure.of(panels, f"UMAP of each latent{shown}.")]
+                return [
+                    Figure.of(
+                        draw_embeddings(places, column.iloc[cells.rows]),
+                        f"UMAP of each latent{shown}, coloured by {column.name}.",
+                    )
+                    for column in self.colours
+                ]
 
         return Section("Embeddings", text, _or_note(figures), reading)
 

@@ -17,16 +17,20 @@ def draw_posterior(
     cells: Cells,
     sources: Sequence[str],
     target: str,
+    columns: np.ndarray,
     *,
     n_samples: int,
 ) -> np.ndarray:
-    """Draws of a modality given some, (n_samples, n, D); NaN where no source was measured."""
-    n_features = len(cells.found.features(target))
-    drawn = np.empty((n_samples, len(cells), n_features), np.float32)
+    """Draws of some features (d,) of a modality given others: (n_samples, n, d).
+
+    NaN where no source was measured.
+    """
+    drawn = np.empty((n_samples, len(cells), len(columns)), np.float32)
     read = list(dict.fromkeys([*sources, target]))
     for part, tensors in cells.minibatches(read, "Sampling"):
         for k in range(n_samples):
-            drawn[k, part] = network.draw(net, tensors, sources, target).cpu().numpy()
+            of_all = network.draw(net, tensors, sources, target)  # (B, D)
+            drawn[k, part] = of_all.cpu().numpy()[:, columns]
     return drawn
 
 

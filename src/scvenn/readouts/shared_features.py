@@ -19,7 +19,6 @@ from scvenn.data import (
     Keys,
     Registry,
     check_groups,
-    find_categories,
     quoted,
     row_sums,
     warn_of_spelled_missing,
@@ -92,8 +91,7 @@ def _samples(
     sample = cells.take(order[:0])
     values: dict[str, Values] = {}
     for m in net.modalities:
-        paired = cells.observed(m) & cells.observed(_others(net, m))
-        of_modality = cells.take(order[paired[order]][:MOST_CELLS])
+        of_modality = cells.take(order[cells.paired(m)[order]][:MOST_CELLS])
         # mostly, all modalities are paired in the same cells
         if not (values and np.array_equal(of_modality.rows, sample.rows)):
             sample, values = of_modality, {}
@@ -148,7 +146,7 @@ def groups_of(cells: Cells, given: str, which: str) -> pd.Series:
         If there is no such column, none of the cells has a value in it, nearly every cell has one
         of its own, or a group is named ``"all"``.
     """
-    groups = find_categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
+    groups = cells.found.categories(cells.mdata, given, f"given={given!r}").iloc[cells.rows]
     if not groups.notna().any():
         raise ValueError(f"given={given!r}: no {which} has a value in this column.")
     check_groups(groups, f"given={given!r}")
@@ -295,7 +293,7 @@ def learn_weak_effects(
     effects = {}
     for m, found in screening.items():
         others = _others(net, m)
-        cells = train.take(train.observed(m) & train.observed(others))
+        cells = train.take(train.paired(m))
         candidates = ~np.tile(found.shared, net.likelihood(m).n_outputs)  # (R,)
         if not len(cells) or not candidates.any():
             continue

@@ -10,6 +10,7 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -105,6 +106,7 @@ def _declarations(case: Case) -> None:
     for attribute in (
         "allows_missing",
         "discrete",
+        "cross_view_noise",
         "binary",
         "scores_parts",
         "scores_rows",
@@ -256,7 +258,8 @@ def _nothing_is_changed(case: Case) -> None:
     likelihood.mean(raw, given[2])
     likelihood.sample(raw, given[2])
     likelihood.encoder_input(given[1])
-    likelihood.cross_view_misses(raw, given[1], torch.ones(T, B, 1, dtype=torch.bool))
+    if likelihood.cross_view_noise:
+        likelihood.cross_view_misses(raw, given[1], torch.ones(T, B, 1, dtype=torch.bool))
     for name, now, then in zip(("raw", "x", "library"), given, before, strict=True):
         require_equal(name, now, then, rtol=0, atol=0)
 
@@ -337,6 +340,8 @@ def _batches(case: Case) -> None:
 
 def _cross_view_noise(case: Case) -> None:
     """The noise of cross-view predictions can be updated and stays finite."""
+    if not case.cls.cross_view_noise:
+        return
     for n_batches in (None, 2):
         likelihood = case.build(n_batches)
         batch = None if n_batches is None else torch.arange(B) % n_batches
@@ -344,8 +349,6 @@ def _cross_view_noise(case: Case) -> None:
         for measured in (*masks(), torch.zeros(B, 1, dtype=torch.bool)):
             counts = measured.expand(T, *measured.shape)
             misses = likelihood.cross_view_misses(raw, case.x, counts, batch)
-            if misses is None:
-                continue
             likelihood.update_cross_view_noise(misses)
             likelihood.set_held_out_noise(misses)
             log_prob = likelihood.log_prob(raw, case.x, case.library, batch, cross_view=True)
@@ -370,14 +373,29 @@ def _predictions_start_at_the_mean(case: Case) -> None:
 def _samples_and_density_agree(case: Case) -> None:
     """exp(log_prob), per unit, is the density of what sample draws, and adds up to 1."""
     likelihood = case.build()
+    _densities_agree(case, likelihood, likelihood.log_prob, likelihood.sample)
+    if likelihood.cross_view_noise:
+        raw = case.raw(likelihood, 10.0)
+        misses = likelihood.cross_view_misses(raw, case.x, torch.ones(T, B, 1, dtype=torch.bool))
+        likelihood.update_cross_view_noise(misses)
+        of_both = (partial(f, cross_view=True) for f in (likelihood.log_prob, likelihood.sample))
+        _densities_agree(case, likelihood, *of_both)
+
+
+def _densities_agree(
+    case: Case,
+    likelihood: Likelihood,
+    log_prob_of: Callable[..., Tensor],
+    sample: Callable[..., Tensor],
+) -> None:
     raw, library = case.raw(likelihood)[0], torch.full((B, 1), 12.0)
     for b in range(B):
-        draws = _draws(likelihood, raw[b], library[b])
+        draws = _draws(sample, raw[b], library[b])
         if len(draws[:, 0].unique()) < len(draws) / 2 and not likelihood.discrete:
             return  # a mixture with single points: no density to be added up
         grid = _grid(draws, likelihood.discrete)  # (G, D)
         with torch.no_grad():
-            log_prob = likelihood.log_prob(
+            log_prob = log_prob_of(
                 raw[b].expand(len(grid), -1), grid, library[b].expand(len(grid), 1)
             )
         density = (log_prob.exp() / likelihood.unit).double()
@@ -402,9 +420,9 @@ def _samples_and_density_agree(case: Case) -> None:
         )
 
 
-def _draws(likelihood: Likelihood, raw: Tensor, library: Tensor) -> Tensor:
+def _draws(sample: Callable[..., Tensor], raw: Tensor, library: Tensor) -> Tensor:
     """Values of one cell, (draws, D), given its raw parameters (R,) and library size (1,)."""
-    return likelihood.sample(raw.expand(_N_DRAWS, -1), library.expand(_N_DRAWS, 1))
+    return sample(raw.expand(_N_DRAWS, -1), library.expand(_N_DRAWS, 1))
 
 
 def _grid(draws: Tensor, discrete: bool) -> Tensor:
@@ -423,7 +441,7 @@ def _mean_is_that_of_samples(case: Case) -> None:
     raw, library = case.raw(likelihood)[0], torch.full((B, 1), 12.0)
     mean = likelihood.mean(raw, library).detach()
     for b in range(B):
-        draws = _draws(likelihood, raw[b], library[b]).double()
+        draws = _draws(likelihood.sample, raw[b], library[b]).double()
         tolerance = 5 * draws.std(0) / _N_DRAWS**0.5 + 2e-3 * mean[b].abs()
         off = (draws.mean(0) - mean[b]).abs()
         require(
@@ -485,8 +503,8 @@ def _linear_predictor(case: Case) -> None:
 def _state(case: Case) -> None:
     """All that it learned or was given is in its state_dict."""
     likelihood, raw = case.build(), case.raw(case.build())
-    misses = likelihood.cross_view_misses(raw, case.x, torch.ones(T, B, 1, dtype=torch.bool))
-    if misses is not None:
+    if likelihood.cross_view_noise:
+        misses = likelihood.cross_view_misses(raw, case.x, torch.ones(T, B, 1, dtype=torch.bool))
         likelihood.update_cross_view_noise(misses)
         likelihood.set_held_out_noise(misses)
     other = case.cls(FeatureStats(np.full(D, 0.5), np.full(D, 0.7), 3.0))
