@@ -380,13 +380,6 @@ def test_without_held_out_cells_it_says_what_is_missing_and_how_to_get_it(small,
         assert "Train with train_size below 1" in note
 
 
-def test_a_model_that_was_not_trained_says_so(small, tmp_path):
-    with pytest.warns(UserWarning, match="untrained model"):
-        page = Page(scvenn.MVAE(small).report(tmp_path / "report.html"))
-    assert page.texts("h2") == SECTIONS
-    assert any("Call model.train() first." in note for note in page.notes)
-
-
 def test_new_data_with_one_modality_has_what_can_be_had(mosaic, tmp_path):
     new = new_cells(mosaic.adata, "rna")
     page = Page(mosaic.report(tmp_path / "report.html", mdata=new, labels_key="cell_type"))

@@ -157,8 +157,9 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
             first tenth of ``max_epochs``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`. ``enable_progress_bar=False`` hides
-            the bars of screening and of what follows the training, too. ``strategy`` is one of
-            ``"ddp"`` and ``"ddp_find_unused_parameters_true"``, the default of several devices.
+            the bars of screening and of what follows the training, too. ``strategy`` is
+            ``"ddp_find_unused_parameters_true"``, the default of several devices, ``"ddp"``,
+            ``"ddp_find_unused_parameters_false"``, or a ``DDPStrategy`` of Lightning.
 
         Raises
         ------

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter
 from pandas.api.types import is_bool_dtype
 
 from scvenn.data import Keys
@@ -176,6 +177,7 @@ def shared_scores(
         # thousands of features that are not shared would hide the others
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # in plain numbers
         ax.set(xlabel="R² given the other modalities", ylabel="features", ylim=(0.7, None))
         ax.set_title(f"{m}\n{shared.sum():,} of {len(shared):,} shared")
     key = {"shared": BLUE, "not shared": GREY}
