@@ -48,7 +48,11 @@ def _positions(part: str, which: str) -> property:
     def write(self: SharedPrivateModel, rows: np.ndarray | None) -> None:
         setattr(self, name, rows)
 
-    return property(read, write, doc=f"Positions of the {which} cells; None before training.")
+    return property(
+        read,
+        write,
+        doc=f"Positions of the {which} cells in ``mdata.obs_names``, (n,); None before training.",
+    )
 
 
 @refuses_what_does_not_work
