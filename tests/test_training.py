@@ -1056,7 +1056,7 @@ def test_gradients_are_clipped_in_mixed_precision(small):
         ({"plan_kwargs": {"lr": "a"}}, r"plan_kwargs\['lr'\]='a': expected a number of 0 or more"),
         ({"plan_kwargs": {"optimizer": "SGD"}}, "='SGD': expected 'Adam', 'AdamW' or 'Custom'"),
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches=0: expected an integer of at"),
-        ({"gradient_clip_val": -1}, "gradient_clip_val=-1: expected None or a number above 0"),
+        ({"gradient_clip_val": -1}, "gradient_clip_val=-1: expected None or a number of 0 or"),
         ({"logger": "logs"}, "logger='logs': expected a logger of Lightning"),
         ({"early_stopping_monitor": None}, "pass early_stopping=False"),
         ({"datasplitter_kwargs": {"batch_size": 10}}, r"\['batch_size'\] are arguments of train"),

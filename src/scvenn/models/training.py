@@ -219,7 +219,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         check_positive(max_epochs=max_epochs)
         plan, trainer = defaults(max_epochs, steps_per_epoch, plan_kwargs or {}, trainer_kwargs)
         n_val = 0 if trainer.get("limit_val_batches") == 0 else splitter.n_val
-        check_validation(plan, trainer, n_val)
+        check_validation(plan, trainer, n_val, early_stopping=early_stopping)
         early_stopping = early_stopping and n_val > 0
         kept = KeptEpoch(
             trainer["early_stopping_monitor"] if early_stopping else None,

@@ -93,19 +93,19 @@ def _check_numbers(plan_kwargs: Mapping[str, Any], trainer_kwargs: Mapping[str, 
     for name in ("lr", "eps", "weight_decay"):
         if name in plan_kwargs:
             check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], at_least_0, least=0)
+    for name in ("n_epochs_kl_warmup", "n_steps_kl_warmup"):
+        if plan_kwargs.get(name) is not None:
+            check_number(
+                f"plan_kwargs[{name!r}]", plan_kwargs[name], f"None or {at_least_0}", least=0
+            )
     if "optimizer" in plan_kwargs:
         check_choice(_OPTIMIZERS, **{"plan_kwargs['optimizer']": plan_kwargs["optimizer"]})
     if "accumulate_grad_batches" in trainer_kwargs:
         check_positive(accumulate_grad_batches=trainer_kwargs["accumulate_grad_batches"])
     if (most := trainer_kwargs.get("gradient_clip_val")) is not None:
-        check_number("gradient_clip_val", most, "None or a number above 0", above=0)
+        check_number("gradient_clip_val", most, f"None or {at_least_0}", least=0)
     if isinstance(logger := trainer_kwargs.get("logger"), str):
         raise ValueError(f"logger={logger!r}: expected a logger of Lightning, True or False.")
-    if trainer_kwargs.get("early_stopping_monitor", "") is None:
-        raise ValueError(
-            "early_stopping_monitor=None: expected the name of a record. To train without early "
-            "stopping, pass early_stopping=False."
-        )
 
 
 def check_splitter(datasplitter_kwargs: Mapping[str, Any]) -> None:
@@ -115,8 +115,10 @@ def check_splitter(datasplitter_kwargs: Mapping[str, Any]) -> None:
         raise ValueError(f"datasplitter_kwargs: {misplaced} are arguments of train() itself.")
 
 
-def check_validation(plan: Mapping[str, Any], trainer: Mapping[str, Any], n_val: int) -> None:
-    """Refuse a schedule of the learning rate by a record that some epoch does not have.
+def check_validation(
+    plan: Mapping[str, Any], trainer: Mapping[str, Any], n_val: int, *, early_stopping: bool
+) -> None:
+    """Refuse to go by a record that some epoch does not have.
 
     Parameters
     ----------
@@ -124,7 +126,14 @@ def check_validation(plan: Mapping[str, Any], trainer: Mapping[str, Any], n_val:
         Arguments of the training plan and of the trainer.
     n_val
         Number of validation cells that are read.
+    early_stopping
+        Whether it was asked for.
     """
+    if early_stopping and trainer["early_stopping_monitor"] is None:
+        raise ValueError(
+            "early_stopping_monitor=None: expected the name of a record. To train without early "
+            "stopping, pass early_stopping=False."
+        )
     if plan.get("reduce_lr_on_plateau") and (not n_val or trainer["check_val_every_n_epoch"] != 1):
         raise ValueError(
             "reduce_lr_on_plateau needs validation in each epoch: hold cells out, by train_size "
