@@ -1,5 +1,7 @@
 """The table of `evaluate`: what is in it, what its numbers are, what is refused."""
 
+import tracemalloc
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from mudata import MuData
 
 import scvenn
 from scvenn import metrics
+from scvenn.data import Cells
 from scvenn.models import saving
 from scvenn.readouts import embeddings, evaluation
 from tests.conftest import QUIET, three_modalities, under_other_names
@@ -600,3 +603,23 @@ def test_a_label_that_cannot_be_scored_has_no_value_by_chance(small):
     of_labels = table[table["metric"].isin(["auc", "balanced_accuracy"])]
     assert len(of_labels)
     assert of_labels[["value", "by_chance"]].isna().all(axis=None)
+
+
+def test_blocks_of_features_hold_no_array_of_all_cells_by_all_features(monkeypatch):
+    monkeypatch.setattr(evaluation, "_BLOCK", 50_000)
+    rng, n, n_features = np.random.default_rng(0), 500, 4000
+    data = {
+        m: anndata.AnnData(sp.random(n, n_features, 0.01, "csr", np.float32, rng=rng))
+        for m in ("rna", "atac")
+    }
+    for m, adata in data.items():
+        adata.X.data[:] = 1
+        adata.var_names = [f"{m}{j}" for j in range(n_features)]
+    model = scvenn.MMVAEpp(MuData(data), n_hidden=2)
+    cells = Cells(model.adata_manager.snapshot(), np.arange(n))
+    tracemalloc.start()
+    for _ in evaluation._blocks(model.module, [cells, cells], "rna"):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * n_features  # of booleans, a byte each

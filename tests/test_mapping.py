@@ -544,3 +544,12 @@ def test_a_mapped_model_has_the_axes_of_its_reference():
     assert mapped.n_private_effective_ == model.n_private_effective_
     mapped.embed(drop_empty_axes=True)
     assert query.obsm["X_shared"].shape[1] == max(1, model.n_shared_effective_)
+
+
+def test_contributions_count_from_the_mean_of_the_reference(model, mapped):
+    mean = model.module.reference.shared_mean
+    assert len(mean) == 3
+    assert torch.equal(mapped.module.reference.shared_mean, mean)
+    some = cells("ab")[5:8].copy()
+    expected = model.write_contributions(some.copy())
+    pd.testing.assert_frame_equal(mapped.write_contributions(some), expected, rtol=1e-4)

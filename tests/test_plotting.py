@@ -1051,7 +1051,10 @@ def test_features_are_shared_or_not(values):
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda m: pl.training(m.history["train_loss"]), "found one of its tables"),
+        (
+            lambda m: pl.training(m.history["train_loss"]),
+            "which are tables by name; found DataFrame",
+        ),
         (lambda m: pl.training({"train_loss": [1, 2]}), "which are tables by name; found dict"),
         (lambda m: pl.shared_scores("a"), "found str"),
         (lambda m: pl.shared_scores(None), "found NoneType"),

@@ -32,6 +32,8 @@ from scvenn.screening import Screening
 logger = logging.getLogger("scvi.scvenn")
 
 FORMAT = "scvenn checkpoint"
+# Raised by whatever changes what a file holds: a training goes on with the version that began it.
+_PROTOCOL = 2
 _TYPES = {
     "of": dict,
     "split": list,
@@ -82,7 +84,7 @@ class Checkpoint(Callback):
         self._written = time.monotonic()
         self._seeds: Any = None  # states of random numbers that are yet to be restored
         if self.path.is_file():
-            self.found = read_values(self.path, format=FORMAT, protocols={1: _TYPES})
+            self.found = read_values(self.path, format=FORMAT, protocols={_PROTOCOL: _TYPES})
             self._check()
 
     def _check(self) -> None:
@@ -192,7 +194,7 @@ class Checkpoint(Callback):
             "state": state,
             "tensors": tree_map(_as_array, tensors),
         }
-        write_values(self.path, values, format=FORMAT, protocol=1)
+        write_values(self.path, values, format=FORMAT, protocol=_PROTOCOL)
         self._written = time.monotonic()
 
 

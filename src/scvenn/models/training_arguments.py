@@ -15,8 +15,9 @@ from scvi.train import Trainer, TrainingPlan
 
 from scvenn._arguments import check_choice, check_names, check_number, check_positive
 
-# Lightning's names of float32 networks, with or without steps in half precision.
+# scvi-tools' names of optimizers.
 _OPTIMIZERS = ("Adam", "AdamW", "Custom")
+# Lightning's names of float32 networks, with or without steps in half precision.
 _PRECISIONS = ("32-true", "32", "16-mixed", "16", "bf16-mixed", "bf16")
 
 

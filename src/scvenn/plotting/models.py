@@ -60,15 +60,13 @@ def training(model_or_history: Any, *, axes: Sequence[Axes] | None = None) -> np
     ['rna', 'atac', 'loss']
     """
     history = getattr(model_or_history, "history", model_or_history)
-    tables = history.values() if isinstance(history, Mapping) else [history]
-    if history is not None and not all(isinstance(of, pd.DataFrame) for of in tables):
+    are_tables = isinstance(history, Mapping) and all(
+        isinstance(of, pd.DataFrame) for of in history.values()
+    )
+    if history is not None and not are_tables:
         raise ValueError(
             "training() draws a model or its records, model.history, which are tables by name; "
-            f"found {type(model_or_history).__name__}."
-        )
-    if isinstance(history, pd.DataFrame):
-        raise ValueError(
-            "training() draws all records of a training, model.history; found one of its tables."
+            f"found {type(history).__name__}."
         )
     if not history or "train_loss" not in history:
         raise ValueError(
