@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
+import scvenn
 from tests.conftest import data_file
 
 PEERS = Path(__file__).parent.parent / "benchmarks" / "peers"
@@ -220,6 +222,42 @@ def test_a_rival_without_an_environment_says_how_to_make_one(peers, tmp_path, mo
     can_run = peers["run"].can_run
     assert [can_run(jobs[m], []) for m in ("scvenn", "muvi")] == [True, False]
     assert can_run(jobs["muvi"], [f"{jobs['muvi'].dataset}/muvi"])
+
+
+# -------------------------------------------------------------------------------- scMultiBench
+
+
+def write_matrix(path, adata):
+    """A file of scMultiBench: dense, with features in rows."""
+    with h5py.File(path, "w") as file:
+        file["matrix/data"] = adata.X.toarray().T.astype(float)
+        file["matrix/features"] = np.array(adata.var_names, "S")
+        file["matrix/barcodes"] = np.array(adata.obs_names, "S")
+
+
+def test_data_of_scmultibench_are_read_in_its_order_of_cells_and_paired_by_name(tmp_path):
+    """Batch by batch in the order of the first file, whatever the order of the second."""
+    whole = scvenn.datasets.simulate_counts(40, seed=0)
+    rna, atac = whole["rna"], whole["atac"]
+    write_matrix(tmp_path / "rna1.h5", rna[:20])
+    write_matrix(tmp_path / "atac1.h5", atac[:20][::-1])
+    write_matrix(tmp_path / "atac2.h5", atac[20:])
+    found = script("inside_scmultibench").read_dataset(tmp_path)
+    assert list(found.obs_names.str.split(":").str[1]) == list(rna.obs_names)
+    assert list(found.obs["batch"]) == ["1"] * 20 + ["2"] * 20
+    np.testing.assert_array_equal(found["rna"].X.toarray(), rna[:20].X.toarray())
+    np.testing.assert_array_equal(found["atac"][found.obs_names].X.toarray(), atac.X.toarray())
+
+
+def test_data_of_scmultibench_without_paired_cells_are_refused(tmp_path):
+    whole = scvenn.datasets.simulate_counts(20, seed=0)
+    write_matrix(tmp_path / "rna1.h5", whole["rna"][:10])
+    write_matrix(tmp_path / "atac2.h5", whole["atac"][10:])
+    with pytest.raises(ValueError, match="no batch with two modalities"):
+        script("inside_scmultibench").read_dataset(tmp_path)
+    write_matrix(tmp_path / "atac1.h5", whole["atac"][:9])
+    with pytest.raises(ValueError, match="has other cells than"):
+        script("inside_scmultibench").read_dataset(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------- data
