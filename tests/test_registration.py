@@ -237,6 +237,25 @@ def test_numbers_are_labels_as_well(small):
         assert codes(small, "IGHV", unlabeled_category=7)[:3] == ["0", "1", None]
 
 
+@pytest.mark.parametrize("doses", [[0.1, 0.3], [0.5, 1.0], [1e-3, 123.456]])
+def test_a_fraction_is_one_category_in_either_precision(incomplete, doses):
+    dose = pd.Series(np.resize(doses, incomplete.n_obs), index=incomplete.obs_names)
+    for (_, adata), precision in zip(
+        incomplete.mod.items(), (np.float32, np.float64, np.float32), strict=False
+    ):
+        adata.obs["dose"] = dose[adata.obs_names].astype(precision)
+    assert codes(incomplete, "dose") == [f"{x:g}" for x in dose]
+
+
+def test_dates_as_numbers_are_whole_whatever_holds_them(incomplete):
+    """Single precision has none for 20230115."""
+    dates = np.resize([20230115, 20230117], incomplete.n_obs)
+    incomplete.obs["run"] = dates.astype(float)
+    for adata in incomplete.mod.values():
+        adata.obs["run"] = incomplete.obs["run"][adata.obs_names].astype(int)
+    assert codes(incomplete, "run") == [str(date) for date in dates]
+
+
 def test_a_manager_that_keeps_aligned_reads_once(incomplete):
     manager = manager_of(incomplete)
     with manager.keep_aligned():

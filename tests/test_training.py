@@ -162,6 +162,31 @@ def test_default_epochs_make_about_four_thousand_steps(steps, epochs):
     assert default_max_epochs(steps) == epochs
 
 
+@pytest.mark.parametrize(("lr", "of_dispersions"), [(1e-3, 1e-2), (5e-3, 1e-2), (2e-2, 2e-2)])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "nb_mixture"])
+def test_dispersions_learn_ten_times_as_fast_and_by_a_hundredth_at_most(
+    likelihood, lr, of_dispersions
+):
+    """The first step of Adam is as long as its learning rate."""
+    mdata = scvenn.datasets.simulate_counts(60, n_features=20)
+    scvenn.MMVAEpp.setup_mudata(mdata, likelihoods={"rna": likelihood})
+    model = scvenn.MMVAE(mdata)
+    parameters = dict(model.module.named_parameters())
+    names = ("branches.0.likelihood.log_theta", "branches.0.shared_head.weight")
+    before = {name: parameters[name].detach().clone() for name in names}
+    model.train(1, plan_kwargs={"lr": lr}, early_stopping=False, write_obsm=False, **QUIET)
+    moved = [(parameters[name].detach() - before[name]).abs().max().item() for name in names]
+    assert moved == pytest.approx([of_dispersions, lr], rel=1e-2)
+
+
+def test_a_short_training_learns_how_much_counts_vary():
+    """Poisson counts of 10: by a theta of 1, the start, their variance would be 110."""
+    mdata = scvenn.datasets.simulate_counts(300, n_features=20)
+    mdata["rna"].X = np.random.default_rng(0).poisson(10, mdata["rna"].shape).astype(np.float32)
+    model = trained(scvenn.MMVAE, mdata, epochs=60)
+    assert model.module.likelihood("rna").log_theta.exp().min() > 3
+
+
 def test_training_without_validation_cells(small):
     model = scvenn.MMVAEpp(small, **SMALL)
     model.train(2, train_size=1.0, **QUIET)

@@ -106,6 +106,22 @@ def test_new_data_without_the_target(model):
     assert list(read.var_names) == list(model.adata["peaks"].var_names)
 
 
+@pytest.mark.parametrize("path", ["imputed.h5ad", "imputed.zarr"])
+def test_columns_of_features_that_mapped_cells_lack_keep_their_kind(model, path):
+    panel = model.adata["peaks"][:, :15].copy()
+    panel.var["highly_variable"] = [True, False, True] * 5
+    panel.var["n_cells"] = range(15)
+    new = MuData({"rna": model.adata["rna"].copy(), "peaks": panel})
+    new.obs["batch"] = "new"
+    mapped = model.map_query(new, max_epochs=1, enable_progress_bar=False)
+    mapped.write_predictions(path, "rna", "peaks")
+    read = anndata.read_h5ad(path) if path.endswith("h5ad") else anndata.read_zarr(path)
+    assert read.var["highly_variable"].tolist()[:3] == [True, False, True]
+    assert read.var["n_cells"].tolist()[:15] == list(range(15))
+    assert read.var.iloc[15:].isna().all().all()
+    assert [str(read.var[c].dtype) for c in ("highly_variable", "n_cells")] == ["boolean", "Int64"]
+
+
 def test_no_cells_give_an_empty_file(model):
     model.write_predictions("imputed.zarr", "rna", "peaks", indices=[])
     assert anndata.read_zarr("imputed.zarr").shape == (0, 20)

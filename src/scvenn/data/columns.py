@@ -148,8 +148,9 @@ def _refuse_contradiction(
 
 
 def _in_single_precision(value: Any) -> str:
-    """A value as text, the same for numbers in either precision."""
-    return as_text(np.float32(value) if isinstance(value, float | np.floating) else value)
+    """A value as text, the same for fractions in either precision; dates as 20230115 are whole."""
+    is_fraction = isinstance(value, float | np.floating) and not float(value).is_integer()
+    return as_text(np.float32(value) if is_fraction else value)
 
 
 def find_categories(mdata: MuData, key: str, argument: str, unknown: Any = None) -> pd.Series:
@@ -229,7 +230,13 @@ def spelled_missing(categories: np.ndarray) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A category's name; 1 and 1.0 are the same, as files do not keep them apart."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        value = int(value)
+    """A category's name; 1 and 1.0 are the same, as files do not keep them apart.
+
+    So is 0.1 in either precision: pandas hands a number in single precision on as 0.10000000149.
+    """
+    if isinstance(value, float | np.floating):
+        if float(value).is_integer():
+            value = int(value)
+        elif np.float32(value) == value:
+            value = np.float32(value)
     return str(value)

@@ -322,6 +322,14 @@ class Likelihood(nn.Module):
         """Parameters of the noise that are learned, (D,) or (n_batches, D) each."""
         return ()
 
+    def dispersions(self) -> tuple[nn.Parameter, ...]:
+        """Learned logarithms of a dispersion, which training moves faster than other parameters.
+
+        In steps that suit a network, a short training ends before they are where they belong, and
+        the model expects other noise than there is.
+        """
+        return ()
+
     def constant(self, x: SparseRows, batch: Batch) -> Tensor:
         """The part of the log-likelihood that depends on no raw parameter, (B,)."""
         return self.library_.new_zeros(1)

@@ -208,6 +208,9 @@ class NegativeBinomial(_Composition):
     def noise(self) -> tuple[Tensor, ...]:
         return (self.log_theta,)
 
+    def dispersions(self) -> tuple[nn.Parameter, ...]:
+        return (self.log_theta,)
+
     def constant(self, x: SparseRows, batch: Batch) -> Tensor:
         row, column, count = x.entries
         place = column
@@ -316,6 +319,9 @@ class NegativeBinomialMixture(_Counts):
     def set_stats(self, stats: FeatureStats) -> None:
         super().set_stats(stats)
         self.log_background.copy_(_log_background(stats))
+
+    def dispersions(self) -> tuple[nn.Parameter, ...]:
+        return (self.log_theta,)
 
     def log_prob(
         self, raw: Tensor, x: Tensor, library: Tensor, batch: Batch = None, cross_view: bool = False

@@ -33,7 +33,7 @@ logger = logging.getLogger("scvi.scvenn")
 
 FORMAT = "scvenn checkpoint"
 # Raised by whatever changes what a file holds: a training goes on with the version that began it.
-_PROTOCOL = 2
+_PROTOCOL = 3
 _TYPES = {
     "of": dict,
     "split": list,

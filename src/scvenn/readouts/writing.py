@@ -54,7 +54,7 @@ def write_prediction(
     names = cells.found.features(target)[prediction.columns]
     var = pd.DataFrame(index=pd.Index(names, dtype=object))
     if target in cells.mdata.mod:
-        var = cells.mdata.mod[target].var.reindex(var.index)
+        var = _with_missing_rows(cells.mdata.mod[target].var, var.index)
 
     def fill(x: h5py.Dataset | zarr.Array) -> None:
         # as anndata marks arrays
@@ -86,3 +86,15 @@ def write_prediction(
             chunk = (cells.batch_size or scvi.settings.batch_size, max(1, len(names)))
             fill(group.create_array("X", shape=around.shape, chunks=chunk, dtype="float32"))
             zarr.consolidate_metadata(group.store)
+
+
+def _with_missing_rows(table: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+    """A table of features by name; columns keep their kind where features are not in it."""
+    if not names.isin(table.index).all():
+        # without values missing in them, pandas would make these texts and fractions
+        kinds = {"b": "boolean", "i": "Int64", "u": "UInt64"}
+        kept = {
+            c: kinds[d.kind] for c, d in table.dtypes.items() if getattr(d, "kind", "") in kinds
+        }
+        table = table.astype(kept)
+    return table.reindex(names)
