@@ -19,7 +19,7 @@ from scvenn.network import SharedPrivateVAE
 from scvenn.readouts.axes import LEAST_VARIANCE
 from scvenn.readouts.embeddings import embed
 from scvenn.readouts.predictions import Prediction
-from scvenn.readouts.shared_features import LEAST_GROUP
+from scvenn.readouts.shared_features import LEAST_GROUP, batches_of
 from scvenn.screening import FDR, shuffled_within, threshold
 
 # Scores of a probe for labels.
@@ -67,7 +67,7 @@ def evaluate(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=metrics.UNDEFINED)  # one warning below
         of_test = None if groups is None else groups.iloc[len(train) :]
-        within = None if of_test is None else _Within(of_test, test.names.argsort())
+        within = None if of_test is None else _Within(net, test, of_test)
         rows = [*_score_predictions(net, test, within)]
         rows += _score_latents(net, train, test, labels, groups)
     table = pd.DataFrame(rows, columns=[*metrics.EVALUATION_COLUMNS, "by_chance"])
@@ -160,22 +160,34 @@ def _score_predictions(
 class _Within:
     """How well features are predicted within groups of cells, and where that is no accident.
 
-    Truth and predictions count relative to their means in the group. A correlation is *shared* if
-    it is above what shuffles of the predictions within groups reach, at a false discovery rate of
-    5 % over the features of a target.
+    Decoders know the covariates of a cell, which are not what modalities share: truth and
+    predictions count relative to their means over the cells of a batch in the group, and without
+    what continuous covariates explain of them. A correlation is *shared* if it is above what
+    shuffles of the predictions among these cells reach, at a false discovery rate of 5 % over the
+    features of a target.
 
     Parameters
     ----------
+    net
+        The trained networks, of which covariates are used.
+    cells
+        Those that are scored. They are shuffled in the order of their names.
     groups
         Of the cells, missing where not known.
-    by_name
-        Positions of the cells in the order of their names, in which they are shuffled.
     """
 
-    def __init__(self, groups: pd.Series, by_name: np.ndarray) -> None:
+    def __init__(self, net: SharedPrivateVAE, cells: Cells, groups: pd.Series) -> None:
+        self.by_name = cells.names.argsort()
+        ordered = cells.take(self.by_name)
         # -1 where unknown
-        self.codes, self.names = pd.factorize(groups.iloc[by_name], sort=True)
-        self.by_name = by_name
+        self.codes, self.names = pd.factorize(groups.iloc[self.by_name], sort=True)
+        batches = batches_of(net, ordered)
+        if batches is None:
+            batches = np.zeros(len(ordered), int)
+        pairs = np.column_stack([self.codes, batches])
+        self.strata = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
+        columns = [ordered.column(key) for key in net.continuous]
+        self.continuous = np.hstack([np.zeros((len(ordered), 0)), *columns])  # (n, V)
         # by source, target and group: the features, and their scores: of the cells, then shuffled
         self.scores: dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
 
@@ -189,8 +201,12 @@ class _Within:
         truth, predicted = truth[self.by_name], predicted[self.by_name]
         has_both = np.isfinite(truth).any(1) & np.isfinite(predicted).any(1)
         rows = np.flatnonzero(has_both & (self.codes >= 0))
-        codes = self.codes[rows]
-        x, y = (_less_group_means(v[rows], codes) for v in (truth, predicted))
+        codes, strata = self.codes[rows], self.strata[rows]
+        covariates = _less_group_means(self.continuous[rows], strata)
+        x, y = (
+            _less_covariates(_less_group_means(v[rows], strata), covariates)
+            for v in (truth, predicted)
+        )
         parts = {"all": np.arange(len(rows))}
         sizes = np.bincount(codes, minlength=len(self.names))
         for i in np.flatnonzero(sizes >= LEAST_GROUP):
@@ -200,7 +216,7 @@ class _Within:
                 continue
             rng = np.random.default_rng(_SEED)
             orders = [np.arange(len(of_part))]
-            orders += [shuffled_within(codes[of_part], rng) for _ in range(_SHUFFLES)]
+            orders += [shuffled_within(strata[of_part], rng) for _ in range(_SHUFFLES)]
             a, b = x[of_part], y[of_part]
             found = [metrics.r2(a, b), metrics.r2(a, b[orders[1]])]
             found += [metrics.pearson(a, b[order]) for order in orders]
@@ -241,6 +257,20 @@ def _less_group_means(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
         known = np.isfinite(of_group)
         mean = np.where(known, of_group, 0.0).sum(0) / np.maximum(1, known.sum(0))
         result[rows] = of_group - mean
+    return result
+
+
+def _less_covariates(values: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    """What a regression of values (n, d) on covariates (n, V) leaves over; NaN stays."""
+    if not covariates.shape[1]:
+        return values
+    result = values.copy()
+    # features that were measured in the same cells are regressed together
+    patterns, pattern = np.unique(np.isfinite(values), axis=1, return_inverse=True)
+    for i, rows in enumerate(patterns.T):
+        measured = np.ix_(rows, pattern.ravel() == i)
+        slope = np.linalg.lstsq(covariates[rows], values[measured], rcond=None)[0]
+        result[measured] -= covariates[rows] @ slope
     return result
 
 

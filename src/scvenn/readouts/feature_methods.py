@@ -253,9 +253,10 @@ class FeatureMethods(CellMethods):
             \mathrm{private}_j = R^2_j(\text{both latents}) - \max(0, R^2_j(\text{shared alone}))
 
         with the R² of :meth:`variance_explained`: what ``shared`` predicts better than the mean of
-        the feature, and what the private latent adds to that. The score is the gain, shrunk towards
-        0 the more the less certain it is (adaptive shrinkage; Stephens, Biostatistics 18:275,
-        2017), so that features that are measured in few cells do not come first by chance.
+        the feature, or than covariates alone, and what the private latent adds to that. The score
+        is the gain, shrunk towards 0 the more the less certain it is (adaptive shrinkage; Stephens,
+        Biostatistics 18:275, 2017), so that features that are measured in few cells do not come
+        first by chance.
 
         Parameters
         ----------

@@ -31,6 +31,9 @@ _FOLDS, _CLEAR = 10, 2.0
 # Rounds of expectation maximisation of shrinkage, and standard errors that are those of rounding.
 _ROUNDS, _CERTAIN = 50, 1e-6
 
+# Name of what covariates alone predict, beside what latents do.
+_COVARIATES = "covariates"
+
 # Latents to decode, (n, K) each: shared, and private or None for shared alone.
 Latents = tuple[np.ndarray, np.ndarray | None]
 
@@ -45,6 +48,7 @@ def variance_explained(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
             continue
         s, p = shared[measured], private[m][measured]
         latents: dict[str, Latents] = {
+            **_without_latents(net, s),
             "shared": (s, None),
             "private": (np.zeros_like(s), p),
             "both": (s, p),
@@ -59,7 +63,7 @@ def variance_explained(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
         first = ("shared", "private", "both")
         rows += [(m, latent, r2[latent]) for latent in first]
         rows.append((m, "overlap", r2["shared"] + r2["private"] - r2["both"]))
-        rows += [(m, latent, r2["both"] - r2[latent]) for latent in latents if latent not in first]
+        rows += [(m, latent, r2["both"] - r2[latent]) for latent in r2 if latent not in first]
     return pd.DataFrame(rows, columns=["modality", "latent", "r2"])
 
 
@@ -119,6 +123,7 @@ def gains(net: SharedPrivateVAE, cells: Cells, modality: str) -> pd.DataFrame:
     from_others, _ = embed(net, cells, others)
     shared, private = embed(net, cells, net.modalities)
     latents: dict[str, Latents] = {
+        **_without_latents(net, from_others),
         "from others": (from_others, None),
         "shared": (shared, None),
         "both": (shared, private[modality]),
@@ -181,13 +186,11 @@ def _shrunken(gain: np.ndarray, error: np.ndarray) -> np.ndarray:
 def contributions(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
     """What :meth:`scvenn.SharedPrivateModel.write_contributions` writes, of all cells."""
     shared, private = embed(net, cells, net.modalities)
-    mean = net.reference.shared_mean.cpu().numpy()  # (K,), or (0,) in files of 0.1
     found = pd.DataFrame(index=cells.names)
     for m in cells.modalities:
         measured = np.flatnonzero(cells.observed(m))
         s, p = shared[measured], private[m][measured]
-        centre = mean if len(mean) else s.mean(0)
-        latents: list[Latents] = [(np.broadcast_to(centre, s.shape), None), (s, None), (s, p)]
+        latents: list[Latents] = [_baseline(net, s), (s, None), (s, p)]
         due = np.full((len(cells), 2), np.nan)  # to shared, to private
         for part, tensors in cells.take(measured).minibatches([], "Contributions"):
             baseline, alone, both = (_decoded(net, m, tensors, of, part) for of in latents)
@@ -203,6 +206,18 @@ def contributions(net: SharedPrivateVAE, cells: Cells) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------------
 # Helpers
 # --------------------------------------------------------------------------------------------
+
+
+def _baseline(net: SharedPrivateVAE, shared: np.ndarray) -> Latents:
+    """The mean of the shared latent over the training cells, for cells with these, (n, K)."""
+    mean = net.reference.shared_mean.cpu().numpy()  # (K,), or (0,) in files of 0.1
+    return np.broadcast_to(mean if len(mean) else shared.mean(0), shared.shape), None
+
+
+def _without_latents(net: SharedPrivateVAE, shared: np.ndarray) -> dict[str, Latents]:
+    """What decoders know of cells from covariates alone; nothing where there are none."""
+    has_covariates = net.continuous or any(n > 1 for n in net.n_categories.values())
+    return {_COVARIATES: _baseline(net, shared)} if has_covariates else {}
 
 
 def _decoded(
@@ -230,10 +245,14 @@ class _Sums:
     def squares(self, folds: np.ndarray | slice) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Squares around their mean of residuals and of values, (D,), over some of the folds.
 
-        Values that are constant have a sum of exactly 0.
+        Values count relative to what covariates predict of them: what latents explain is a part of
+        that. Values that are constant have a sum of exactly 0.
         """
         residual = {name: _around_mean(of[folds]) for name, of in self.residuals.items()}
-        return residual, np.where(self.varies, _around_mean(self.values[folds]), 0.0)
+        total = np.where(self.varies, _around_mean(self.values[folds]), 0.0)
+        if _COVARIATES in residual:
+            total = np.minimum(total, residual.pop(_COVARIATES))
+        return residual, total
 
 
 def _sums(

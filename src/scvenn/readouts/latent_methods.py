@@ -65,11 +65,13 @@ class LatentMethods(FeatureMethods):
         ===================== ======== ====================================================
         ``metric``            ``view`` ``value``
         ===================== ======== ====================================================
-        r2_within,            cross    as above, of deviations from the mean of the type, on a
-        pearson_within                 linear scale: logarithms of counts relative to their sum
+        r2_within,            cross    as above, of deviations from the mean of the type (with a
+        pearson_within                 batch: in this batch) that continuous covariates do not
+                                       explain, on a linear scale: logarithms of counts relative
+                                       to their sum
         shared_within         cross    1 if that correlation is above what predictions
-                                       reach that are shuffled within types, at a false
-                                       discovery rate of 5 %, else 0
+                                       reach that are shuffled within types and batches, at a
+                                       false discovery rate of 5 %, else 0
         leakage_r2_within     latent   between shared and private latents, as above
         ===================== ======== ====================================================
 
@@ -145,14 +147,17 @@ class LatentMethods(FeatureMethods):
 
         .. math::
 
-            R^2(s, p) = 1 - \frac{\sum_{ij} (r_{ij} - \bar r_j)^2}{\sum_{ij} (x_{ij} - \bar x_j)^2},
-            \qquad r_{ij} = x_{ij} - g_j(s_i, p_i)
+            R^2(s, p) = 1 - \frac{\sum_{ij} (r_{ij} - \bar r_j)^2}{\sum_j t_j},
+            \qquad r_{ij} = x_{ij} - g_j(s_i, p_i),
+            \qquad t_j = \sum_i (x_{ij} - \bar x_j)^2
 
         over cells i and features j, with the posterior means s and p of a cell, and values x and
         predictions g on a linear scale: logarithms of normalised counts, logits of fractions
         (``"beta"``), and other values as they are. A prediction may be off by a constant
-        :math:`\bar r_j` for each feature, which does not change the R². The rows of
-        the table:
+        :math:`\bar r_j` for each feature, which does not change the R². With covariates, which
+        decoders know of each cell, :math:`t_j` is what these leave over, if that is less: the same
+        sum as in the numerator, of the prediction from covariates alone, with the shared latent at
+        its mean. The rows of the table:
 
         ===================== ==================================================================
         ``latent``            ``r2``

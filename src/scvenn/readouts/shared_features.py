@@ -219,10 +219,15 @@ def _screened(
     others = _others(net, modality)
     if sources is None:
         sources = [values[m] for m in others]
-    covariates = _covariates(net, cells)
     try:
         return screen(
-            values[modality], sources, rng, covariates=covariates, groups=groups, name=modality
+            values[modality],
+            sources,
+            rng,
+            covariates=_covariates(net, cells),
+            groups=groups,
+            batches=batches_of(net, cells),
+            name=modality,
         )
     except ValueError as error:  # LinAlgError is one
         raise ValueError(
@@ -269,6 +274,18 @@ def _covariates(net: SharedPrivateVAE, cells: Cells) -> np.ndarray:
     """Inputs of the decoders besides latents, (n, V)."""
     keys = (Keys.OBSERVED, *net.n_categories, *net.continuous)
     return net.covariates({key: torch.as_tensor(cells.column(key)) for key in keys}).numpy()
+
+
+def batches_of(net: SharedPrivateVAE, cells: Cells) -> np.ndarray | None:
+    """A number for each combination of batch and other categories of covariates, (n,).
+
+    None where all cells have the same.
+    """
+    columns = [cells.column(key) for key in net.n_categories]
+    if not columns or not len(cells):
+        return None
+    combinations, number = np.unique(np.hstack(columns), axis=0, return_inverse=True)
+    return number.ravel() if len(combinations) > 1 else None
 
 
 def _labels(net: SharedPrivateVAE, cells: Cells) -> Values:

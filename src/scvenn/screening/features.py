@@ -26,6 +26,8 @@ _LEAST_NULL = 3000
 _MOST_SHUFFLES = 50
 # Of the shuffles that are scored together, all cells, and all features: what is held stays small.
 _MOST_AT_ONCE = 2**15
+# Cells of a batch that are shuffled among themselves; those of smaller batches are together.
+_LEAST_BATCH = 20
 # Chance scores of which a share is an estimate, and to which the tail is fitted at least.
 _FEW, _LEAST_TAIL = 10, 50
 
@@ -45,6 +47,7 @@ def screen(
     *,
     covariates: np.ndarray | None = None,
     groups: np.ndarray | None = None,
+    batches: np.ndarray | None = None,
     fdr: float = FDR,
     name: str = "features",
 ) -> Screening:
@@ -63,6 +66,10 @@ def screen(
     groups
         Numbers of groups of cells, (n,), whose means are not to count either: what is shared
         *within* groups is scored, and chance scores are of cells that are shuffled within them.
+    batches
+        Numbers of the batches of cells, (n,). Chance scores are of cells that are shuffled within
+        batches of 20 or more, because batches may differ in how much their features vary: cells of
+        a noisy batch then agree by chance more than others.
     fdr
         Accepted false discovery rate among the features called shared.
     name
@@ -86,6 +93,7 @@ def screen(
     if groups is not None:
         membership = groups[:, None] == np.unique(groups)
         covariates = np.hstack([membership, *([] if covariates is None else [covariates])])
+    strata = _strata(groups, batches)
     some = slice(_MOST_CELLS_OF_RIDGE)
     basis_of_some = covariate_basis(
         min(n, _MOST_CELLS_OF_RIDGE), None if covariates is None else covariates[some]
@@ -114,7 +122,7 @@ def screen(
         return own, np.array(null)
 
     def shuffled(size: int) -> np.ndarray:
-        return rng.permutation(size) if groups is None else shuffled_within(groups[:size], rng)
+        return rng.permutation(size) if strata is None else shuffled_within(strata[:size], rng)
 
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
@@ -135,6 +143,16 @@ def screen(
         # z² does not predict z, but z predicts z²; such a feature is found by its own square
         related = shared if squares is None else shared | judge(squares)[1]
     return Screening(score, shared, related)
+
+
+def _strata(groups: np.ndarray | None, batches: np.ndarray | None) -> np.ndarray | None:
+    """Within which cells are shuffled, (n,): the batches of each group, small ones together."""
+    if batches is None:
+        return groups
+    both = np.column_stack([np.zeros_like(batches) if groups is None else groups, batches])
+    _, of_cell, sizes = np.unique(both, axis=0, return_inverse=True, return_counts=True)
+    both[sizes[of_cell.ravel()] < _LEAST_BATCH, 1] = -1
+    return np.unique(both, axis=0, return_inverse=True)[1].ravel()
 
 
 def shuffled_within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
