@@ -89,7 +89,8 @@ def test_a_learning_rate_that_was_lowered_stays_so(data, tmp_path):
     model.train(6, checkpoint=tmp_path, **how)
     expected = build(data)  # which sets the seed
     expected.train(6, **how)
-    assert expected.history["lr-Adam"].nunique().item() > 2
+    for rate in ("networks", "dispersions"):
+        assert expected.history[f"lr-Adam/{rate}"].nunique().item() > 2
     assert_same(model, expected)
 
 

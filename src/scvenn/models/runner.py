@@ -67,8 +67,12 @@ class HistoryPlan(TrainingPlan):
         likelihoods = [self.module.likelihood(m) for m in self.module.modalities]
         fast = {id(of_noise) for found in likelihoods for of_noise in found.dispersions()}
         groups: list[dict[str, Any]] = [
-            {"params": [], "lr": self.lr},
-            {"params": [], "lr": max(self.lr, min(_FASTER * self.lr, _FASTEST))},
+            {"name": "networks", "params": [], "lr": self.lr},
+            {
+                "name": "dispersions",
+                "params": [],
+                "lr": max(self.lr, min(_FASTER * self.lr, _FASTEST)),
+            },
         ]
         for parameter in parameters:
             groups[id(parameter) in fast]["params"].append(parameter)
