@@ -65,18 +65,16 @@ class HistoryPlan(TrainingPlan):
         is_mixed = str(self.trainer.precision).endswith("-mixed")
         fused = not (is_mixed and self.trainer.gradient_clip_val is not None)
         likelihoods = [self.module.likelihood(m) for m in self.module.modalities]
-        fast = {id(of_noise) for found in likelihoods for of_noise in found.dispersions()}
-        groups: list[dict[str, Any]] = [
-            {"name": "networks", "params": [], "lr": self.lr},
-            {
-                "name": "dispersions",
-                "params": [],
-                "lr": max(self.lr, min(_FASTER * self.lr, _FASTEST)),
-            },
-        ]
+        fast = {id(p) for likelihood in likelihoods for p in likelihood.dispersions()}
+        of_networks: list[Tensor] = []
+        of_noise: list[Tensor] = []
         for parameter in parameters:
-            groups[id(parameter) in fast]["params"].append(parameter)
-        groups = [group for group in groups if group["params"]]
+            (of_noise if id(parameter) in fast else of_networks).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": of_networks}]
+        if of_noise:
+            rate = max(self.lr, min(_FASTER * self.lr, _FASTEST))
+            groups[0]["name"] = "networks"
+            groups.append({"name": "dispersions", "params": of_noise, "lr": rate})
         return Adam(groups, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused)
 
     def initialize_train_metrics(self) -> None:
