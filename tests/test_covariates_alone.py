@@ -8,6 +8,7 @@ from anndata import AnnData
 from mudata import MuData
 
 import scvenn
+from scvenn.readouts.evaluation import _less_covariates
 from tests.conftest import QUIET
 
 
@@ -68,3 +69,40 @@ def test_predictions_by_a_covariate_are_not_shared_within_types(model):
     assert table.loc["shared_within", "value"].mean() < 0.1
     for metric in ("r2_within", "pearson_within"):
         assert abs(table.loc[metric, "value"].mean()) < 0.1
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Sparse counts of three modalities in three batches, of which no cell has all for sure."""
+    mdata = scvenn.datasets.simulate_counts(
+        300,
+        n_features=20,
+        n_shared_features=0,
+        n_batches=3,
+        missing=0.2,
+        modalities={"rna": "nb", "atac": "bernoulli", "adt": "nb"},
+    )
+    scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata, n_shared=2, n_private=2, n_hidden=16)
+    model.train(40, batch_size=64, train_size=0.5, plan_kwargs={"lr": 5e-3}, **QUIET)
+    return model
+
+
+def test_batches_of_counts_are_not_shared(counts):
+    table = counts.variance_explained().set_index(["modality", "latent"])["r2"]
+    for m in counts.modalities:
+        assert abs(table[m, "shared"]) < 0.1
+        assert counts.shared_features(m)["listed"].sum() <= 1
+
+
+def test_covariates_are_regressed_out_of_each_feature_in_the_cells_that_have_it():
+    rng = np.random.default_rng(0)
+    covariates, values = rng.normal(size=(30, 2)), rng.normal(size=(30, 3))
+    values[:10, 1] = np.nan
+    found = _less_covariates(values, covariates)
+    for j in range(3):
+        rows = np.isfinite(values[:, j])
+        x, y = covariates[rows], values[rows, j]
+        np.testing.assert_allclose(found[rows, j], y - x @ np.linalg.pinv(x) @ y)
+    assert np.isnan(found[:10, 1]).all()

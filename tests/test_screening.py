@@ -881,9 +881,10 @@ def test_a_noisy_batch_makes_no_feature_shared(given):
 def test_cells_are_shuffled_within_batches_and_those_of_small_ones_together():
     groups = np.repeat([0, 1], 50)
     batches = np.tile(np.repeat([0, 1, 2], [30, 10, 10]), 2)
-    strata = _strata(groups, batches)
+    strata = _strata(100, groups, batches)
     assert [np.unique(strata[groups == g]).size for g in (0, 1)] == [2, 2]
     assert len(np.unique(strata)) == 4
     small = (groups == 0) & (batches > 0)
     assert len(np.unique(strata[small])) == 1
-    np.testing.assert_array_equal(_strata(groups, None), groups)
+    np.testing.assert_array_equal(_strata(100, groups, None), groups)
+    assert not _strata(100, None, None).any()

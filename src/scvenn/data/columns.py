@@ -148,7 +148,10 @@ def _refuse_contradiction(
 
 
 def _in_single_precision(value: Any) -> str:
-    """A value as text, the same for fractions in either precision; dates as 20230115 are whole."""
+    """A value as text, the same for a fraction in either precision; whole numbers as they are.
+
+    Single precision has no 20230115, which a date can be.
+    """
     is_fraction = isinstance(value, float | np.floating) and not float(value).is_integer()
     return as_text(np.float32(value) if is_fraction else value)
 

@@ -181,10 +181,7 @@ class _Within:
         ordered = cells.take(self.by_name)
         # -1 where unknown
         self.codes, self.names = pd.factorize(groups.iloc[self.by_name], sort=True)
-        batches = batches_of(net, ordered)
-        if batches is None:
-            batches = np.zeros(len(ordered), int)
-        pairs = np.column_stack([self.codes, batches])
+        pairs = np.column_stack([self.codes, batches_of(net, ordered)])
         self.strata = np.unique(pairs, axis=0, return_inverse=True)[1].ravel()
         columns = [ordered.column(key) for key in net.continuous]
         self.continuous = np.hstack([np.zeros((len(ordered), 0)), *columns])  # (n, V)

@@ -276,16 +276,10 @@ def _covariates(net: SharedPrivateVAE, cells: Cells) -> np.ndarray:
     return net.covariates({key: torch.as_tensor(cells.column(key)) for key in keys}).numpy()
 
 
-def batches_of(net: SharedPrivateVAE, cells: Cells) -> np.ndarray | None:
-    """A number for each combination of batch and other categories of covariates, (n,).
-
-    None where all cells have the same.
-    """
-    columns = [cells.column(key) for key in net.n_categories]
-    if not columns or not len(cells):
-        return None
-    combinations, number = np.unique(np.hstack(columns), axis=0, return_inverse=True)
-    return number.ravel() if len(combinations) > 1 else None
+def batches_of(net: SharedPrivateVAE, cells: Cells) -> np.ndarray:
+    """A number for each combination of batch and other categories of covariates, (n,)."""
+    columns = [np.zeros((len(cells), 1), int), *(cells.column(key) for key in net.n_categories)]
+    return np.unique(np.hstack(columns), axis=0, return_inverse=True)[1].ravel()
 
 
 def _labels(net: SharedPrivateVAE, cells: Cells) -> Values:

@@ -93,7 +93,7 @@ def screen(
     if groups is not None:
         membership = groups[:, None] == np.unique(groups)
         covariates = np.hstack([membership, *([] if covariates is None else [covariates])])
-    strata = _strata(groups, batches)
+    strata = _strata(n, groups, batches)
     some = slice(_MOST_CELLS_OF_RIDGE)
     basis_of_some = covariate_basis(
         min(n, _MOST_CELLS_OF_RIDGE), None if covariates is None else covariates[some]
@@ -122,7 +122,7 @@ def screen(
         return own, np.array(null)
 
     def shuffled(size: int) -> np.ndarray:
-        return rng.permutation(size) if strata is None else shuffled_within(strata[:size], rng)
+        return shuffled_within(strata[:size], rng)
 
     def judge(values: Values) -> tuple[np.ndarray, np.ndarray]:
         """Scores, and which are not due to chance."""
@@ -145,11 +145,9 @@ def screen(
     return Screening(score, shared, related)
 
 
-def _strata(groups: np.ndarray | None, batches: np.ndarray | None) -> np.ndarray | None:
+def _strata(n: int, groups: np.ndarray | None, batches: np.ndarray | None) -> np.ndarray:
     """Within which cells are shuffled, (n,): the batches of each group, small ones together."""
-    if batches is None:
-        return groups
-    both = np.column_stack([np.zeros_like(batches) if groups is None else groups, batches])
+    both = np.column_stack([np.zeros(n, int) if of is None else of for of in (groups, batches)])
     _, of_cell, sizes = np.unique(both, axis=0, return_inverse=True, return_counts=True)
     both[sizes[of_cell.ravel()] < _LEAST_BATCH, 1] = -1
     return np.unique(both, axis=0, return_inverse=True)[1].ravel()
