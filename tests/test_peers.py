@@ -458,6 +458,26 @@ def test_a_table_shows_medians_over_seeds(peers, monkeypatch):
     assert "No results yet" in peers["render"].table(pd.DataFrame(rows), "pbmc")
 
 
+def test_scores_of_scmultibench_are_shown_by_embedding_and_beside_its_own(peers):
+    rows = [
+        {"metric": metric, "value": value, "embedding": e, "dataset": d, "seed": s, "method": m}
+        for metric in ("ARI", "iF1")
+        for m, e, d, s, value in (
+            ("PCA", "joint", "citeseq", 0, 0.5),
+            ("scvenn", "shared", "citeseq", 0, 0.6),
+            ("scvenn", "shared", "citeseq", 1, 0.8),
+            ("Matilda", "", "D11", np.nan, 0.9),
+        )
+    ]
+    shown = peers["render"].scmultibench_table(pd.DataFrame(rows), "citeseq").splitlines()
+    assert shown[2:] == [
+        "| scvenn MMVAE++, shared, 2 of 5 seeds | 0.70 ± 0.14 | – | – | – | 0.70 ± 0.14 | – |",
+        "| PCA, 1 of 5 seeds | 0.50 | – | – | – | 0.50 | – |",
+    ]
+    own = peers["render"].scmultibench_table(pd.DataFrame(rows), "D11").splitlines()
+    assert own[2:] == ["| Matilda | 0.90 | – | – | – | 0.90 | – |"]
+
+
 def test_the_page_shows_what_the_results_say(peers):
     page = (PEERS / "README.md").read_text()
     assert peers["render"].rendered(page, peers["render"].tables()) == page

@@ -1,4 +1,4 @@
-"""Tables of README.md, from results.csv, batches.csv and within.csv.
+"""Tables of README.md, from results.csv, batches.csv, within.csv and scmultibench.csv.
 
     python benchmarks/peers/render.py
 
@@ -54,6 +54,9 @@ OF_BATCHES = {
     "kBET": "kBET",
 }
 WITHOUT_A_PART = "scvenn, no"
+
+# Scores of scMultiBench, in its order.
+OF_SCMULTIBENCH = ["ARI", "NMI", "ASW", "iASW", "iF1", "cLISI"]
 
 
 def table(results: pd.DataFrame, dataset: str) -> str:
@@ -125,6 +128,21 @@ def batches_table(scores: pd.DataFrame, *, parts: bool) -> str:
     return _markdown(lines)
 
 
+def scmultibench_table(scores: pd.DataFrame, dataset: str) -> str:
+    """What scmultibench.py found of a data set: median over seeds ± standard deviation."""
+    scores = scores[scores["dataset"] == dataset]
+    order = {method: k for k, method in enumerate(METHODS)}
+    methods = sorted(scores["method"].unique(), key=lambda m: (order.get(m, len(order)), m))
+    lines = [["method", *OF_SCMULTIBENCH], ["---"] * (1 + len(OF_SCMULTIBENCH))]
+    for method in methods:
+        for embedding, own in scores[scores["method"] == method].groupby("embedding", sort=False):
+            own = own.assign(source="", target="")
+            cells = [_cell(own, metric, "", "", 2) for metric in OF_SCMULTIBENCH]
+            seeds, of = own["seed"].nunique(), SEEDS.get(dataset, 0)
+            lines.append([_label(method, embedding, "", seeds, of), *cells])
+    return _markdown(lines)
+
+
 def within_table(found: pd.DataFrame) -> str:
     """What within.py found, in percent of the features."""
     shares = found.columns.difference(["data", "modality", "features"], sort=False)
@@ -142,12 +160,16 @@ def _markdown(lines: list[list[str]]) -> str:
 def tables() -> dict[str, str]:
     """All tables of the page, by name."""
     results = read_results(HERE / "results.csv")
-    batches, within = (pd.read_csv(HERE / f"{name}.csv") for name in ("batches", "within"))
+    names = ("batches", "within", "scmultibench")
+    batches, within, scmultibench = (pd.read_csv(HERE / f"{name}.csv") for name in names)
+    scmultibench = scmultibench.fillna({"embedding": ""})
     return {
         **{name: table(results, name) for name in DATASETS},
         "batches": batches_table(batches, parts=False),
         "parts": batches_table(batches, parts=True),
         "within": within_table(within),
+        "scmultibench": scmultibench_table(scmultibench, "citeseq"),
+        "scmultibench's own": scmultibench_table(scmultibench, "D11"),
     }
 
 

@@ -118,7 +118,7 @@ def ridge_r2(
     target
         Array (B, D). Values that are NaN are the feature's mean while fitting, and not scored.
     train, test
-        Positions of the cells to fit on and to score.
+        Positions of the cells to fit on and to score, or masks.
 
     Returns
     -------
@@ -127,7 +127,8 @@ def ridge_r2(
     Raises
     ------
     ValueError
-        If train and test overlap, or fewer than two cells of either have both.
+        If train and test overlap, or fewer than two cells of either have both; or if tables and
+        series have other cells, or the same in another order.
 
     Examples
     --------
@@ -150,7 +151,7 @@ def recovery_r2(
     truth
         Planted latent, (B, L); NaN where not known.
     train, test
-        Positions of the cells to fit on and to score.
+        Positions of the cells to fit on and to score, or masks.
 
     Returns
     -------
@@ -160,7 +161,8 @@ def recovery_r2(
     Raises
     ------
     ValueError
-        If train and test overlap, or fewer than two cells of either have both.
+        If train and test overlap, or fewer than two cells of either have both; or if tables and
+        series have other cells, or the same in another order.
 
     Examples
     --------

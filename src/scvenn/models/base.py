@@ -90,7 +90,7 @@ class SharedPrivateModel(
         features. Used only with ``setup_mudata(labels_key=...)``.
     encode_covariates
         Deprecated: whether the encoders see the batch and other covariates as the decoders do.
-        ``shared`` holds as much of the batch with it as without.
+        ``shared`` then holds no less of the batch.
     absent_private
         What a cross-view decoder gets for its private latent while training: ``"zero"``; a sample
         of the ``"prior"``; or ``"learned"``, a sample of a Gaussian whose mean is 0 and whose
@@ -100,9 +100,9 @@ class SharedPrivateModel(
     screen
         Whether ``shared`` is kept to features that other modalities predict. They are found in
         the training cells before training (see :meth:`get_shared_scores`); ``shared`` then has
-        encoders that read, and cross-view decoders that predict, only such features, with a
-        noise of their own. None: yes for
-        :class:`~scvenn.MMVAEpp`, no for the others, as in the paper.
+        encoders that read, and cross-view decoders that predict, only such features (for
+        ``"normal"`` with a noise of their own). None: yes for :class:`~scvenn.MMVAEpp`, no for the
+        others, as in the paper.
     modality_weights
         Weight of each modality's log-likelihood. None: 1 for all. ``"auto"``: the mean number of
         features over the modality's own, so that a modality does not dominate the shared latent

@@ -154,8 +154,8 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         plan_kwargs
             Further arguments of :class:`scvi.train.TrainingPlan`. Unlike its own defaults, Adam
             runs with eps 1e-8 and without weight decay, dispersions of counts learn ten times as
-            fast as ``lr`` (but no faster than 0.01), and the weight of the KL rises over the first
-            tenth of ``max_epochs``.
+            fast as ``lr`` (but no faster than 0.01 or ``lr``, whichever is larger), and the weight
+            of the KL rises over the first tenth of ``max_epochs``.
         **trainer_kwargs
             Further arguments of :class:`scvi.train.Trainer`. ``enable_progress_bar=False`` hides
             the bars of screening and of what follows the training, too. ``strategy`` is

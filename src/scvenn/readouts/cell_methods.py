@@ -124,7 +124,8 @@ class CellMethods(ModelState):
 
         Returns
         -------
-        Array (n_cells, n_private). A row is NaN where the modality was not measured.
+        Array (n_cells, n_private) in the order of ``mdata.obs_names``, or of ``indices``. A row is
+        NaN where the modality was not measured.
 
         Raises
         ------
@@ -155,7 +156,9 @@ class CellMethods(ModelState):
 
         Returns
         -------
-        Array (n_cells, n_shared + n_private of each modality in turn); NaN where not measured.
+        Array (n_cells, n_shared + n_private of each modality in turn) in the order of
+        ``mdata.obs_names``, or of ``indices``. Columns of a latent that the cell does not have are
+        NaN.
 
         Raises
         ------
@@ -181,10 +184,10 @@ class CellMethods(ModelState):
     ) -> np.ndarray:
         """How far each cell is from those that the model was trained on.
 
-        In each latent that a cell has, corrected for batches, its mean distance to the 10 nearest
-        of up to 2,000 other training cells is taken relative to the median of these among
-        themselves. The score is the root mean square over the latents; those of which no axis
-        carries anything are left out.
+        In each latent, corrected for batches, the mean distance of the cell to its 10 nearest among
+        up to 2,000 training cells is measured. It is divided by the usual distance, the median of
+        the same number over these training cells. The score is the root mean square over the
+        latents that the cell has; those of which no axis carries anything are left out.
 
         Parameters
         ----------

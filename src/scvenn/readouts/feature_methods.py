@@ -29,11 +29,12 @@ class FeatureMethods(CellMethods):
         feature is called *shared* if its score is above what shuffled cells reach, at a false
         discovery rate of 5 %: the shared latent learns to predict it. It is
         called *related* if that holds of itself or its square, or if the labels of a supervised
-        model predict it: the shared latent is encoded from it.
+        model predict it: the shared latent is encoded from it. What the batch and other covariates
+        explain does not count: they are regressed out, and cells are shuffled within batches.
 
         Most of what modalities share is often which types of cells there are. With ``given``, the
         means of the types do not count: what is shared *within* types is scored, and shuffled cells
-        stay within their type.
+        stay within their type and batch.
 
         Parameters
         ----------
@@ -77,12 +78,13 @@ class FeatureMethods(CellMethods):
 
     @property
     def expert_weights(self) -> dict[str, float]:
-        """What each modality counts in the shared latent of a cell that has all of them.
+        """Weight of each modality in the shared latent of a cell that has all of them.
 
-        A model that screens learns it at the end of training: a reading counts as its signal over
-        its noise. The noise is how much the reading of a held-out cell would change if the cell
-        were measured once more, as the model predicts such measurements. (Training cells are read
-        where fewer than 50 are held out.) For other models, and before, all count alike. The
+        A number for each modality; they sum to 1. A model that screens learns them at the end of
+        training. The weight of a modality is the signal of its estimate of the shared latent,
+        divided by the noise: how much the estimate of a held-out cell would change if the cell were
+        measured once more, as the model predicts such measurements. (Training cells are read where
+        fewer than 50 are held out.) For other models, and before training, all weigh alike. The
         weights are not used by models that multiply posteriors (MVAE, MoPoE-VAE), in which each
         cell has weights of its own.
         """
@@ -108,7 +110,7 @@ class FeatureMethods(CellMethods):
                      \frac{1}{N} \sum_i \frac{\partial\, g_j(z_i)}{\partial z_{ik}}
 
         The prediction g is that from shared alone for ``"shared"``, and that from both latents for
-        ``"private"``. Dimensions are ordered axes: the first ones move most of the data.
+        ``"private"``. Dimensions are ordered: predictions change most along the first ones.
 
         Parameters
         ----------

@@ -65,14 +65,16 @@ class LatentMethods(FeatureMethods):
         ===================== ======== ====================================================
         ``metric``            ``view`` ``value``
         ===================== ======== ====================================================
-        r2_within,            cross    as above, of deviations from the mean of the type (with a
-        pearson_within                 batch: in this batch) that continuous covariates do not
-                                       explain, on a linear scale: logarithms of counts relative
-                                       to their sum
+        r2_within,            cross    as above, of deviations from the mean of the type (in
+        pearson_within                 each combination of batch and other categories) that
+                                       continuous covariates do not explain, on a linear scale:
+                                       logarithms of counts relative to their sum
         shared_within         cross    1 if that correlation is above what predictions
                                        reach that are shuffled within types and batches, at a
                                        false discovery rate of 5 %, else 0
-        leakage_r2_within     latent   between shared and private latents, as above
+        leakage_r2_within     latent   of each dimension of a private latent from shared, and the
+                                       other way round, relative to the means of the types over all
+                                       batches (latents are corrected for these)
         ===================== ======== ====================================================
 
         Parameters
@@ -184,8 +186,9 @@ class LatentMethods(FeatureMethods):
         Returns
         -------
         A tidy table with the columns ``modality``, ``latent`` and ``r2``: 1 is perfect, 0 is what a
-        constant explains, and there is no lower bound; NaN where nothing varies. A modality that
-        was measured in fewer than two of the cells is left out.
+        constant explains or, in a model with a batch or other covariates, what these explain.
+        There is no lower bound; NaN where nothing varies. A modality that was measured in fewer
+        than two of the cells is left out.
 
         Raises
         ------
