@@ -24,8 +24,9 @@ FLOORS = [
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 KNOWS_SCVI = {"data", "network", "readouts", "models", "cli"}
-# public names, imported when first used; simulations and downloads; a name of old files
-FREE = {"__init__", "datasets", "_screening"}
+# public names, imported when first used; `python -m scvenn`; simulations and downloads; a name of
+# old files
+FREE = {"__init__", "__main__", "datasets", "_screening"}
 
 FILES = {
     path: path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in SOURCE.rglob("*.py")

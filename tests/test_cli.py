@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -228,6 +229,14 @@ def test_models_can_be_chosen_by_name():
     assert set(MODELS) | {"SharedPrivateModel"} == {
         name for name in scvenn.__all__ if isinstance(getattr(scvenn, name), type)
     } - {"Objective", "Penalty", "Term"}
+
+
+def test_python_m_scvenn_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scvenn", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("scvenn", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"scvenn {scvenn.__version__}")
 
 
 def test_help_and_version_import_nothing_heavy():
@@ -789,3 +798,12 @@ def test_the_commands_of_the_documents_run(document, monkeypatch):
         commands = [line.partition(" > ")[0].split()[1:] for line in lines if line[:7] == "scvenn "]
         for arguments in commands:
             run(*arguments, *(["--max-epochs", "2"] if arguments[0] == "train" else []))
+
+
+def test_new_cells_that_lack_features_are_told_the_command_that_maps_them(trained):
+    mdata = mudata.read_h5mu(trained)
+    mdata.mod["rna"] = mdata["rna"][:, 1:].copy()
+    mdata.update()
+    mdata.write("fewer.h5mu")
+    result = run("embed", "model", "fewer.h5mu", "--out", "new.h5mu", code=1)
+    assert "On the command line, map_query(mdata) is scvenn map MODEL INPUT." in result.output

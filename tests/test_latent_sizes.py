@@ -138,6 +138,7 @@ def test_the_planted_size_of_shared_is_found():
     [
         ({"n_shared": ()}, "n_shared=.*one or more sizes"),
         ({"n_private": (2, 2)}, "n_private=.*each once"),
+        ({"n_private": {"rna": 2}}, "n_private={'rna': 2}: expected a list"),
         ({"n_shared": (0,)}, "n_shared=0"),
         ({"n_splits": 1}, "n_splits=1: expected"),
         ({"n_splits": 61}, "and the 60 cells"),

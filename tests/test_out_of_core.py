@@ -1,8 +1,10 @@
 """Data on disk: trained on and read without ever holding a whole matrix."""
 
+import copy
 import itertools
 import logging
 import os
+import re
 import shutil
 
 import anndata
@@ -359,3 +361,22 @@ def test_a_path_without_a_mudata_is_refused_when_opened(folder, tmp_path):
         scvenn.read_lazy(tmp_path / "rna.h5ad")
     h5py.File(tmp_path / "rna.h5ad", "w").close()  # which HDF5 refuses for a file that is open
     assert caught.tb is not None  # and holds what the function held
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_model_of_data_on_disk_cannot_be_copied(folder, opened):
+    model = trained(OPENED[opened](folder), max_epochs=1)
+    with pytest.raises(TypeError, match=r"data on disk cannot be copied.*model.save\(dir_path\)"):
+        copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_the_remedy_for_changed_data_on_disk_works(folder, opened):
+    mdata = OPENED[opened](folder)
+    model = trained(mdata, max_epochs=1)
+    del mdata.mod["atac"]
+    with pytest.raises(ValueError, match="modality 'atac' was removed") as caught:
+        model.predict("rna", "atac")
+    remedy = re.search(r"as new data, (mudata.MuData.*?\}\))", str(caught.value))[1]
+    changed = eval(remedy, {"mudata": mudata, "mdata": mdata})
+    assert len(model.predict("rna", "atac", changed)) == mdata["rna"].n_obs

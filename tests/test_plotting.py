@@ -643,6 +643,14 @@ def test_latents_of_hardly_any_cell_are_drawn(n):
     assert len(ax.collections[0].get_offsets()) == n
 
 
+def test_a_model_in_place_of_its_data_is_refused(mdata):
+    model = scvenn.MMVAEpp(mdata)
+    with pytest.raises(TypeError, match="Expected a MuData, found MMVAEpp. Pass the data.*adata"):
+        scvenn.pl.embeddings(model, "cell_type")
+    with pytest.raises(TypeError, match="Expected a MuData, found AnnData."):
+        scvenn.pl.embeddings(mdata["rna"])
+
+
 def test_data_without_embeddings_is_refused(small):
     with pytest.raises(ValueError, match=r"Call model\.embed\(mdata\) first"):
         pl.embeddings(small, "cell_type")

@@ -147,6 +147,23 @@ def test_statistics_leave_out_what_was_not_measured(incomplete):
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_counts_with_nan_get_a_warning_before_they_are_modelled_as_real_values(small, form):
+    x = small["rna"].X.toarray()
+    x[3, 4] = np.nan
+    small["rna"].X = form(x)
+    with pytest.warns(UserWarning, match="'rna': .* holds counts, and entries that are NaN"):
+        assert manager_of(small).found.likelihood("rna") == "normal"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*entries that are NaN")
+        manager_of(small, likelihoods={"rna": "normal"})
+        manager_of(small, likelihoods={"rna": "nb_mixture"})
+        small["rna"].X = form(np.nan_to_num(x))
+        assert manager_of(small).found.likelihood("rna") == "nb"
+        small["rna"].X = form(x / 3)  # real values may be missing
+        manager_of(small)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 @pytest.mark.parametrize("layer", [None, "scaled"])
 def test_cells_that_are_nan_in_every_feature_get_a_warning_whose_remedy_works(small, form, layer):
     x = small["rna"].X.toarray() - 0.5

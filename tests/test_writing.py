@@ -1,5 +1,7 @@
 """Predictions in files: the same values, never all in memory, whole files or none."""
 
+import os
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -95,6 +97,18 @@ def test_no_more_than_a_minibatch_is_held(model, monkeypatch):
     rows = [40, 40, 40, 30]
     assert events == [(what, (n, 20)) for n in rows for what in ("predicted", "written")]
     assert zarr.open("imputed.zarr")["X"].chunks == (40, 20)
+
+
+@pytest.mark.parametrize("path", ["imputed.csv", "imputed.h5mu", "imputed"])
+def test_a_name_of_no_format_is_refused_before_anything_is_written(model, path):
+    with pytest.raises(ValueError, match=f"path='{path}': expected a name that ends in .h5ad or"):
+        model.write_predictions(path, "rna", "peaks")
+    assert not os.path.exists(path)
+
+
+def test_the_ending_may_be_in_capitals(model):
+    model.write_predictions("IMPUTED.H5AD", "rna", "peaks")
+    assert anndata.read_h5ad("IMPUTED.H5AD").shape == (model.adata.n_obs, 20)
 
 
 def test_new_data_without_the_target(model):

@@ -149,6 +149,8 @@ class Command(click.Command):
             for option in self.options
             if re.search(rf"\b{option.name}(=|: )", message)
         ]
+        if "map_query(mdata)" in message:
+            named.append("map_query(mdata) is scvenn map MODEL INPUT")
         return f"\nOn the command line, {', '.join(named)}." if named else ""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -131,6 +131,16 @@ class ModalityField(Field):
         )
         state[Keys.LIKELIHOOD] = likelihood
         state[Keys.OF_COUNTS] = LIKELIHOODS[likelihood].discrete or are_counts(matrix, rows)
+        inferred_as_real = self.likelihood is None and not LIKELIHOODS[likelihood].discrete
+        if inferred_as_real and state[Keys.OF_COUNTS]:
+            warn(
+                f"modality {m!r}: {self.where} holds counts, and entries that are NaN. Likelihoods "
+                f"of counts need the sum of each cell, so that {likelihood!r} was chosen, which "
+                "does not suit raw counts. Replace NaN by 0 where nothing was counted; leave cells "
+                "or features out that were not measured; or pass "
+                f"likelihoods={{{m!r}: 'nb_mixture'}} for counts of proteins, which may be NaN. "
+                f"To keep this choice, pass likelihoods={{{m!r}: {likelihood!r}}}."
+            )
         check_measured(matrix, rows, names=names, modality=m)
         self._warn_of_empty_cells(mdata, matrix, rows, likelihood)
         logger.info(

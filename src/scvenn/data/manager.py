@@ -159,7 +159,15 @@ class AlignedManager(AnnDataManager):
     @property
     def on_disk(self) -> bool:
         """Whether the matrix of a modality stays in its file."""
-        return any(stays_on_disk(self.adata, f.modality, f.layer) for f in self._matrices)
+        present = (f for f in self._matrices if f.modality in self.adata.mod)
+        return any(stays_on_disk(self.adata, f.modality, f.layer) for f in present)
+
+    @property
+    def _a_copy(self) -> str:
+        """How a user copies the data; ``mdata.copy()`` does not copy what stays in a file."""
+        if not self.on_disk:
+            return "mdata.copy()"
+        return "mudata.MuData({m: a.to_memory() for m, a in mdata.mod.items()})"
 
     @property
     def _matrices(self) -> list[ModalityField]:
@@ -276,12 +284,13 @@ class AlignedManager(AnnDataManager):
         check_mudata(self.adata, may_be_view=False)
         self._check_each(check_unique, self.adata)
         before = self.fingerprint.cells
-        _refuse_renamed(before, self.adata.obs_names, "obs_names")
+        _refuse_renamed(before, self.adata.obs_names, "obs_names", self._a_copy)
         for field in self._matrices:
             had = self.fingerprint.cells_of(field)
             if had is not None and field.modality in self.adata.mod:
                 now = self.adata.mod[field.modality].obs_names
-                _refuse_renamed(had, now, f"obs_names of modality {field.modality!r}")
+                which = f"obs_names of modality {field.modality!r}"
+                _refuse_renamed(had, now, which, self._a_copy)
         self._check_each(check_names, self.adata)
         changes = self.fingerprint.changes(
             self.adata, self.fields, self.found.states, labels=labels
@@ -295,8 +304,8 @@ class AlignedManager(AnnDataManager):
                 change = f"modality {field.modality!r} was removed"
             raise ValueError(
                 f"{change} after the model was set up: this is no longer the data of the model. "
-                "Put the former values back; or pass the changed data as new data, mdata.copy(); "
-                "or build a new model."
+                "Put the former values back; or pass the changed data as new data, "
+                f"{self._a_copy}; or build a new model."
             )
         if not changes.cells:
             return None
@@ -366,7 +375,7 @@ class AlignedManager(AnnDataManager):
         return found
 
 
-def _refuse_renamed(before: pd.Index, now: pd.Index, which: str) -> None:
+def _refuse_renamed(before: pd.Index, now: pd.Index, which: str, a_copy: str) -> None:
     """Raise where cells went and others came: which was which cannot be found out."""
     if before is now or before.equals(now):
         return
@@ -376,5 +385,5 @@ def _refuse_renamed(before: pd.Index, now: pd.Index, which: str) -> None:
             f"{which} were changed after the model was set up: {len(gone)} cells such as "
             f"{quoted(gone, 3)} are no longer there, and {len(new)} such as {quoted(new, 3)} are "
             "new; cells are found by name. Put the former names back; or pass the changed data as "
-            "new data, mdata.copy(); or build a new model."
+            f"new data, {a_copy}; or build a new model."
         )

@@ -182,7 +182,7 @@ def _check_model(
 
 def _check_sizes(**candidates: Any) -> None:
     for name, sizes in candidates.items():
-        several = isinstance(sizes, Collection) and not isinstance(sizes, str)
+        several = isinstance(sizes, Collection) and not isinstance(sizes, str | Mapping)
         for size in sizes if several else ():
             check_positive(**{name: size})
         if not several or not len(sizes) or len(set(sizes)) < len(sizes):

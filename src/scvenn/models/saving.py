@@ -57,6 +57,11 @@ class SavingMixin(ModelState, BaseModelClass):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model of its own, with a copy of the data; scvi-tools' trainer is left behind."""
+        if self.adata is not None and self.adata_manager.on_disk:
+            raise TypeError(
+                "A model of data on disk cannot be copied with its data, which would be read into "
+                "memory. Save it with model.save(dir_path), and load it with load(dir_path, mdata)."
+            )
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         if self.adata is not None:  # which copies itself, but not by `deepcopy`

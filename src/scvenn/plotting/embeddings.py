@@ -76,6 +76,8 @@ def embeddings(
 
     Raises
     ------
+    TypeError
+        If ``mdata`` is not a MuData.
     ValueError
         If there are no embeddings or no such column, ``basis`` is neither of the two, there are
         fewer than two neighbours, or the number of axes is wrong.
@@ -89,6 +91,12 @@ def embeddings(
     >>> [ax.get_title() for ax in axes]
     ['shared', 'private rna', 'private atac']
     """
+    if not isinstance(mdata, MuData):
+        of_model = isinstance(getattr(mdata, "adata", None), MuData)
+        raise TypeError(
+            f"Expected a MuData, found {type(mdata).__name__}."
+            + (" Pass the data of the model, model.adata." if of_model else "")
+        )
     check_choice(("umap", "pca"), basis=basis)
     check_positive(n_neighbors=n_neighbors)
     if n_neighbors < 2:

@@ -439,8 +439,8 @@ class CellMethods(ModelState):
         Parameters
         ----------
         path
-            File to create: in the format HDF5 if it ends in ``.h5ad``, else in that of zarr, whose
-            folders by custom end in ``.zarr``. Where writing stops half-way, none is left.
+            File to create, which ends in ``.h5ad`` or ``.zarr``. Where writing stops half-way, none
+            is left.
         source, target, mdata, features, indices, transform_batch, library_size
             As in :meth:`predict`.
         batch_size

@@ -35,7 +35,7 @@ def write_prediction(
     Parameters
     ----------
     path
-        File to create: in the format HDF5 if it ends in ``.h5ad``, else zarr.
+        File to create, which ends in ``.h5ad`` or ``.zarr``.
     net, cells, prediction
         What is predicted of which cells.
     written_by
@@ -46,8 +46,13 @@ def write_prediction(
     FileExistsError
         If there is something at the path.
     ValueError
-        If a column of ``obs`` cannot be written.
+        If the path ends otherwise, or a column of ``obs`` cannot be written.
     """
+    if path.suffix.lower() not in (".h5ad", ".zarr"):
+        raise ValueError(
+            f"path={str(path)!r}: expected a name that ends in .h5ad or .zarr, the formats of "
+            "predictions."
+        )
     if path.exists():
         raise FileExistsError(f"{path} already exists. Remove it or choose another name.")
     target = prediction.target
@@ -72,7 +77,7 @@ def write_prediction(
         4e-6 * around.n_obs * around.n_vars,
     )
     with draft(path) as unfinished:
-        if path.suffix == ".h5ad":
+        if path.suffix.lower() == ".h5ad":
             reserve(unfinished, size_of(around) + 4 * around.n_obs * around.n_vars)
             with h5py.File(unfinished, "w") as file:
                 with errors_of_writing():
