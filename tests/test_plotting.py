@@ -1008,6 +1008,21 @@ def test_names_are_no_formulas(mdata, values):
     scvenn.pl.embeddings(mdata, "q$\\frac$", basis="pca")[0].figure.canvas.draw()
 
 
+def test_what_the_backend_of_notebooks_sets_with_the_first_figure_stays(mdata, monkeypatch):
+    """It becomes interactive then; else no further figure of the notebook is shown."""
+    make_figure = plt.figure
+
+    def as_in_a_notebook(*args, **kwargs):
+        mpl.interactive(True)
+        return make_figure(*args, **kwargs)
+
+    monkeypatch.setitem(plt.rcParams, "interactive", False)
+    monkeypatch.setattr(plt, "figure", as_in_a_notebook)
+    scvenn.pl.embeddings(mdata, "cell_type")
+    assert mpl.is_interactive()
+    assert plt.rcParams["text.parse_math"]
+
+
 def test_names_in_tables_are_no_formulas(two, compared):
     table = two.loadings("rna").assign(feature=lambda of: of["feature"] + "$\\frac$")
     _, ax = plt.subplots()

@@ -79,6 +79,14 @@ def test_it_is_stored_as_it_ran_from_top_to_bottom(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_every_cell_that_draws_shows_its_figure(name):
+    for cell in code_cells(name):
+        if re.search(r"\b(sc|scvenn)\.pl\.|plt\.subplots", cell["source"]):
+            shown = [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
+            assert shown, cell["source"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_it_says_nothing_of_the_machine_it_ran_on(name):
     printed = "\n".join(text for cell in code_cells(name) for text in texts(cell))
     assert not re.findall(r"(?<![\w.])/(?:[\w.-]+/)+\S*", printed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from itertools import cycle
 from os import PathLike
@@ -57,9 +57,17 @@ _OUTPUT: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def names_are_no_formulas() -> AbstractContextManager[None]:
+@contextmanager
+def names_are_no_formulas() -> Iterator[None]:
     """Inside, text with a ``$`` is drawn as it is: names of users are no mathematics."""
-    return plt.rc_context({"text.parse_math": False})
+    before = plt.rcParams["text.parse_math"]
+    plt.rcParams["text.parse_math"] = False
+    try:
+        yield
+    finally:
+        # `rc_context` would put back what the backend of notebooks sets with the first figure, and
+        # no further figure would be shown
+        plt.rcParams["text.parse_math"] = before
 
 
 class PublicFigure(Protocol[P, Drawn]):
