@@ -68,8 +68,8 @@ def screen(
         *within* groups is scored, and chance scores are of cells that are shuffled within them.
     batches
         Numbers of the batches of cells, (n,). Chance scores are of cells that are shuffled within
-        batches (those of fewer than 20 cells: all of these together), because batches may differ in how much their features vary: cells of
-        a noisy batch then agree by chance more than others.
+        batches (those of fewer than 20 cells: all of these together), because batches may differ in
+        how much their features vary: cells of a noisy batch then agree by chance more than others.
     fdr
         Accepted false discovery rate among the features called shared.
     name
