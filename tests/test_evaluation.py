@@ -364,6 +364,21 @@ def test_a_model_loaded_with_the_cells_in_another_order_scores_the_same_ones(mod
     pd.testing.assert_frame_equal(found, expected.loc[found.index], rtol=1e-3, atol=1e-4)
 
 
+def test_ties_between_neighbours_do_not_depend_on_the_order_of_the_data():
+    mdata = scvenn.datasets.simulate_counts(160, n_features=20)
+    scvi.settings.seed = 0
+    model = scvenn.MMVAEpp(mdata, n_shared=4, n_private=3, n_hidden=16)
+    model.train(2, train_size=0.6, **QUIET)
+    model.save("model")
+    found = []
+    for seed in range(3):
+        moved = mdata[np.random.default_rng(seed).permutation(160)].copy()
+        scores = scvenn.MMVAEpp.load("model", moved).evaluate()
+        found.append(scores.query("metric == 'recovery_knn_r2'")["value"].to_numpy())
+    for one in found:
+        np.testing.assert_allclose(one, found[0], rtol=1e-6, atol=1e-9)
+
+
 def test_a_model_loaded_with_new_cells_alone_has_no_held_out_ones(model):
     model.save("model")
     loaded = scvenn.MMVAEpp.load("model", under_other_names(model.adata))

@@ -255,20 +255,6 @@ def test_a_bent_map_of_the_truth_is_recovered_by_neighbours_only(rng):
     assert scores["linear"] < 0.3 < 0.8 < scores["knn"]
 
 
-def test_the_order_of_cells_does_not_change_what_is_recovered(rng):
-    learned, truth = rng.normal(size=(600, 2)).astype(np.float32), rng.normal(size=(600, 1))
-    learned += 100  # differences between cells are at the limit of single precision
-    train, test = np.arange(400), np.arange(400, 600)
-    expected = metrics.recovery_r2(learned, truth, train=train, test=test)["knn"]
-    for seed in range(5):
-        order = np.random.default_rng(seed).permutation(600)
-        where = np.argsort(order)
-        found = metrics.recovery_r2(
-            learned[order], truth[order], train=where[train], test=where[test]
-        )
-        assert found["knn"] == pytest.approx(expected, rel=1e-9)
-
-
 def test_noise_recovers_nothing(rng):
     scores = metrics.recovery_r2(
         rng.normal(size=(200, 2)), rng.normal(size=(200, 2)), train=TRAIN, test=TEST

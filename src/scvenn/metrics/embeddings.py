@@ -172,9 +172,7 @@ def recovery_r2(
     True
     """
     check_one_order(learned=learned, truth=truth, train=train, test=test)
-    # precise enough that nearest cells are the same ones in any order
-    learned = _as_matrix(learned, "learned").astype(np.float64)
-    truth = _as_matrix(truth, "truth")
+    learned, truth = _as_matrix(learned, "learned"), _as_matrix(truth, "truth")
     _check_cells(len(learned), truth, "truth")
     both = np.isfinite(learned).all(1) & ~np.isnan(truth).all(1)
     n_neighbors = min(10, both[_positions(train, len(both), "train")].sum())

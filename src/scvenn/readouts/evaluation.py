@@ -316,22 +316,23 @@ class _Latents:
     of_cells: dict[str, np.ndarray]
     of_others: dict[str, np.ndarray]  # exchanged between cells: what is expected by chance
     varies: dict[str, np.ndarray]  # which dimensions do, (K,)
-    fitted: np.ndarray  # positions of the training cells
-    scored: np.ndarray  # and of those to score
+    # positions of the training cells and of those to score, sorted by name: ties between neighbours
+    # and exchanges of latents must not depend on the order of the data
+    fitted: np.ndarray
+    scored: np.ndarray
 
     @classmethod
     def of(
         cls, net: SharedPrivateVAE, train: Cells, test: Cells, sources: Sequence[str]
     ) -> _Latents:
         """The shared latent given the sources, and their private latents."""
-        fitted, scored = np.arange(len(train)), len(train) + np.arange(len(test))
+        fitted, scored = train.names.argsort(), len(train) + test.names.argsort()
         embedded = [embed(net, cells, sources, batch_corrected=True) for cells in (train, test)]
         latents = {"shared": np.vstack([shared for shared, _ in embedded])}
         latents |= {f"private_{m}": np.vstack([z[m] for _, z in embedded]) for m in sources}
         varies = {name: _varying(z[fitted]) for name, z in latents.items()}
         latents = {name: z * varies[name] for name, z in latents.items()}
-        by_name = np.concatenate([fitted[train.names.argsort()], scored[test.names.argsort()]])
-        others = {name: _of_other_cells(z, by_name, len(train)) for name, z in latents.items()}
+        others = {name: _of_other_cells(z, fitted, scored) for name, z in latents.items()}
         return cls(latents, others, varies, fitted, scored)
 
     @property
@@ -439,13 +440,10 @@ def _varying(latent: np.ndarray) -> np.ndarray:
     return found if found.any() else np.ones_like(found)
 
 
-def _of_other_cells(latent: np.ndarray, by_name: np.ndarray, n_fitted: int) -> np.ndarray:
-    """A latent, exchanged between training cells that have it, and between the others.
-
-    ``by_name``: positions of the cells, sorted by name, training cells first.
-    """
+def _of_other_cells(latent: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+    """A latent, exchanged between the cells of each part that have it."""
     rng, result = np.random.default_rng(_SEED), latent.copy()
-    for cells in (by_name[:n_fitted], by_name[n_fitted:]):
+    for cells in parts:
         known = cells[np.isfinite(latent[cells]).all(1)]
         result[known] = latent[rng.permutation(known)]
     return result
