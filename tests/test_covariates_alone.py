@@ -28,6 +28,14 @@ def moved_by(covariate, n_features=12):
     return mdata
 
 
+def trained(cls, mdata, max_epochs):
+    """A small model, half of whose cells are held out."""
+    scvi.settings.seed = 0
+    model = cls(mdata, n_shared=2, n_private=2, n_hidden=16)
+    model.train(max_epochs, batch_size=64, train_size=0.5, plan_kwargs={"lr": 5e-3}, **QUIET)
+    return model
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -45,10 +53,7 @@ def model(request):
     mdata = moved_by(covariate)
     key = "covariate" if argument == "batch_key" else ["covariate"]
     cls.setup_mudata(mdata, **{argument: key})
-    scvi.settings.seed = 0
-    model = cls(mdata, n_shared=2, n_private=2, n_hidden=16)
-    model.train(60, batch_size=64, train_size=0.5, plan_kwargs={"lr": 5e-3}, **QUIET)
-    return model
+    return trained(cls, mdata, 60)
 
 
 def test_shared_explains_nothing_of_what_a_covariate_moves(model):
@@ -83,10 +88,7 @@ def counts():
         modalities={"rna": "nb", "atac": "bernoulli", "adt": "nb"},
     )
     scvenn.MMVAEpp.setup_mudata(mdata, batch_key="batch")
-    scvi.settings.seed = 0
-    model = scvenn.MMVAEpp(mdata, n_shared=2, n_private=2, n_hidden=16)
-    model.train(40, batch_size=64, train_size=0.5, plan_kwargs={"lr": 5e-3}, **QUIET)
-    return model
+    return trained(scvenn.MMVAEpp, mdata, 40)
 
 
 def test_batches_of_counts_are_not_shared(counts):

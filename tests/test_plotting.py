@@ -647,7 +647,7 @@ def test_a_model_in_place_of_its_data_is_refused(mdata):
     model = scvenn.MMVAEpp(mdata)
     with pytest.raises(TypeError, match="Expected a MuData, found MMVAEpp. Pass the data.*adata"):
         scvenn.pl.embeddings(model, "cell_type")
-    with pytest.raises(TypeError, match="Expected a MuData, found AnnData."):
+    with pytest.raises(TypeError, match="Expected a MuData, found an AnnData."):
         scvenn.pl.embeddings(mdata["rna"])
 
 

@@ -151,10 +151,10 @@ def test_counts_with_nan_get_a_warning_before_they_are_modelled_as_real_values(s
     x = small["rna"].X.toarray()
     x[3, 4] = np.nan
     small["rna"].X = form(x)
-    with pytest.warns(UserWarning, match="'rna': .* holds counts, and entries that are NaN"):
+    with pytest.warns(UserWarning, match="'rna': .* holds counts, and NaN in 1 "):
         assert manager_of(small).found.likelihood("rna") == "normal"
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*entries that are NaN")
+        warnings.filterwarnings("error", message=".*holds counts, and NaN")
         manager_of(small, likelihoods={"rna": "normal"})
         manager_of(small, likelihoods={"rna": "nb_mixture"})
         small["rna"].X = form(np.nan_to_num(x))

@@ -143,7 +143,7 @@ class Command(click.Command):
         )
 
     def _named_options(self, message: str) -> str:
-        """Options for the arguments that an error message of the library names."""
+        """What an error message of the library names in Python, as the command line has it."""
         named = [
             f"{option.name} is {option.opts[0]} {option.metavar or ''}".rstrip()
             for option in self.options

@@ -68,6 +68,11 @@ def check_mudata(mdata: object, *, may_be_view: bool) -> None:
             f"Expected a MuData, found the path {str(mdata)!r}. Read the file first: "
             "mudata.read_h5mu(path)."
         )
+    if isinstance(getattr(mdata, "adata", None), MuData):
+        raise TypeError(
+            f"Expected a MuData, found {type(mdata).__name__}. Pass the data of the model, "
+            "model.adata."
+        )
     if not isinstance(mdata, MuData):
         raise TypeError(
             f"Expected a MuData, found {type(mdata).__name__}. Put the measurements together "

@@ -39,6 +39,7 @@ from scvenn.data.matrices import (
     canonical,
     check_measured,
     check_values,
+    count_missing,
     sums_of,
     warn_of_empty_cells,
 )
@@ -134,9 +135,10 @@ class ModalityField(Field):
         inferred_as_real = self.likelihood is None and not LIKELIHOODS[likelihood].discrete
         if inferred_as_real and state[Keys.OF_COUNTS]:
             warn(
-                f"modality {m!r}: {self.where} holds counts, and entries that are NaN. Likelihoods "
-                f"of counts need the sum of each cell, so that {likelihood!r} was chosen, which "
-                "does not suit raw counts. Replace NaN by 0 where nothing was counted; leave cells "
+                f"modality {m!r}: {self.where} holds counts, and NaN in "
+                f"{count_missing(matrix, rows)} entries. Likelihoods of counts need the sum of "
+                f"each cell, so that {likelihood!r} was chosen, which does not suit raw counts. "
+                "Replace NaN by 0 where nothing was counted; leave cells "
                 "or features out that were not measured; or pass "
                 f"likelihoods={{{m!r}: 'nb_mixture'}} for counts of proteins, which may be NaN. "
                 f"To keep this choice, pass likelihoods={{{m!r}: {likelihood!r}}}."

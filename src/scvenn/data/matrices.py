@@ -390,6 +390,11 @@ def are_counts(matrix: Matrix, rows: np.ndarray) -> bool:
     return largest > 1
 
 
+def count_missing(matrix: Matrix, rows: np.ndarray) -> int:
+    """How many values of some rows are NaN."""
+    return sum(int(np.isnan(values).sum()) for values in _chunks_of_values(matrix, rows))
+
+
 def _is_nearly_integer(values: Any) -> Any:
     """Whether values are integers but for rounding."""
     allowed = np.clip(_RELATIVE_ROUNDING * np.abs(values), _ROUNDING, _MOST_ROUNDING)

@@ -178,7 +178,7 @@ class SharedPrivateModel(
             if encode_covariates:
                 warn(
                     "encode_covariates=True is deprecated and will be removed: the shared latent "
-                    "holds as much of the batch with it as without. Embeddings are corrected for "
+                    "then holds no less of the batch. Embeddings are corrected for "
                     "the batch in any case (batch_key of setup_mudata).",
                     FutureWarning,
                 )

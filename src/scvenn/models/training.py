@@ -374,8 +374,8 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelState):
         if self.screening_ is not None:
             raise ValueError(
                 "train() was asked for another split of the cells than that of the first training, "
-                "whose training cells decided which features are shared. (Of fewer cells than "
-                "then, the same train_size is another split.) Leave out train_size, "
+                "whose training cells decided which features are shared. (If cells were "
+                "removed since, the same train_size gives another split.) Leave out train_size, "
                 "validation_size, shuffle_set_split and external_indexing to train on with the "
                 "same cells, or train a new model."
             )

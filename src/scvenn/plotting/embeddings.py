@@ -17,7 +17,7 @@ from matplotlib.legend import Legend
 from mudata import MuData
 
 from scvenn._arguments import check_choice, check_positive
-from scvenn.data import Keys, find_column, stored_latent
+from scvenn.data import Keys, check_mudata, find_column, stored_latent
 from scvenn.plotting.drawing import (
     BLUE,
     PALE,
@@ -79,8 +79,8 @@ def embeddings(
     TypeError
         If ``mdata`` is not a MuData.
     ValueError
-        If there are no embeddings or no such column, ``basis`` is neither of the two, there are
-        fewer than two neighbours, or the number of axes is wrong.
+        If its names are ambiguous, there are no embeddings or no such column, ``basis`` is neither
+        of the two, there are fewer than two neighbours, or the number of axes is wrong.
 
     Examples
     --------
@@ -91,12 +91,7 @@ def embeddings(
     >>> [ax.get_title() for ax in axes]
     ['shared', 'private rna', 'private atac']
     """
-    if not isinstance(mdata, MuData):
-        of_model = isinstance(getattr(mdata, "adata", None), MuData)
-        raise TypeError(
-            f"Expected a MuData, found {type(mdata).__name__}."
-            + (" Pass the data of the model, model.adata." if of_model else "")
-        )
+    check_mudata(mdata, may_be_view=True)
     check_choice(("umap", "pca"), basis=basis)
     check_positive(n_neighbors=n_neighbors)
     if n_neighbors < 2:
